@@ -1,0 +1,110 @@
+"""What every test stands on: no network, few threads, the same random numbers, and real data if given."""
+
+from __future__ import annotations
+
+import os
+
+# Before transformers is imported by anything: it reads this once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import random
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+THREADS = 2
+torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Global generators start every test alike, whatever ran before it. The code under test has its own."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting to another machine is an error; this machine and its sockets in the file system are not."""
+
+    def guarded(connect: Any) -> Any:
+        def only_here(self: socket.socket, address: Any) -> Any:
+            host = address[0] if isinstance(address, tuple) else "localhost"
+            if not (host in ("localhost", "::1") or host.startswith("127.")):
+                raise RuntimeError(f"a test tried to reach {address!r}: tests use no network")
+            return connect(self, address)
+
+        return only_here
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets. Tests that use it carry the mark `realdata`."""
+    given = os.environ.get("EVERSEG_DATA")
+    if not given:
+        pytest.skip("EVERSEG_DATA is not set: it names the folder of real data sets")
+    root = Path(given)
+    assert root.is_dir(), f"EVERSEG_DATA is {given!r}, which is not a folder"
+    return root
+
+
+# ---------------------------------------------------------------- a base that is built in no time
+
+
+@pytest.fixture(scope="session")
+def micro_model() -> Any:
+    """A random SAM of 64 x 64 pixels: four blocks, windowed and global in turn, of which two are adapted."""
+    from transformers import SamConfig, SamModel
+    from transformers.models.sam.configuration_sam import (
+        SamMaskDecoderConfig,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    vision = SamVisionConfig(
+        hidden_size=32,
+        output_channels=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=8,
+        window_size=3,  # does not divide the grid of 8 x 8
+        global_attn_indexes=[1, 3],
+        num_pos_feats=16,
+        mlp_ratio=2.0,
+        initializer_range=0.2,
+    )
+    prompt = SamPromptEncoderConfig(hidden_size=32, image_size=64, patch_size=8)
+    decoder = SamMaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16)
+    model = SamModel(
+        SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.new_empty(p.shape).normal_(0.0, 0.15, generator=generator) + (p.ndim == 1) * 0.5)
+    return model
+
+
+@pytest.fixture(scope="session")
+def micro(micro_model: Any) -> Any:
+    """The micro base, frozen. Its laws are SAM's; its masks mean nothing."""
+    from everseg.models.sam import Sam
+
+    return Sam(micro_model, "micro")
+
+
+@pytest.fixture(scope="session")
+def micro_folder(micro_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro base as a folder that `--base` takes."""
+    folder = tmp_path_factory.mktemp("base") / "micro"
+    micro_model.save_pretrained(folder)
+    return folder
