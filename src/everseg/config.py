@@ -1,0 +1,95 @@
+"""Frozen dataclasses as configuration: dotted overrides from the command line, plain values for the run
+folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from everseg.errors import UserError, unknown
+
+C = TypeVar("C")
+
+
+def override(config: C, assignments: Iterable[str]) -> C:
+    """A copy of a (nested) frozen dataclass with `key.sub=value` assignments applied; values are YAML.
+
+    Raises:
+        UserError: a key that does not exist (the nearest is named) or a value of the wrong type.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(
+                f"--set {assignment!r} has no '=': write it as key=value, as in --set tune.epochs=5"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment!r}: the value is not valid YAML") from error
+        config = _assign(config, key.strip().split("."), value, assignment)
+    return config
+
+
+def _assign(config: C, path: list[str], value: Any, assignment: str) -> C:
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    names = [f.name for f in dataclasses.fields(config)]
+    head, *rest = path
+    if head not in names:
+        raise unknown(f"setting in --set {assignment!r}:", head, names)
+    current = getattr(config, head)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"--set {assignment!r}: {head!r} is a single value, it has no parts")
+        new = _assign(current, rest, value, assignment)
+    else:
+        if dataclasses.is_dataclass(current):
+            parts = ", ".join(f"{head}.{f.name}" for f in dataclasses.fields(current))
+            raise UserError(f"--set {assignment!r}: {head!r} is a group; set one of {parts}")
+        new = _checked(get_type_hints(type(config))[head], value, assignment)
+    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+
+
+def _checked(kind: Any, value: Any, assignment: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"--set {assignment!r}: {error.errors()[0]['msg'].lower()}") from error
+
+
+def plain(config: Any) -> Any:
+    """The configuration as dicts, lists and scalars, in the order of its fields."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, list | tuple):
+        return [plain(v) for v in config]
+    return config
+
+
+def restore(kind: type[C], values: dict[str, Any], where: str) -> C:
+    """The configuration that `plain` wrote.
+
+    Raises:
+        UserError: the values do not fit, for example because another version wrote them.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        raise UserError(f"{where}: setting {place!r}: {first['msg'].lower()}") from error
+
+
+def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
+    """Human-readable differences of two plain configurations: "tune.epochs is 5 here and 20 there"."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        out = []
+        for key in sorted(set(ours) | set(theirs)):
+            name = f"{prefix}.{key}" if prefix else str(key)
+            out += differences(ours.get(key), theirs.get(key), name)
+        return out
+    return [] if ours == theirs else [f"{prefix} is {ours!r} now and was {theirs!r}"]

@@ -1,0 +1,75 @@
+"""One process or several: who am I, and the three exchanges that training and scoring need.
+
+Works under `torchrun` and `accelerate launch`; without them there is one process and nothing is exchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among its siblings."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+
+@cache
+def world() -> World:
+    """Join the process group that the launcher's environment names, once; the device is the accelerator if
+    any."""
+    cpu = not torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World(0, 1, torch.device("cpu" if cpu else "cuda"))
+    state = PartialState(cpu=cpu)
+    return World(state.process_index, state.num_processes, state.device)
+
+
+def shard(items: Sequence[int]) -> list[int]:
+    """This process's share of a batch of indices: every size-th. Shares of a small batch may be empty."""
+    here = world()
+    return list(items[here.rank :: here.size])
+
+
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over processes, in one exchange. All of one type and device."""
+    if world().size == 1 or not tensors:
+        return
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def gather(mine: list[T]) -> list[list[T]]:
+    """Every process's list, in rank order, on every process."""
+    if world().size == 1:
+        return [mine]
+    out: list[list[T]] = [[] for _ in range(world().size)]
+    dist.all_gather_object(out, mine)
+    return out
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if world().size > 1:
+        dist.barrier()

@@ -1,0 +1,196 @@
+"""Files that are whole or absent: atomic writes, content hashes, nested state as safetensors with JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from everseg.errors import UserError
+from everseg.types import State
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of `path` that takes its place when the block ends well and vanishes when not.
+
+    The content is flushed to the disk before the rename, so that a power cut leaves the old file or the new
+    one. The umask decides who may read it, as for any other file.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        advice = "check the folder's permissions and space"
+        raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode & 0o777)  # whoever filled it may have replaced it, as safetensors does
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        advice = "free some space and run the same command again"
+        raise UserError(f"cannot write {path}: {error}; {advice}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys and an indent, atomically: the same value always gives the same bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        UserError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy or delete it") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tensors(tensors: dict[str, Tensor]) -> str:
+    """Hex digest of named tensors: names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def _split(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+    """Replace each tensor of a nested dict by a reference and collect it in `tensors` under its path."""
+    if isinstance(state, Tensor):
+        tensors[prefix] = state.detach().cpu().contiguous()
+        return {"$tensor": prefix}
+    if isinstance(state, dict):
+        for key in state:
+            usable = isinstance(key, str) and key not in ("", "$tensor") and "/" not in key
+            assert usable, f"state keys are strings, not empty, without '/': {key!r}"
+        return {k: _split(v, f"{prefix}/{k}" if prefix else k, tensors) for k, v in state.items()}
+    if isinstance(state, list | tuple):
+        return [_split(value, f"{prefix}/{i}", tensors) for i, value in enumerate(state)]
+    plain = state is None or isinstance(state, bool | int | float | str)
+    assert plain, f"cannot keep a {type(state).__name__}"
+    return state
+
+
+def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if set(tree) == {"$tensor"}:
+            return tensors[tree["$tensor"]]
+        return {key: _join(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_join(value, tensors) for value in tree]
+    return tree
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write a nested state of tensors and JSON values to one safetensors file, atomically and reproducibly.
+
+    The tree of plain values travels in the file's metadata, so that one rename replaces all of it. Keys keep
+    their order, because a learner may well go through them; tuples come back as lists.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _split(state, "", tensors)
+    # Two names of one storage are an error to safetensors; a copy is what the reader expects.
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        pointer = value.untyped_storage().data_ptr()
+        if pointer in seen:
+            tensors[name] = value.clone()
+        seen.add(pointer)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"everseg": json.dumps(tree)})
+
+
+def load_state(path: Path) -> State:
+    """Read what `save_state` wrote.
+
+    Raises:
+        UserError: the file is missing, truncated or not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tree = json.loads(metadata["everseg"])
+        return _join(tree, load_file(path))
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise UserError(f"{path} is truncated or was not written by everseg ({error})") from error
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of all tensors in a nested state."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(state_bytes(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(state_bytes(value) for value in state)
+    return 0
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one writing process; the lock ends with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            advice = "wait for it or choose another --out"
+            raise UserError(f"another run is writing to {folder}; {advice}") from error
+        except OSError as error:
+            raise UserError(f"{folder} cannot be locked: {error.strerror}; choose another --out") from error
+        yield

@@ -1,0 +1,180 @@
+"""The few types that everything else speaks in.
+
+Shapes: N objects of one image, P points of one object, H and W the pixels of the *original* image.
+Coordinates are (x, y) = (column, row) in those pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the user points at, one entry for each of N objects. At least one of `points` and `boxes` is
+    given.
+
+    points: (N, P, 2) float32 x, y in pixels of the original image, or None.
+    labels: (N, P) int64, 1 on the object, 0 off it, -10 padding where objects have fewer points; None without
+    points.
+    boxes: (N, 4) float32 x0, y0, x1, y1, or None.
+    """
+
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert self.points is not None or self.boxes is not None, "a prompt needs points or boxes"
+        assert (self.points is None) == (self.labels is None), "points and labels come together"
+
+    def __len__(self) -> int:
+        given = self.points if self.points is not None else self.boxes
+        assert given is not None
+        return len(given)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a learner may see when it predicts: an image and its prompts, never the stage or the truth.
+
+    image: (3, H, W) uint8.
+    key: identifies the image's content and its decoding, for the feature cache; "" where nobody knows it.
+    """
+
+    image: Tensor
+    prompts: Prompts
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class PromptSample:
+    """One training or test example of a promptable model.
+
+    image: (3, H, W) uint8. masks: (N, H, W) bool, the truth for each prompt. name: for messages and reports.
+    """
+
+    image: Tensor
+    prompts: Prompts
+    masks: Tensor
+    name: str = ""
+    key: str = ""
+
+    def query(self) -> Query:
+        return Query(self.image, self.prompts, self.key)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which module a learner chose for a query and how sure it was (0..1)."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class PromptPrediction:
+    """Masks for one query, kept at the decoder's resolution until somebody asks for pixels.
+
+    logits: (N, h, w) float32. iou: (N,) float32, the model's own estimate. size: (H, W) of the original
+    image.
+    route: the module that was used, for methods that choose one.
+    """
+
+    logits: Tensor
+    iou: Tensor
+    size: tuple[int, int]
+    route: Route | None = None
+
+    def masks(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Tensor:
+        """(N, H, W) bool at `size` (default: the original image): probability at least 0.5 after resizing
+        logits."""
+        kwargs = {} if mode == "nearest" else {"align_corners": False}
+        big = F.interpolate(self.logits[None].float(), size=size or self.size, mode=mode, **kwargs)
+        return big[0] >= 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a stream: a domain (domain-incremental) or a set of new classes (class-incremental).
+
+    train and test are lazy sequences of samples: `stage.train[i]` decodes one. The core never looks inside
+    them.
+    classes: names of the classes the stage brings; empty for domains.
+    background: the stage holds natural images on which the untouched base is the right answer (SAMCL's "COCO"
+    class):
+        a method may learn to recognise it but should train no module for it. Its test images are not averaged
+        into AA.
+    """
+
+    index: int
+    name: str
+    train: Sequence[Any]
+    test: Sequence[Any]
+    classes: tuple[str, ...] = ()
+    background: bool = False
+
+
+State = dict[str, Any]
+"""A nested dict of tensors and plain JSON values: what `state_dict` returns and files keep."""
+
+
+class Scratch(Protocol):
+    """Where unfinished work of one stage is kept, so that an interrupted run goes on where it was."""
+
+    def load(self, name: str) -> State | None:
+        """What was saved under `name` in this stage, or None."""
+
+    def save(self, name: str, state: State) -> None:
+        """Replace what is kept under `name`, atomically."""
+
+
+class NoScratch:
+    """Keeps nothing: for learning outside a run."""
+
+    def load(self, name: str) -> State | None:
+        return None
+
+    def save(self, name: str, state: State) -> None:
+        return None
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A continual-learning method. Four methods, nothing optional.
+
+    `predict` never sees the stage or the truth: a method is task-agnostic because of its signature.
+    `state_dict` holds all that the method must remember between stages, so that memory is measured, not
+    claimed. Its top-level keys name the kinds of things stored ("modules", "selector", "buffer", ...).
+    """
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        """Learn one stage; earlier stages' data are gone. Returns figures for the log (losses, seconds,
+        ...)."""
+
+    def predict(self, queries: Sequence[Any]) -> list[Any]:
+        """One prediction for each query, in order."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+@runtime_checkable
+class PredictsAs(Protocol):
+    """An ability: predict with a named stage's module, as if an oracle had routed. For the upper bound
+    only."""
+
+    def predict_as(self, queries: Sequence[Any], stage_name: str) -> list[Any]: ...
+
+
+@runtime_checkable
+class LearnsAllAtOnce(Protocol):
+    """An ability, or a need: to be given all stages' data as one stage. For the upper bound only."""
+
+    all_at_once: bool

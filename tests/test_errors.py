@@ -1,0 +1,28 @@
+"""The sentence that the person at the keyboard reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from everseg.errors import UserError, unknown
+
+
+def test_an_unknown_name_gets_its_nearest_neighbour() -> None:
+    error = unknown("method", "sam-cl", ["regcl", "samcl", "zero-shot"])
+    assert isinstance(error, UserError)
+    assert (
+        str(error) == "unknown method 'sam-cl': did you mean 'samcl'? choose one of regcl, samcl, zero-shot"
+    )
+
+
+def test_nothing_near_is_not_guessed() -> None:
+    assert str(unknown("metric", "zzz", {"mae": 1, "f1": 2})) == "unknown metric 'zzz': choose one of f1, mae"
+
+
+@pytest.mark.parametrize("given", [3, None, "", True])
+def test_any_value_can_be_unknown(given: object) -> None:
+    assert f"unknown base {given!r}" in str(unknown("base", given, iter(["tiny"])))
+
+
+def test_a_user_error_is_no_error_of_ours() -> None:
+    assert not issubclass(UserError, AssertionError | OSError | ValueError)
