@@ -1,0 +1,256 @@
+"""Read every file of a stream and say everything that is wrong with it, before a night of training does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median_low
+from typing import Any, Literal
+
+import numpy as np
+
+from everseg.data.samples import Samples
+from everseg.data.stream import Stream, open_leniently
+from everseg.errors import UserError
+from everseg.types import PromptSample
+
+OFF_MASK_ERROR = 0.05
+"""Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %
+there.
+"""
+
+FLAT = 24
+"""An image whose grey values span less than this is reported: most likely 12-bit data in a 16-bit file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: where, what, and what to do about it."""
+
+    severity: Literal["error", "warning"]
+    stage: str
+    split: str
+    file: str
+    what: str
+    todo: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.stage}/{self.split}: {self.what}; {self.todo}"
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What one split holds. Sizes are (smallest, median, largest) in pixels; foreground is the masks' mean
+    share.
+    """
+
+    stage: str
+    split: str
+    samples: int
+    images: int
+    width: tuple[int, int, int]
+    height: tuple[int, int, int]
+    foreground: float
+    prompts: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found. `ok` means no errors; warnings may remain."""
+
+    findings: tuple[Finding, ...]
+    splits: tuple[SplitSummary, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(f.severity == "error" for f in self.findings)
+
+    def __str__(self) -> str:
+        """A table of the splits and a line for each finding, errors first."""
+        name_width = max((len(f"{s.stage}/{s.split}") for s in self.splits), default=5)
+        lines = [
+            f"{'split':{name_width}}  samples  images  {'width':>16}  {'height':>16}  object  prompts",
+        ]
+        for s in self.splits:
+            name, width, height = (
+                f"{s.stage}/{s.split}",
+                "/".join(map(str, s.width)),
+                "/".join(map(str, s.height)),
+            )
+            counts = f"{s.samples:7}  {s.images:6}"
+            lines.append(
+                f"{name:{name_width}}  {counts}  {width:>16}  {height:>16}  {s.foreground:6.1%}  {s.prompts}"
+            )
+        lines += [str(f) for f in sorted(self.findings, key=lambda f: f.severity)]
+        errors = sum(f.severity == "error" for f in self.findings)
+        lines.append(f"{errors} errors, {len(self.findings) - errors} warnings")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Split:
+    """Notes on one split while its samples go by."""
+
+    stage: str
+    name: str
+    samples: Sequence[Any]
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    prompts: set[str] = field(default_factory=set)
+    clicks: int = 0
+    off_mask: list[tuple[str, int]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
+
+    def finding(self, severity: Literal["error", "warning"], file: str, sentence: str) -> Finding:
+        what, _, todo = sentence.partition("; ")
+        return Finding(severity, self.stage, self.name, file, what, todo)
+
+    def file(self, index: int) -> str:
+        """The image file of a sample, or a stand-in where only the reader knows."""
+        if isinstance(self.samples, Samples):
+            return str(self.samples.entries[index].image)
+        return f"sample {index}"
+
+    def summary(self) -> SplitSummary:
+        heights, widths = ([s[i] for s in self.sizes] or [0] for i in (0, 1))
+        return SplitSummary(
+            self.stage,
+            self.name,
+            len(self.samples),
+            len(self.files),
+            (min(widths), median_low(widths), max(widths)),
+            (min(heights), median_low(heights), max(heights)),
+            float(np.mean(self.shares)) if self.shares else 0.0,
+            ", ".join(sorted(self.prompts)),
+        )
+
+
+def check(stream: Stream | str | Path) -> Report:
+    """Decode every sample of a stream and report all faults; never stops at the first.
+
+    Given a path, folders that cannot be paired or opened are findings, too, and whatever is readable is still
+    read.
+
+    - error: unreadable files, missing partners, image and mask of different size, empty masks; more than 5 %
+      of a split's stored clicks off their masks; the same pixels in a train and a test split of any stages.
+    - warning: masks that cover the whole image, fewer clicks off their masks, the same pixels twice in a
+      split, images of nearly one grey.
+
+    Raises:
+        UserError: the stream file itself cannot be understood.
+    """
+    findings: list[Finding] = []
+    if not isinstance(stream, Stream):
+        stream, faults = open_leniently(Path(stream))
+        findings += [_Split(s, n, ()).finding("error", "", sentence) for s, n, sentence in faults]
+    splits = [_Split(s.name, "train", s.train) for s in stream.stages]
+    splits += [_Split(s.name, "test", s.test) for s in (*stream.stages, *stream.unseen)]
+    for split in splits:
+        findings += _read(split)
+        findings += _clicks_off_mask(split)
+        findings += _duplicates(split)
+    findings += _leaks(splits)
+    order = {name: i for i, name in enumerate(dict.fromkeys(s.stage for s in splits))}
+    summaries = sorted((s.summary() for s in splits), key=lambda s: order[s.stage])
+    return Report(tuple(findings), tuple(summaries))
+
+
+def _read(split: _Split) -> Iterator[Finding]:
+    """Decode a split, take notes, and yield what is wrong with single samples."""
+    for index in range(len(split.samples)):
+        file = split.file(index)
+        try:
+            sample: PromptSample = split.samples[index]
+        except UserError as error:
+            yield split.finding("error", file, str(error))
+            continue
+        masks = sample.masks.numpy()
+        split.sizes.append((masks.shape[1], masks.shape[2]))
+        split.shares.append(float(masks.mean()))
+        split.prompts.add(_kind_of_prompts(split.samples, sample))
+        if file not in split.files:
+            shape = str(tuple(sample.image.shape)).encode()
+            split.files[file] = hashlib.sha256(shape + sample.image.numpy().tobytes()).hexdigest()
+            if int(sample.image.max()) - int(sample.image.min()) < FLAT:
+                yield split.finding(
+                    "warning",
+                    file,
+                    f"{file} is nearly one grey ({int(sample.image.min())} to {int(sample.image.max())}); "
+                    "if it is 12-bit data in a 16-bit file, scale it to the full range",
+                )
+        if not masks.any():
+            yield split.finding("error", file, f"the mask of {sample.name} is empty; remove the sample")
+        if masks.all():
+            yield split.finding(
+                "warning",
+                file,
+                f"the mask of {sample.name} covers the whole image; see whether it is inverted",
+            )
+        if isinstance(split.samples, Samples) and "stored" in split.samples.rule.kind:
+            stored = split.samples.entries[index].stored
+            assert stored is not None, "readers refuse samples without stored clicks"
+            on = stored.on(masks[0])
+            split.clicks += len(on)
+            if not on.all():
+                split.off_mask.append((sample.name, int((~on).sum())))
+
+
+def _kind_of_prompts(samples: Sequence[Any], sample: PromptSample) -> str:
+    rule = getattr(samples, "rule", None)
+    points = 0 if sample.prompts.points is None else sample.prompts.points.shape[1]
+    clicks = f"{points} {'stored' if rule and 'stored' in rule.kind else 'drawn' if rule else 'given'} clicks"
+    parts = [clicks] if points else []
+    return " + ".join(parts + (["box"] if sample.prompts.boxes is not None else []))
+
+
+def _clicks_off_mask(split: _Split) -> Iterator[Finding]:
+    if not split.off_mask:
+        return
+    count = sum(n for _, n in split.off_mask)
+    share = count / split.clicks
+    names = ", ".join(name for name, _ in split.off_mask[:3])
+    more = f" and {len(split.off_mask) - 3} more" if len(split.off_mask) > 3 else ""
+    todo = (
+        "they belong to other masks or have x and y swapped; write them anew with `everseg points`"
+        if share > OFF_MASK_ERROR
+        else "resizing masks does that to a few; write them anew with `everseg points` if it matters"
+    )
+    yield split.finding(
+        "error" if share > OFF_MASK_ERROR else "warning",
+        split.off_mask[0][0],
+        f"{count} of {split.clicks} stored clicks ({share:.2%}) are off their masks ({names}{more}); {todo}",
+    )
+
+
+def _duplicates(split: _Split) -> Iterator[Finding]:
+    first: dict[str, str] = {}
+    for file, pixels in split.files.items():
+        if pixels in first:
+            yield split.finding(
+                "warning",
+                file,
+                f"{file} shows the same picture as {first[pixels]}; remove one if that is no intention",
+            )
+        first.setdefault(pixels, file)
+
+
+def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:
+    """Pictures that one split trains on and another, of any stage, tests on."""
+    trained: dict[str, tuple[_Split, str]] = {}
+    for split in splits:
+        if split.name == "train":
+            for file, pixels in split.files.items():
+                trained.setdefault(pixels, (split, file))
+    for split in splits:
+        if split.name == "test":
+            for file, pixels in split.files.items():
+                if pixels in trained:
+                    source, twin = trained[pixels]
+                    yield split.finding(
+                        "error",
+                        file,
+                        f"{file} shows the same picture as {twin}, which stage {source.stage!r} trains on; "
+                        "remove one of them: a test on trained pictures measures nothing",
+                    )

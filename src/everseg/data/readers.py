@@ -1,0 +1,114 @@
+"""Readers by name, and how the options of a stream file become their arguments.
+
+The signature of a reader is the schema of its options: its keyword names are the keys, its annotations the
+types. To add a reader, write a class or function that gives a sequence of samples and add one line to
+`READERS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from everseg.data.coco import CocoReader
+from everseg.data.folder import FolderReader
+from everseg.data.instances import InstancesReader
+from everseg.data.synthetic import SyntheticDomain
+from everseg.data.voc import VocReader
+from everseg.errors import UserError, unknown
+
+Reader = Callable[..., Sequence[Any]]
+
+READERS: dict[str, Reader] = {
+    "folder": FolderReader,
+    "coco": CocoReader,
+    "voc": VocReader,
+    "instances": InstancesReader,
+    "synthetic": SyntheticDomain,
+}
+
+
+def reader(kind: str) -> Reader:
+    """The reader of a name in `READERS` or of an import path "package.module:callable".
+
+    Raises:
+        UserError: no such name, module or callable.
+    """
+    if ":" not in kind:
+        if kind not in READERS:
+            raise unknown("kind", kind, READERS)
+        return READERS[kind]
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"kind {kind!r} cannot be imported ({error}); write it as package.module:callable"
+        ) from error
+    if not callable(found):
+        raise UserError(f"kind {kind!r} is not callable; it must be a class or function that gives samples")
+    return found  # type: ignore[no-any-return]
+
+
+def parameters(kind: str) -> set[str] | None:
+    """Names of the options a reader takes; None if it takes any (`**kwargs`)."""
+    given = inspect.signature(reader(kind)).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in given):
+        return None
+    return {p.name for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def open_samples(
+    kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any], root: Path
+) -> Sequence[Any]:
+    """Call the reader of `kind` with checked options; relative paths start at `root`.
+
+    defaults: used for options that are not given, where the reader has an optional parameter of that name.
+
+    Raises:
+        UserError: an unknown, missing or ill-typed option, or what the reader itself raises.
+    """
+    call = reader(kind)
+    signature = inspect.signature(call).parameters
+    known = parameters(kind)
+    for key in options:
+        if known is not None and key not in known:
+            raise unknown(f"option of kind {kind!r}:", key, known)
+    optional = {p.name for p in signature.values() if p.default is not p.empty}
+    given = {**{k: v for k, v in defaults.items() if k in optional}, **options}
+    missing = [
+        p.name
+        for p in signature.values()
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.name not in given
+    ]
+    if missing:
+        raise UserError(f"kind {kind!r} needs the option {missing[0]!r}; write it as {missing[0]}: ...")
+    hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
+    samples = call(**{key: _checked(key, value, hints.get(key), root) for key, value in given.items()})
+    if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
+        raise UserError(
+            f"kind {kind!r} gave a {type(samples).__name__}; a reader gives a sequence of samples"
+        )
+    return samples
+
+
+def _checked(key: str, value: Any, hint: Any, root: Path) -> Any:
+    if hint in (Path, str | Path):
+        if not isinstance(value, str | Path):
+            raise UserError(f"option {key!r} is {value!r}; it must be a path")
+        return root / Path(value).expanduser()
+    if hint is None:
+        return value
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise UserError(
+            f"option {key!r} is {value!r}: {error.errors()[0]['msg'].lower()}; see docs/data.md"
+        ) from error

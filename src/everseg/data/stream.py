@@ -1,0 +1,191 @@
+"""A stream: stages in the order they are learned, the background that is none of them, and domains never
+learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from everseg.data.readers import open_samples, parameters
+from everseg.data.samples import PartlyReadable
+from everseg.data.streamfile import NAME, SplitSpec, StageSpec, StreamSpec, UnseenSpec, read_stream_file
+from everseg.errors import UserError
+from everseg.files import sha256_tensors
+from everseg.types import Stage
+
+OnFault = Callable[[str, str, UserError], Sequence[Any]]
+"""What to do with a split that cannot be opened: (stage, split, error) -> the samples to go on with, or
+raise.
+"""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Stages to learn in order, and domains only ever tested.
+
+    stages: in order; a background stage, if any, is the last. unseen: train is empty. Indices count on
+        through both.
+    source: the file it was read from, or None. gone: stages whose data, learned before, cannot be opened any
+    more.
+
+    Raises:
+        UserError: no stages, a name twice or unfit for a file name, wrong indices, or a split without
+            samples.
+    """
+
+    stages: tuple[Stage, ...]
+    unseen: tuple[Stage, ...] = ()
+    name: str = "stream"
+    source: Path | None = None
+    gone: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        object.__setattr__(self, "unseen", tuple(self.unseen))
+        where = f"{self.source}: " if self.source else ""
+        if not any(not s.background for s in self.stages):
+            raise UserError(f"{where}the stream has no stages; list at least one under stages:")
+        if any(s.background for s in self.stages[:-1]):
+            raise UserError(f"{where}the background stage must be the last and the only one")
+        seen: set[str] = set()
+        for index, stage in enumerate((*self.stages, *self.unseen)):
+            if not re.fullmatch(NAME, stage.name):
+                raise UserError(
+                    f"{where}stage name {stage.name!r} cannot be a file name; use letters, digits, . _ -"
+                )
+            if stage.name.lower() in seen:
+                raise UserError(
+                    f"{where}two stages are named {stage.name!r}; names must differ, not only in case"
+                )
+            seen.add(stage.name.lower())
+            if stage.index != index:
+                raise UserError(
+                    f"{where}stage {stage.name!r} has index {stage.index}, not {index}; count on into unseen"
+                )
+
+    @staticmethod
+    def from_yaml(path: str | Path, learned: Sequence[str] = ()) -> Stream:
+        """Read a stream file and open its readers; nothing is decoded yet.
+
+        learned: stages whose data are wanted no more. What of them cannot be opened is empty, and `gone`
+        names them.
+
+        Raises:
+            UserError: anything wrong with the file or with the folders it names, saying where.
+        """
+        path = Path(path)
+        gone: set[str] = set()
+        refuse = _refuse(path)
+
+        def forgive(stage: str, split: str, error: UserError) -> Sequence[Any]:
+            if stage not in learned:
+                return refuse(stage, split, error)
+            gone.add(stage)
+            return ()
+
+        stream = replace(open_stream(read_stream_file(path), path, forgive), gone=frozenset(gone))
+        splits = [(s, "train", s.train) for s in stream.stages]
+        splits += [(s, "test", s.test) for s in (*stream.stages, *stream.unseen)]
+        for stage, split, samples in splits:
+            if not len(samples) and stage.name not in gone:
+                raise UserError(
+                    f"{path}: stage {stage.name!r}, {split}: there are no samples; check its options"
+                )
+        return stream
+
+    def fingerprint(self, stage: Stage) -> str:
+        """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and
+        test.
+
+        It does not depend on where files lie, so a stream may be moved. Readers answer themselves
+        (`fingerprint()`); any other sequence is decoded and hashed.
+        """
+        return hashlib.sha256(f"{_fingerprint(stage.train)}|{_fingerprint(stage.test)}".encode()).hexdigest()
+
+
+def _fingerprint(samples: Sequence[Any]) -> str:
+    own = getattr(samples, "fingerprint", None)
+    if own is not None:
+        return str(own())
+    digest = hashlib.sha256()
+    for sample in samples:
+        prompts = {
+            "points": sample.prompts.points,
+            "labels": sample.prompts.labels,
+            "boxes": sample.prompts.boxes,
+        }
+        tensors = {
+            "image": sample.image,
+            "masks": sample.masks,
+            **{k: v for k, v in prompts.items() if v is not None},
+        }
+        digest.update(f"{sample.name}|{sha256_tensors(tensors)}\n".encode())
+    return digest.hexdigest()
+
+
+def open_stream(spec: StreamSpec, path: Path, on_fault: OnFault) -> Stream:
+    """Open every split of a checked stream file; `on_fault` decides what becomes of those that fail."""
+    root = path.parent / Path(spec.root).expanduser()
+
+    def opened(stage: StageSpec | UnseenSpec, split: str) -> Sequence[Any]:
+        try:
+            return _open_split(getattr(stage, split), split, stage, spec, root)
+        except UserError as error:
+            return on_fault(stage.name, split, error)
+
+    learned = [*spec.stages, *([spec.background] if spec.background else [])]
+    if not spec.stages:
+        raise UserError(f"{path}: the stream has no stages; list at least one under stages:")
+    stages = tuple(
+        Stage(i, s.name, opened(s, "train"), opened(s, "test"), background=s is spec.background)
+        for i, s in enumerate(learned)
+    )
+    unseen = tuple(Stage(len(stages) + i, s.name, (), opened(s, "test")) for i, s in enumerate(spec.unseen))
+    return Stream(stages, unseen, spec.name or path.stem, path)
+
+
+def _open_split(
+    given: SplitSpec, split: str, stage: StageSpec | UnseenSpec, spec: StreamSpec, root: Path
+) -> Sequence[Any]:
+    options: dict[str, Any] = {"path": given} if isinstance(given, str) else dict(given)
+    kind = options.pop("kind", "folder")
+    if not isinstance(kind, str):
+        raise UserError(f"kind is {kind!r}; write a reader's name or package.module:callable")
+    for key in stage.given():
+        known = parameters(kind)
+        if known is not None and key not in known:
+            raise UserError(f"kind {kind!r} has no option {key!r}, which the stage gives; remove it")
+    defaults: dict[str, Any] = {"seed": spec.seed, "split": split}
+    if spec.mask_threshold is not None:
+        defaults["mask_threshold"] = spec.mask_threshold
+    return open_samples(kind, {**stage.given(), **options}, defaults, root)
+
+
+def _refuse(path: Path) -> OnFault:
+    def refuse(stage: str, split: str, error: UserError) -> Sequence[Any]:
+        raise UserError(f"{path}: stage {stage!r}, {split}: {error}") from error
+
+    return refuse
+
+
+def open_leniently(path: Path) -> tuple[Stream, list[tuple[str, str, str]]]:
+    """A stream with whatever of it can be opened, and (stage, split, sentence) for what cannot.
+
+    Raises:
+        UserError: the stream file itself is wrong.
+    """
+    faults: list[tuple[str, str, str]] = []
+
+    def note(stage: str, split: str, error: UserError) -> Sequence[Any]:
+        if isinstance(error, PartlyReadable):
+            faults.extend((stage, split, problem) for problem in error.problems)
+            return error.rest
+        faults.append((stage, split, str(error)))
+        return ()
+
+    return open_stream(read_stream_file(path), path, note), faults

@@ -1,0 +1,160 @@
+"""The text of a stream file: YAML to checked values, every mistake a sentence that names its place."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from everseg.data.masks import Threshold
+from everseg.data.prompts import PromptKind
+from everseg.errors import UserError, unknown
+
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What a stage's name may be: it becomes a file name."""
+
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=100)]
+SplitSpec = str | dict[str, Any]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Defaults(_Strict):
+    """Options that a stage gives to both its splits, where their reader takes them."""
+
+    mask_threshold: Threshold | None = None
+    mask_values: list[int] | None = None
+    prompts: PromptKind | None = None
+    clicks: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in _Defaults.model_fields if getattr(self, key) is not None}
+
+
+class StageSpec(_Defaults):
+    name: Name
+    train: SplitSpec
+    test: SplitSpec
+
+
+class UnseenSpec(_Defaults):
+    name: Name
+    test: SplitSpec
+
+
+class StreamSpec(_Strict):
+    """A stream file as it was written, with variables expanded and nothing opened."""
+
+    name: str = ""
+    root: str = "."
+    seed: int = 0
+    mask_threshold: Threshold | None = None
+    stages: list[StageSpec]
+    background: StageSpec | None = None
+    unseen: list[UnseenSpec] = []
+
+
+def read_stream_file(path: Path) -> StreamSpec:
+    """Parse and check a stream file.
+
+    Raises:
+        UserError: missing, not YAML, an unset environment variable, or a key or value that does not belong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"cannot read the stream file {path}: {reason}; check the path") from error
+    try:
+        tree = yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark else ""
+        raise UserError(
+            f"{path} is not valid YAML{place} ({getattr(error, 'problem', error)}); correct it"
+        ) from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no mapping; a stream file begins with name:, root: and stages:")
+    try:
+        return StreamSpec.model_validate(_expand(tree, path))
+    except ValidationError as error:
+        raise _sentence(error, tree, path) from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _expand(value: Any, path: Path) -> Any:
+    """Replace ${VARIABLE} and ${VARIABLE:-default} in every text of a tree."""
+    if isinstance(value, dict):
+        return {key: _expand(v, path) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, path) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if os.environ.get(name):
+            return os.environ[name]
+        if default is None:
+            raise UserError(
+                f"{path}: {match[0]} is not set; export {name}=... or write a default as ${{{name}:-folder}}"
+            )
+        return default
+
+    return re.sub(r"\$\{(\w+)(?::-?([^}]*))?\}", variable, value)
+
+
+def _sentence(error: ValidationError, tree: dict[str, Any], path: Path) -> UserError:
+    """The first fault pydantic found, in our words; misspelt keys come before the missing ones."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location = [p for p in first["loc"] if p not in ("str", "int", "dict[str,any]")]
+    place, model, field = f"{path}", StreamSpec, str(location[-1])
+    match location:
+        case ["stages" | "unseen" as part, int(number), *_]:
+            given = tree[part][number]
+            name = given.get("name") if isinstance(given, dict) else None
+            place += f": stage {name!r}" if name else f": {part}[{number}]"
+            model = StageSpec if part == "stages" else UnseenSpec  # type: ignore[assignment]
+            field = str(location[2]) if len(location) > 2 else ""
+        case ["background", *rest]:
+            place += ": background"
+            model, field = StageSpec, str(rest[0]) if rest else ""  # type: ignore[assignment]
+        case _:
+            field = str(location[0])
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        return unknown(f"key in {place}:", field, model.model_fields)
+    if first["type"] == "missing":
+        return UserError(f"{place} has no {field!r}; add {field}: ...")
+    if field == "name":
+        return UserError(
+            f"{place}: the name {value!r} cannot be a file name; "
+            "use letters, digits, '.', '_' and '-' (numbers in quotes)"
+        )
+    if not field:
+        return UserError(f"{place} is {value!r}; it must be a mapping with name:, train: and test:")
+    if field in ("train", "test"):
+        return UserError(
+            f"{place}: {field!r} is {value!r}; give a folder, or a mapping with kind: and its options"
+        )
+    return UserError(f"{place}: {field!r} is {value!r}: {first['msg'].lower()}; see docs/data.md")
