@@ -1,0 +1,48 @@
+"""What a run scored, and what the scores say about forgetting: see docs/metrics.md for every definition.
+
+matrix.py      ResultMatrix of one metric, and the averages taken over it
+store.py       Results: matrices and per-image scores that grow with the stream, and their JSON
+intervals.py   bootstrap intervals and the paired test between two runs
+routing.py     which module each domain's images were sent to
+summary.py     what a run knows besides scores: bytes, parameters, seconds
+tables.py      tables for the terminal
+"""
+
+from everseg.results.bootstrap import Difference, Interval, headline, intervals, paired_difference
+from everseg.results.matrix import (
+    ResultMatrix,
+    average,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    unseen_average,
+)
+from everseg.results.routes import Routing, routing
+from everseg.results.store import BASE, ImageScore, Results
+from everseg.results.summary import Summary, bytes_text, stored_bytes
+from everseg.results.tables import as_text, compare_table, table
+
+__all__ = [
+    "BASE",
+    "Difference",
+    "ImageScore",
+    "Interval",
+    "ResultMatrix",
+    "Results",
+    "Routing",
+    "Summary",
+    "as_text",
+    "average",
+    "backward_transfer",
+    "bytes_text",
+    "compare_table",
+    "forgetting",
+    "forward_transfer",
+    "headline",
+    "intervals",
+    "paired_difference",
+    "routing",
+    "stored_bytes",
+    "table",
+    "unseen_average",
+]

@@ -1,0 +1,222 @@
+"""Results of a run: a row for each learned stage, per-image scores where there are any, and their JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from everseg.errors import UserError, unknown
+from everseg.results.matrix import ResultMatrix
+
+BASE = -1
+"""The row of the untouched base's scores."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What one test image scored.
+
+    column: its domain. image: its name, unique in the domain and the same after every stage.
+    values: a number for each metric. route, probability: the module that was chosen and how surely; "" and
+        NaN for methods that choose none.
+    """
+
+    column: str
+    image: str
+    values: Mapping[str, float]
+    route: str = ""
+    probability: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All scores of a run. Every change makes a new `Results`.
+
+    lower_is_better: for each metric. stages: names of the rows. columns: learned ones in the order they were
+    learned, then unseen ones in the order they were met. learned_at: stage index of each learned column.
+    background: columns that are no task in the averages. cells: values of (row, column), row `BASE` being the
+    untouched base.
+    scores: per-image scores of each row, empty for metrics that are no mean over images.
+    """
+
+    lower_is_better: Mapping[str, bool]
+    stages: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    learned_at: Mapping[str, int] = field(default_factory=dict)
+    background: frozenset[str] = frozenset()
+    cells: Mapping[tuple[int, str], Mapping[str, float]] = field(default_factory=dict)
+    scores: Mapping[int, tuple[ImageScore, ...]] = field(default_factory=dict)
+
+    def with_stage(
+        self,
+        name: str,
+        scores: Sequence[ImageScore] = (),
+        *,
+        cells: Mapping[str, Mapping[str, float]] | None = None,
+        learned: Sequence[str] | None = None,
+        background: bool | Collection[str] = False,
+    ) -> Results:
+        """These results with a row for stage `name`, what was measured right after learning it.
+
+        scores: one for each test image; a column's value is their mean. Columns not met before are added.
+        cells: {column: {metric: value}} for scores that are no mean over images (mIoU of a class).
+        learned: columns that the stage taught; by default the one with the stage's name.
+        background: the stage is no task in the averages; or the names of those of its columns that are none.
+        """
+        assert name not in self.stages, f"stage {name!r} is in the results already"
+        row = len(self.stages)
+        taught = (name,) if learned is None else tuple(learned)
+        if isinstance(background, bool):
+            background = taught if background else ()
+        assert set(background) <= set(taught), "a background column is one of the stage's own"
+        grown = self._with_row(row, scores, cells or {})
+        unordered = (*grown.columns, *(column for column in taught if column not in grown.columns))
+        learned_at = {**self.learned_at, **{column: row for column in taught}}
+        return replace(
+            grown,
+            stages=(*self.stages, name),
+            # A sort is stable: unseen columns stay in the order in which they were met.
+            columns=tuple(sorted(unordered, key=lambda column: learned_at.get(column, row + 1))),
+            learned_at=learned_at,
+            background=self.background | set(background),
+        )
+
+    def with_baseline(
+        self, scores: Sequence[ImageScore] = (), *, cells: Mapping[str, Mapping[str, float]] | None = None
+    ) -> Results:
+        """These results with scores of the untouched base, added to those it has (a stream can grow)."""
+        before = [s for s in self.scores.get(BASE, ()) if s.column not in {new.column for new in scores}]
+        return self._with_row(BASE, [*before, *scores], cells or {})
+
+    def _with_row(
+        self, row: int, scores: Sequence[ImageScore], cells: Mapping[str, Mapping[str, float]]
+    ) -> Results:
+        means = {**cells, **self._means(scores)}
+        assert all(set(values) == set(self.lower_is_better) for values in means.values()), (
+            "one value a metric"
+        )
+        return replace(
+            self,
+            columns=(*self.columns, *(column for column in means if column not in self.columns)),
+            cells={**self.cells, **{(row, column): values for column, values in means.items()}},
+            scores={**self.scores, row: tuple(scores)} if scores else self.scores,
+        )
+
+    def _means(self, scores: Sequence[ImageScore]) -> dict[str, dict[str, float]]:
+        by_column: dict[str, list[ImageScore]] = {}
+        for score in scores:
+            by_column.setdefault(score.column, []).append(score)
+        for column, members in by_column.items():
+            assert len({s.image for s in members}) == len(members), f"an image of {column!r} is scored twice"
+        return {
+            column: {name: float(np.mean([s.values[name] for s in members])) for name in self.lower_is_better}
+            for column, members in by_column.items()
+        }
+
+    def matrix(self, metric: str) -> ResultMatrix:
+        """The matrix of one metric.
+
+        Raises:
+            UserError: no such metric.
+        """
+        if metric not in self.lower_is_better:
+            raise unknown("metric", metric, self.lower_is_better)
+
+        def row(index: int) -> list[float]:
+            return [self.cells.get((index, column), {}).get(metric, math.nan) for column in self.columns]
+
+        rows = len(self.stages)
+        return ResultMatrix(
+            values=np.array([row(i) for i in range(rows)], dtype=np.float64).reshape(rows, len(self.columns)),
+            learned_at=np.array([self.learned_at.get(c, rows) for c in self.columns], dtype=np.int64),
+            lower_is_better=self.lower_is_better[metric],
+            baseline=np.array(row(BASE), dtype=np.float64),
+            background=np.array([c in self.background for c in self.columns], dtype=np.bool_),
+            stages=self.stages,
+            columns=self.columns,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file: matrices as rows of numbers, null where not measured."""
+        matrices = {metric: self.matrix(metric) for metric in self.lower_is_better}
+        return {
+            "format": FORMAT,
+            "lower_is_better": dict(self.lower_is_better),
+            "stages": list(self.stages),
+            "columns": list(self.columns),
+            "learned_at": dict(self.learned_at),
+            "background": sorted(self.background),
+            "values": {name: [_nulls(row) for row in m.values.tolist()] for name, m in matrices.items()},
+            "baseline": {name: _nulls(m.baseline.tolist()) for name, m in matrices.items()},
+            "scores": {str(row): self._columnar(scores) for row, scores in self.scores.items()},
+        }
+
+    def _columnar(self, scores: Sequence[ImageScore]) -> dict[str, Any]:
+        """One list for each field: half the size of one object for each image."""
+        return {
+            "column": [s.column for s in scores],
+            "image": [s.image for s in scores],
+            "route": [s.route for s in scores],
+            "probability": _nulls([s.probability for s in scores]),
+            "values": {metric: [s.values[metric] for s in scores] for metric in self.lower_is_better},
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Results:
+        """What `to_json` wrote.
+
+        Raises:
+            UserError: something else, or a newer format.
+        """
+        try:
+            if value["format"] != FORMAT:
+                raise UserError(
+                    f"these results have format {value['format']}, this everseg reads {FORMAT}: update it"
+                )
+            metrics, columns = list(value["lower_is_better"]), value["columns"]
+            rows = {BASE: value["baseline"]} | {
+                i: {m: value["values"][m][i] for m in metrics} for i in range(len(value["stages"]))
+            }
+            # A cell is measured in all metrics or in none, so one metric's nulls are all metrics'.
+            cells = {
+                (i, column): {m: float(row[m][j]) for m in metrics}
+                for i, row in rows.items()
+                for j, column in enumerate(columns)
+                if all(row[m][j] is not None for m in metrics)
+            }
+            return cls(
+                lower_is_better=dict(value["lower_is_better"]),
+                stages=tuple(value["stages"]),
+                columns=tuple(columns),
+                learned_at=dict(value["learned_at"]),
+                background=frozenset(value["background"]),
+                cells=cells,
+                scores={int(row): _rows(table) for row, table in value["scores"].items()},
+            )
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            raise UserError(f"these are not results of everseg ({type(error).__name__}: {error})") from error
+
+
+def _nulls(numbers: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(number) else number for number in numbers]
+
+
+def _rows(table: Mapping[str, Any]) -> tuple[ImageScore, ...]:
+    return tuple(
+        ImageScore(
+            column=column,
+            image=image,
+            values={metric: float(numbers[i]) for metric, numbers in table["values"].items()},
+            route=route,
+            probability=math.nan if probability is None else float(probability),
+        )
+        for i, (column, image, route, probability) in enumerate(
+            zip(table["column"], table["image"], table["route"], table["probability"], strict=True)
+        )
+    )

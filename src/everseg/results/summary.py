@@ -1,0 +1,41 @@
+"""What a run knows besides its scores."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Summary(TypedDict, total=False):
+    """Plain values for `summary.json`. A key that a run does not know is left out, and shown as a dash.
+
+    method, base, preset: names. base_hash: sha256 of the base's weights. seed: of the run.
+    stored_bytes: {kind: bytes} of the learner's state (modules, selector, buffer, ...), without the base.
+    trainable_parameters: of one stage. stage_seconds, peak_memory_bytes: one number for each learned stage,
+    in order.
+    routing_accuracy: share of test images sent to the right module after the last stage.
+    """
+
+    method: str
+    base: str
+    base_hash: str
+    preset: str
+    seed: int
+    stored_bytes: dict[str, int]
+    trainable_parameters: int
+    stage_seconds: list[float]
+    peak_memory_bytes: list[int]
+    routing_accuracy: float
+
+
+def stored_bytes(summary: Summary) -> int | None:
+    """Bytes of everything a run keeps besides the base, or None where it was not recorded."""
+    return sum(summary["stored_bytes"].values()) if "stored_bytes" in summary else None
+
+
+def bytes_text(count: float) -> str:
+    """Bytes for people, in binary units: 246096 -> "240.3 KiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
