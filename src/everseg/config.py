@@ -51,7 +51,7 @@ def _assign(config: C, path: list[str], value: Any, assignment: str) -> C:
             parts = ", ".join(f"{head}.{f.name}" for f in dataclasses.fields(current))
             raise UserError(f"--set {assignment!r}: {head!r} is a group; set one of {parts}")
         new = _checked(get_type_hints(type(config))[head], value, assignment)
-    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+    return dataclasses.replace(config, **{head: new})
 
 
 def _checked(kind: Any, value: Any, assignment: str) -> Any:

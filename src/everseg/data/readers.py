@@ -52,7 +52,7 @@ def reader(kind: str) -> Reader:
         ) from error
     if not callable(found):
         raise UserError(f"kind {kind!r} is not callable; it must be a class or function that gives samples")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def parameters(kind: str) -> set[str] | None:

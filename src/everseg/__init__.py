@@ -1,0 +1,32 @@
+"""everseg keeps one image segmenter up to date for ever: a stream of domains, learned without forgetting.
+
+from everseg import SAMCL, Stream, load, load_base, run
+"""
+
+from everseg.data import Stream
+from everseg.errors import UserError
+from everseg.methods import METHODS, build, configure
+from everseg.methods.samcl import SAMCL
+from everseg.models.bases import load_base
+from everseg.run import Run, RunConfig, load, run
+from everseg.types import Prompts, PromptSample, Query, Stage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "SAMCL",
+    "PromptSample",
+    "Prompts",
+    "Query",
+    "Run",
+    "RunConfig",
+    "Stage",
+    "Stream",
+    "UserError",
+    "build",
+    "configure",
+    "load",
+    "load_base",
+    "run",
+]

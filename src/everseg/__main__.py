@@ -1,0 +1,5 @@
+"""`python -m everseg` is the console command."""
+
+from everseg.cli import main
+
+main()

@@ -1,0 +1,202 @@
+"""The one gradient loop: precision, accumulation, several processes, and going on after an interruption."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from everseg.distributed import add_up, shard, world
+from everseg.errors import UserError
+from everseg.progress import bar
+from everseg.schedule import Schedule, lr_at
+from everseg.seed import torch_generator
+from everseg.types import Scratch
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """epochs; steps: train so many steps whatever the number of examples, in as many epochs as that takes (0:
+    `epochs` decides); batch: rows in one step over all processes; lr: at the start; optimiser and its decay;
+    schedule: see `schedule.lr_at`; clip: largest gradient norm (0: none); precision of the forward pass;
+    micro_batch: rows of one process in one pass (0: all), gradients are accumulated; workers: decoding
+    processes."""
+
+    epochs: int = 20
+    steps: int = 0
+    batch: int = 8
+    lr: float = 5e-3
+    optimiser: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    schedule: Schedule = "total"
+    clip: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "batch", "lr", "weight_decay", "clip", "micro_batch", "workers"):
+            value, least = getattr(self, name), int(name == "batch")
+            if not least <= value < math.inf:
+                raise UserError(f"{name} is {value}; it must be a number from {least}")
+
+
+class Examples(Protocol):
+    """Training rows: anything that can be counted and indexed, and pickled where workers read it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def fit(
+    parameters: Sequence[nn.Parameter],
+    examples: Examples,
+    collate: Callable[[list[Any]], Any],
+    loss: Callable[[Any, int], Tensor],
+    config: FitConfig,
+    *,
+    seed: int,
+    name: str,
+    scratch: Scratch,
+) -> dict[str, float]:
+    """Minimise `loss` over `examples` by gradient steps on `parameters`, in place.
+
+    loss(batch, size) is given some rows of a step's batch and the number of rows in all of it, and returns a
+    scalar; the scalars of the parts must add up to the loss of the whole. So accumulation over micro-batches
+    and over processes gives what one pass in one process gives.
+
+    The state is kept in `scratch` under `name` at the end of each epoch; called again after an interruption,
+    the loop goes on from there and ends with the same bits, because each epoch's order is drawn from (seed,
+    name, epoch).
+
+    Returns "loss" (mean of the last epoch over its steps), "steps" and "seconds" of this call.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    device = parameters[0].device
+    optimiser = _optimiser(parameters, config)
+    per_epoch = math.ceil(len(examples) / config.batch)
+    steps = (config.steps or config.epochs * per_epoch) if per_epoch else 0
+    epochs = math.ceil(steps / per_epoch) if per_epoch else 0
+    start = _resume(parameters, optimiser, scratch.load(name), name)
+    began, mean = time.perf_counter(), float("nan")
+    with bar(name, max(0, steps - start * per_epoch)) as advance:
+        for epoch in range(start, epochs):
+            generator = torch_generator(seed, name, "order", epoch)
+            order = torch.randperm(len(examples), generator=generator).tolist()
+            batches = [order[i : i + config.batch] for i in range(0, len(order), config.batch)]
+            batches = batches[: steps - epoch * per_epoch]
+            # The sum stays on the device: reading a loss each step would wait for it.
+            total = torch.zeros((), device=device)
+            for step, (size, pieces) in enumerate(_batches(examples, batches, collate, config)):
+                rate = lr_at(epoch * per_epoch + step, steps, config.lr, config.schedule, epochs)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                optimiser.zero_grad()
+                total += _step(parameters, pieces, loss, size, config.precision)
+                if config.clip:
+                    nn.utils.clip_grad_norm_(parameters, config.clip)
+                optimiser.step()
+                advance(f"epoch {epoch + 1}/{epochs}")
+            add_up([total])
+            mean = float(total) / max(1, len(batches))
+            if not math.isfinite(mean):
+                raise UserError(
+                    f"{name}: the loss became {mean} in epoch {epoch + 1}; "
+                    "try a lower learning rate (--set tune.fit.lr=...)"
+                )
+            if world().main:
+                scratch.save(name, _checkpoint(parameters, optimiser, epoch + 1, mean))
+    if start == epochs:  # Interrupted between the last epoch and what follows it.
+        mean = (scratch.load(name) or {}).get("loss", mean)
+    return {"loss": mean, "steps": float(steps), "seconds": time.perf_counter() - began}
+
+
+def _batches(
+    examples: Examples, batches: list[list[int]], collate: Callable[..., Any], config: FitConfig
+) -> Any:
+    """(rows of the whole batch, this process's micro-batches) for each step."""
+    mine = [shard(b) for b in batches]
+    cut = config.micro_batch or config.batch
+    pieces = [[m[i : i + cut] for i in range(0, len(m), cut)] for m in mine]
+    loader = iter(
+        DataLoader(
+            examples,  # type: ignore[arg-type]  # any sequence serves
+            batch_sampler=[p for step in pieces for p in step],
+            collate_fn=collate,
+            num_workers=config.workers,
+        )
+    )
+    for whole, parts in zip(batches, pieces, strict=True):
+        yield len(whole), (next(loader) for _ in parts)
+
+
+def _step(
+    parameters: Sequence[nn.Parameter],
+    pieces: Any,
+    loss: Callable[[Any, int], Tensor],
+    size: int,
+    precision: str,
+) -> Tensor:
+    """Accumulate gradients of one batch over its pieces and over processes; returns this process's share of
+    the loss."""
+    device = parameters[0].device
+    total = torch.zeros((), device=device)
+    amp = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    for piece in pieces:
+        with amp:
+            value = loss(piece, size)
+        value.backward()
+        total += value.detach()
+    for p in parameters:
+        if p.grad is None:  # A process whose share of the batch is empty still takes part in the sum.
+            p.grad = torch.zeros_like(p)
+    add_up([p.grad for p in parameters if p.grad is not None])
+    return total
+
+
+def _optimiser(parameters: Sequence[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _checkpoint(
+    parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer, epoch: int, loss: float
+) -> dict[str, Any]:
+    state = optimiser.state_dict()["state"]
+    return {
+        "epoch": epoch,
+        "loss": loss,
+        "parameters": [p.detach() for p in parameters],
+        "optimiser": {str(i): dict(entry) for i, entry in state.items()},
+    }
+
+
+def _resume(
+    parameters: Sequence[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    kept: dict[str, Any] | None,
+    name: str,
+) -> int:
+    """Load a checkpoint in place and return the number of epochs already done."""
+    if kept is None:
+        return 0
+    if [p.shape for p in parameters] != [v.shape for v in kept["parameters"]]:
+        raise UserError(
+            f"{name}: the unfinished work kept in this run does not fit its settings; use another --out"
+        )
+    with torch.no_grad():
+        for p, value in zip(parameters, kept["parameters"], strict=True):
+            p.copy_(value)
+    whole = optimiser.state_dict()
+    optimiser.load_state_dict(whole | {"state": {int(i): entry for i, entry in kept["optimiser"].items()}})
+    return int(kept["epoch"])

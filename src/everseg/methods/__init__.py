@@ -1,0 +1,60 @@
+"""Methods by name. Adding one: a file here and a line in `METHODS`; or no line, with an import path as the
+name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from everseg.config import override, restore
+from everseg.errors import UserError, unknown
+from everseg.models.promptable import Promptable
+from everseg.types import Learner
+
+METHODS = {
+    "samcl": "everseg.methods.samcl:SAMCL",
+    "zero-shot": "everseg.methods.zero_shot:ZeroShot",
+    "sequential": "everseg.methods.finetune:Sequential",
+    "independent": "everseg.methods.independent:Independent",
+    "joint": "everseg.methods.finetune:Joint",
+}
+
+
+def find(name: str) -> type[Any]:
+    """The class of a method, by its name in `METHODS` or by import path ("mypkg.mine:Mine").
+
+    Raises:
+        UserError: no such name, or the path cannot be imported.
+    """
+    if ":" not in name and name not in METHODS:
+        raise unknown("method", name, METHODS)
+    module, _, attribute = METHODS.get(name, name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"method {name!r} cannot be imported: {error}; write it as package.module:Class"
+        ) from error
+
+
+def configure(name: str, preset: str = "paper", assignments: Sequence[str] = ()) -> Any:
+    """A method's configuration: its preset with `key=value` assignments applied.
+
+    Raises:
+        UserError: no such preset, key or value.
+    """
+    presets = find(name).Config.presets()
+    if preset not in presets:
+        raise unknown(f"preset of {name}", preset, presets)
+    return override(presets[preset], assignments)
+
+
+def build(name: str, base: Promptable, config: Any, seed: int) -> Learner:
+    """A fresh learner. `config` is the method's dataclass, or the plain values that a run kept of it."""
+    method = find(name)
+    if not dataclasses.is_dataclass(config):
+        config = restore(method.Config, config, f"the run's settings of {name}")
+    learner: Learner = method(base, config, seed=seed)
+    return learner

@@ -1,0 +1,79 @@
+"""Fine-tuning one adapter: domain after domain, which shows what forgetting looks like, or on all domains at
+once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from everseg.aug import AugConfig, AugModule
+from everseg.cache import CacheConfig, FeatureCache
+from everseg.lora import LoRAConfig, ParallelLoRA
+from everseg.models.promptable import Promptable
+from everseg.seed import torch_generator
+from everseg.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
+from everseg.types import PromptPrediction, Query, Scratch, Stage, State
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """adapter: "lora" (the paper's baseline, in parallel to the attention) or "aug" (SAMCL's module without
+    its selector, as in its table 3). rank: of either. tune: as for SAMCL. cache: where the trunk's features
+    are kept."""
+
+    adapter: Literal["lora", "aug"] = "lora"
+    rank: int = 10
+    tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+    @classmethod
+    def presets(cls) -> dict[str, FineTuneConfig]:
+        return {"paper": cls(), "reference": cls(tune=TuneConfig.reference())}
+
+
+class Sequential:
+    """One adapter for the whole stream; each stage goes on from the last with a fresh optimiser."""
+
+    Config = FineTuneConfig
+
+    def __init__(self, base: Promptable, config: FineTuneConfig | None = None, *, seed: int = 0) -> None:
+        self.base = base
+        self.config = config or FineTuneConfig()
+        self.seed = seed
+        self.cache = FeatureCache(base, self.config.cache)
+        generator = torch_generator(seed, "adapter")
+        self.adapter: AugModule | ParallelLoRA
+        if self.config.adapter == "aug":
+            self.adapter = AugModule.beside(base, AugConfig(rank=self.config.rank), generator)
+        else:
+            self.adapter = ParallelLoRA.beside(base, LoRAConfig(rank=self.config.rank), generator)
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        if stage.background:  # The base is right there: nothing to tune on.
+            return {}
+        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
+        return fit_adapter(
+            self.adapter,
+            self.base,
+            prepared,
+            self.config.tune,
+            seed=self.seed,
+            name=stage.name,
+            scratch=scratch,
+        )
+
+    def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
+        return predict(queries, self.base, self.cache, with_adapter(self.adapter))
+
+    def state_dict(self) -> State:
+        return {"adapter": dict(self.adapter.state_dict())}
+
+    def load_state_dict(self, state: State) -> None:
+        self.adapter.load_state_dict(state["adapter"])
+
+
+class Joint(Sequential):
+    """Trained once, on all domains at once. Needs every old image: a bound, not a way to live."""
+
+    all_at_once = True

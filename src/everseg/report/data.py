@@ -1,0 +1,51 @@
+"""All that a report needs. Nothing here knows how a run folder is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from everseg.results import Results, Summary
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One test image with its clicks and what came of them.
+
+    image: (3, H, W) uint8. truth, plain, adapted: (H, W) bool, the true mask, the untouched base's and the
+    run's.
+    points: (P, 2) x, y in pixels of the image. labels: (P,) 1 on the object, 0 off it, -10 padding.
+    route: the module that was chosen, "" where the method chooses none. iou_plain, iou_adapted: scores of the
+    two.
+    """
+
+    domain: str
+    name: str
+    image: Tensor
+    truth: Tensor
+    plain: Tensor
+    adapted: Tensor
+    points: Tensor
+    labels: Tensor
+    route: str
+    iou_plain: float
+    iou_adapted: float
+
+    def __post_init__(self) -> None:
+        size = tuple(self.image.shape[1:])
+        assert all(tuple(m.shape) == size for m in (self.truth, self.plain, self.adapted)), "one size for all"
+        assert len(self.points) == len(self.labels), "a label for each point"
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """A run: its name, its resolved configuration, its scores, what it cost, and a few test images."""
+
+    name: str
+    config: Mapping[str, Any]
+    results: Results
+    summary: Summary
+    examples: Sequence[Example] = ()
