@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import random
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,12 @@ def micro_folder(micro_model: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("base") / "micro"
     micro_model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_small_things(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On tensors as small as the micro base's, threads wait for each other for longer than they work."""
+    small = any(name.startswith("micro") for name in request.fixturenames)
+    torch.set_num_threads(1 if small else THREADS)
+    yield
+    torch.set_num_threads(THREADS)

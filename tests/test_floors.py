@@ -31,7 +31,8 @@ SHELVES = (
     ("1c", "tune"),
     # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.
     ("2a", "methods methods.* scoring"),
-    ("2b", "run"),
+    ("2b", "runfolder"),
+    ("2c", "run"),
     # Floor 3: what is made of a run. The demo runs a stream and reports on it.
     ("3a", "export inference report serve"),
     ("3b", "demo"),
@@ -286,7 +287,7 @@ UPWARD = {
 def test_an_upward_import_is_found(tmp_path: Path, text: str) -> None:
     package = house(tmp_path, fit=text, run="")
     (found,) = trespasses(package)
-    assert "fit (line" in found and "imports run: upward, from shelf 1b to shelf 2b" in found
+    assert "fit (line" in found and "imports run: upward, from shelf 1b to shelf 2c" in found
 
 
 @pytest.mark.parametrize(

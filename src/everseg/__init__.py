@@ -8,7 +8,8 @@ from everseg.errors import UserError
 from everseg.methods import METHODS, build, configure
 from everseg.methods.samcl import SAMCL
 from everseg.models.bases import load_base
-from everseg.run import Run, RunConfig, load, run
+from everseg.run import run
+from everseg.runfolder import Run, RunConfig, load
 from everseg.types import Prompts, PromptSample, Query, Stage
 
 __version__ = "0.1.0"

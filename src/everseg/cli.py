@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import math
+import multiprocessing
 import signal
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from everseg import __version__
 from everseg.data import SCENES, Stream, check, contact_sheet, write_points, write_synthetic_stream
@@ -37,7 +39,8 @@ from everseg.results import (
     table,
     unseen_average,
 )
-from everseg.run import Evaluate, Run, RunConfig, learned_stages, load, run_stages
+from everseg.run import run_stages
+from everseg.runfolder import Evaluate, Run, RunConfig, learned_stages, load
 from everseg.scoring import ScoreConfig, score
 from everseg.types import PredictsAs
 
@@ -309,13 +312,16 @@ class Interrupted(BaseException):
 
 
 def _interrupt(signum: int, frame: object) -> None:
-    raise Interrupted
+    if multiprocessing.parent_process() is None:  # A decoding worker is told by the process it works for.
+        raise Interrupted
 
 
 def main() -> None:
     """The console command: sentences for people, exit code 2 for what they can mend."""
     warnings.filterwarnings("ignore", module="torch.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    if not remarks.is_terminal:  # As for our own bars.
+        disable_progress_bar()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         app()

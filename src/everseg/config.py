@@ -25,7 +25,7 @@ def override(config: C, assignments: Iterable[str]) -> C:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(
-                f"--set {assignment!r} has no '=': write it as key=value, as in --set tune.epochs=5"
+                f"--set {assignment!r} has no '=': write it as key=value, as in --set tune.fit.epochs=5"
             )
         try:
             value = yaml.safe_load(text)
@@ -55,10 +55,18 @@ def _assign(config: C, path: list[str], value: Any, assignment: str) -> C:
 
 
 def _checked(kind: Any, value: Any, assignment: str) -> Any:
+    """The value as the field's type has it: as YAML reads it, or else as the text it is.
+
+    To YAML "off" is False and "5" a number; a field of text means the text.
+    """
+    adapter = TypeAdapter(kind)
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
-        raise UserError(f"--set {assignment!r}: {error.errors()[0]['msg'].lower()}") from error
+        try:
+            return adapter.validate_python(assignment.partition("=")[2].strip())
+        except ValidationError:
+            raise UserError(f"--set {assignment!r}: {error.errors()[0]['msg'].lower()}") from error
 
 
 def plain(config: Any) -> Any:

@@ -15,7 +15,8 @@ from everseg.report.collect import collect
 from everseg.report.page import write_report
 from everseg.report.storyboard import story
 from everseg.results import Results, Summary
-from everseg.run import RunConfig, run
+from everseg.run import run
+from everseg.runfolder import RunConfig
 
 DOMAINS = ("polyps", "lesions", "nuclei", "cracks")
 METHODS = ("sequential", "samcl")

@@ -17,7 +17,7 @@ from torch import Tensor
 from everseg.data.images import read_image
 from everseg.errors import UserError
 from everseg.files import atomic_path, write_json
-from everseg.run import Run
+from everseg.runfolder import Run
 from everseg.types import PredictsAs, PromptPrediction, Prompts, Query
 
 COLOUR = (255, 92, 40)

@@ -1,9 +1,11 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from everseg.errors import UserError
+from everseg.files import read_json, write_json
 from everseg.results import ImageScore, Results, average, forgetting
 
 
@@ -102,3 +104,11 @@ def test_one_stage_can_teach_tasks_and_background_together() -> None:
     assert average(results.matrix("iou")) == pytest.approx(0.7)
     with pytest.raises(AssertionError, match="own"):
         EMPTY.with_stage("a", rows, background=("natural",))
+
+
+def test_metrics_keep_their_order_through_a_file_with_sorted_keys(tmp_path: Path) -> None:
+    """The first metric is what a report opens with."""
+    results = Results({"iou": False, "f1": False, "mae": True})
+    write_json(tmp_path / "results.json", results.to_json())
+    again = Results.from_json(read_json(tmp_path / "results.json"))
+    assert list(again.lower_is_better) == ["iou", "f1", "mae"]

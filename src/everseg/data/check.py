@@ -213,9 +213,9 @@ def _clicks_off_mask(split: _Split) -> Iterator[Finding]:
     names = ", ".join(name for name, _ in split.off_mask[:3])
     more = f" and {len(split.off_mask) - 3} more" if len(split.off_mask) > 3 else ""
     todo = (
-        "they belong to other masks or have x and y swapped; write them anew with `everseg points`"
+        "they belong to other masks or have x and y swapped; write them anew with `everseg data points`"
         if share > OFF_MASK_ERROR
-        else "resizing masks does that to a few; write them anew with `everseg points` if it matters"
+        else "resizing masks does that to a few; write them anew with `everseg data points` if it matters"
     )
     yield split.finding(
         "error" if share > OFF_MASK_ERROR else "warning",

@@ -82,7 +82,9 @@ class FolderReader(Samples):
 
 def _stored_clicks(points: Path) -> dict[str, StoredClicks]:
     if not points.exists():
-        raise UserError(f"{points} does not exist; write it with `everseg points` or set prompts: clicks")
+        raise UserError(
+            f"{points} does not exist; write it with `everseg data points` or set prompts: clicks"
+        )
     return read_points(points)
 
 

@@ -42,7 +42,7 @@ def read_points(path: str | Path) -> dict[str, StoredClicks]:
 def _entry(value: Any, key: str, path: Path) -> StoredClicks:
     def wrong(what: str) -> UserError:
         return UserError(
-            f"{path}: {key!r} {what}; write it anew with `everseg points --force` or correct it by hand"
+            f"{path}: {key!r} {what}; write it anew with `everseg data points --force` or correct it by hand"
         )
 
     match value:

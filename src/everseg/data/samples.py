@@ -109,7 +109,7 @@ class PartlyReadable(UserError):
     """
 
     def __init__(self, problems: Sequence[str], rest: Samples) -> None:
-        more = f" (and {len(problems) - 1} more: `everseg check` lists all)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more: `everseg data check` lists all)" if len(problems) > 1 else ""
         super().__init__(problems[0] + more)
         self.problems = tuple(problems)
         self.rest = rest

@@ -52,12 +52,12 @@ def _pretrained(name: str) -> SamModel:
     path = Path(name)
     if path.is_file():
         raise UserError(
-            f"base {name} is a file: give a folder that transformers' save_pretrained wrote, "
+            f"base {name!r} is a file: give a folder that transformers' save_pretrained wrote, "
             f"a hub id or {TINY!r}"
         )
     if path.exists() and not (path / "config.json").is_file():
         raise UserError(
-            f"base {name} has no config.json: it is not a folder that transformers' save_pretrained wrote"
+            f"base {name!r} has no config.json: it is not a folder that transformers' save_pretrained wrote"
         )
     try:
         config = AutoConfig.from_pretrained(name)

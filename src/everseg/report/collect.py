@@ -10,7 +10,7 @@ from everseg.methods import build, configure
 from everseg.metrics import binary_scores
 from everseg.report.choice import pick
 from everseg.report.data import Example, ReportData
-from everseg.run import Run
+from everseg.runfolder import Run
 from everseg.types import PromptSample, Stage
 
 METRIC = "iou"

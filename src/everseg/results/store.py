@@ -147,7 +147,8 @@ class Results:
         matrices = {metric: self.matrix(metric) for metric in self.lower_is_better}
         return {
             "format": FORMAT,
-            "lower_is_better": dict(self.lower_is_better),
+            # Pairs, because their order is the reader's and JSON files are written with sorted keys.
+            "lower_is_better": [[metric, lower] for metric, lower in self.lower_is_better.items()],
             "stages": list(self.stages),
             "columns": list(self.columns),
             "learned_at": dict(self.learned_at),
@@ -179,7 +180,8 @@ class Results:
                 raise UserError(
                     f"these results have format {value['format']}, this everseg reads {FORMAT}: update it"
                 )
-            metrics, columns = list(value["lower_is_better"]), value["columns"]
+            lower_is_better, columns = dict(value["lower_is_better"]), value["columns"]
+            metrics = list(lower_is_better)
             rows = {BASE: value["baseline"]} | {
                 i: {m: value["values"][m][i] for m in metrics} for i in range(len(value["stages"]))
             }
@@ -191,7 +193,7 @@ class Results:
                 if all(row[m][j] is not None for m in metrics)
             }
             return cls(
-                lower_is_better=dict(value["lower_is_better"]),
+                lower_is_better=lower_is_better,
                 stages=tuple(value["stages"]),
                 columns=tuple(columns),
                 learned_at=dict(value["learned_at"]),

@@ -1,0 +1,192 @@
+"""A run's folder: what lies in it, and how it is read back.
+
+    run.json                    what was learned, from what, with which settings; names the two files below
+    state-003.safetensors       all that the learner remembers after three stages
+    results-003.json            the result matrix and every image's scores
+    events.jsonl                seconds, memory and losses of each stage, as they happened
+    work/<stage>/               the unfinished stage, at its last epoch; gone when the stage is done
+
+`run.json` is replaced last and in one rename: before it the old stage counts, after it the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from everseg import config as configuration
+from everseg.distributed import world
+from everseg.errors import UserError
+from everseg.files import load_state, read_json, save_state, state_bytes
+from everseg.methods import build, find
+from everseg.models.bases import load_base
+from everseg.models.promptable import Promptable
+from everseg.results import Results, Summary, routing
+from everseg.scoring import ScoreConfig
+from everseg.types import Learner, PromptPrediction, Prompts, Query, State
+
+FORMAT = 1
+OWN = (".lock", "work", "events.jsonl", "state-*.safetensors", "results-*.json", ".*.partial")
+"""What a run may leave in its folder that was interrupted before run.json was there."""
+Evaluate = Literal["next", "all"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run is made of; it cannot change while the run grows.
+
+    method, settings: the method's name and its resolved configuration. base: name of the base model.
+    evaluate: after each stage score the domains so far and the "next" one, as the paper does, or "all". After
+    the last stage of a call the unseen domains are scored too. baseline: also score the untouched base, once
+    for each domain.
+    """
+
+    method: str
+    settings: Any
+    base: str = "tiny"
+    preset: str = "paper"
+    seed: int = 0
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    evaluate: Evaluate = "next"
+    baseline: bool = True
+
+
+@dataclass
+class Run:
+    """A run folder read back: the learner with all it knows, its results, and what it was made of."""
+
+    folder: Path
+    config: RunConfig
+    learner: Learner
+    base: Promptable
+    results: Results
+    record: dict[str, Any]
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of the stages learned, in order."""
+        return [s["name"] for s in self.record["learned"]]
+
+    def predict(self, images: Sequence[Tensor], prompts: Sequence[Prompts]) -> list[PromptPrediction]:
+        """One prediction for each image (3, H, W) uint8 with its `Prompts`."""
+        return self.learner.predict([Query(i, p) for i, p in zip(images, prompts, strict=True)])
+
+    def summary(self) -> Summary:
+        """Bytes, parameters, seconds and memory, as measured."""
+        stages = self.record["learned"]
+        summary = Summary(
+            method=self.config.method,
+            base=self.base.name,
+            base_hash=self.base.fingerprint,
+            preset=self.config.preset,
+            seed=self.config.seed,
+            stored_bytes={kind: state_bytes(value) for kind, value in self.learner.state_dict().items()},
+            trainable_parameters=int(
+                max([s["figures"].get("trainable_parameters", 0) for s in stages], default=0)
+            ),
+            stage_seconds=[e["seconds"] for e in self.events()],
+            peak_memory_bytes=[e["peak_memory_bytes"] for e in self.events()],
+        )
+        routes = routing(self.results)
+        if routes is not None:
+            summary["routing_accuracy"] = routes.accuracy
+        return summary
+
+    def events(self) -> list[dict[str, Any]]:
+        """The last event of each learned stage, in order."""
+        path = self.folder / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        last: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:  # The line that was being written when the power went.
+                continue
+            last[event["stage"]] = event
+        return [last[name] for name in self.learned if name in last]
+
+
+class StageScratch:
+    """A stage's unfinished work, one file a name, under `work/` of the run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, name: str) -> State | None:
+        path = self.folder / f"{name}.safetensors"
+        return load_state(path) if path.exists() else None
+
+    def save(self, name: str, state: State) -> None:
+        save_state(self.folder / f"{name}.safetensors", state)
+
+
+def load(folder: Path | str, base: Promptable | None = None) -> Run:
+    """Read a run folder back, ready to predict.
+
+    Raises:
+        UserError: there is no run, it is damaged, or the base is not the one it was made with.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder} holds no run (run.json is missing); make one with 'everseg learn'")
+    record = _read_record(folder / "run.json")
+    values = record["config"]
+    kind = find(values["method"]).Config
+    settings = configuration.restore(kind, values["settings"], f"{folder}/run.json")
+    config = configuration.restore(RunConfig, {**values, "settings": settings}, f"{folder}/run.json")
+    model = base or load_base(config.base, device=world().device)
+    if model.fingerprint != record["base"]["fingerprint"]:
+        raise UserError(
+            f"{folder} was made with base {record['base']['name']} ({record['base']['fingerprint'][:12]}), "
+            f"but {model.name} is {model.fingerprint[:12]}; give the run its own base"
+        )
+    learner = build(config.method, model, config.settings, config.seed)
+    state, results = folder / record["state"], folder / record["results"]
+    try:
+        learner.load_state_dict(load_state(state))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{state} is not the state of this run ({error}); restore it from a copy") from error
+    return Run(folder, config, learner, model, Results.from_json(read_json(results)), record)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """run.json, with everything in it that a run relies on.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
+    record = read_json(path)
+    version = record.get("format") if isinstance(record, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{path} has format {version!r}; this version reads {FORMAT}")
+    try:
+        _ = record["config"]["method"], record["config"]["settings"]
+        _ = Path(record["state"]), Path(record["results"])
+        _ = record["base"]["name"], record["base"]["fingerprint"]
+        _ = [(s["name"], s["fingerprint"], s["figures"]) for s in record["learned"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore it") from error
+    return record
+
+
+def learned_stages(folder: Path | str) -> tuple[str, ...]:
+    """Names of the stages that the run in `folder` has learned; none where there is no run yet."""
+    path = Path(folder) / "run.json"
+    return tuple(s["name"] for s in _read_record(path)["learned"]) if path.is_file() else ()
+
+
+def clear_up(out: Path, record: dict[str, Any]) -> None:
+    """Delete what run.json does not count any more."""
+    for old in [*out.glob("state-*.safetensors"), *out.glob("results-*.json"), *out.glob(".*.partial")]:
+        if old.name not in {record["state"], record["results"]}:
+            old.unlink()
+    for stage in record["learned"]:
+        shutil.rmtree(out / "work" / stage["name"], ignore_errors=True)
+    if (out / "work").is_dir() and not any((out / "work").iterdir()):
+        (out / "work").rmdir()

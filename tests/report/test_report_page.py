@@ -1,0 +1,194 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from everseg.report import Example, ReportData, pick, write_report
+from everseg.results import ImageScore, Results, Summary
+
+DOMAINS = ("skin <b>", "nuclei")
+
+
+def results(routed: bool = True) -> Results:
+    rng = np.random.default_rng(0)
+
+    def row(level: float) -> list[ImageScore]:
+        return [
+            ImageScore(
+                domain, f"{i}.png", {"iou": v, "mae": 1 - v}, route=domain if routed else "", probability=0.9
+            )
+            for domain in (*DOMAINS, "unseen")
+            for i, v in enumerate(np.clip(rng.normal(level, 0.05, 8), 0, 1).tolist())
+        ]
+
+    found = Results({"iou": False, "mae": True}).with_baseline(row(0.4))
+    return found.with_stage(DOMAINS[0], row(0.6)).with_stage(DOMAINS[1], row(0.7))
+
+
+def example(number: int = 0, size: tuple[int, int] = (40, 60)) -> Example:
+    generator = torch.Generator().manual_seed(number)
+    truth = torch.zeros(size, dtype=torch.bool)
+    truth[10:30, 10:30] = True
+    return Example(
+        domain=DOMAINS[number % 2],
+        name=f"{number % 8}.png",
+        image=torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator),
+        truth=truth,
+        plain=~truth,
+        adapted=truth,
+        points=torch.tensor([[20.0, 15.0], [50.0, 5.0], [0.0, 0.0]]),
+        labels=torch.tensor([1, 0, -10]),
+        route="nuclei",
+        iou_plain=0.0,
+        iou_adapted=1.0,
+    )
+
+
+SUMMARY: Summary = {
+    "method": "samcl & co",
+    "base": "tiny",
+    "base_hash": "abc" * 20,
+    "preset": "paper",
+    "seed": 3,
+    "stored_bytes": {"modules": 2048, "buffer": 1024},
+    "trainable_parameters": 61524,
+    "stage_seconds": [1.0, 2.0],
+    "peak_memory_bytes": [10**6, 2 * 10**6],
+}
+
+
+def data(examples: int = 2) -> ReportData:
+    shown = [example(i) for i in range(examples)]
+    return ReportData("<script>run</script>", {"a": {"b": "<i>"}}, results(), SUMMARY, shown)
+
+
+class Reader(HTMLParser):
+    """Collects tags and what they refer to; fails on tags that do not nest."""
+
+    void = frozenset(("meta", "img", "input", "br", "link", "path", "use", "rect"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.links: list[str] = []
+        self.alts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
+        self.alts += [value or "" for name, value in attrs if tag == "img" and name == "alt"]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.void:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.void:
+            assert self.open.pop() == tag
+
+
+def read(path: Path) -> tuple[str, Reader]:
+    text = path.read_text(encoding="utf-8")
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.open, "every tag is closed"
+    return text, reader
+
+
+def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
+    text, reader = read(write_report(data(), tmp_path))
+    assert "script" not in reader.seen and "b" in reader.seen
+    assert all(link.startswith(("data:", "#")) for link in reader.links)
+    addresses = set(re.findall(r"https?://[^\"' )]+", text))
+    assert all("www.w3.org" in address for address in addresses), "only the names of SVG's namespaces"
+    assert "url(http" not in text and "@import" not in text
+
+
+def test_what_people_named_is_escaped(tmp_path: Path) -> None:
+    text, _ = read(write_report(data(), tmp_path / "page.html"))
+    assert "<script>" not in text and "&lt;script&gt;run" in text
+    assert "skin <b>" not in text and "skin &lt;b&gt;" in text
+    assert "samcl &amp; co" in text and "&lt;i&gt;" in text
+
+
+def test_every_part_is_there(tmp_path: Path) -> None:
+    text, reader = read(write_report(data(), tmp_path))
+    for title in (
+        "IoU after each stage",
+        "What happens",
+        "Which module",
+        "Examples",
+        "What is kept",
+        "Configuration",
+    ):
+        assert title in text
+    assert reader.seen.count("img") == len(reader.alts) == 8 and all(reader.alts)
+    assert reader.seen.count("svg") == 2, "curves of each metric"
+    assert reader.seen.count("table") == reader.seen.count("caption") == 5
+    assert "untouched base" in text and "3.0 KiB" in text and "61,524 parameters" in text
+    assert text.count('type="radio"') == 2
+
+
+def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
+    first = write_report(data(), tmp_path / "a.html").read_bytes()
+    assert write_report(data(), tmp_path / "b.html").read_bytes() == first
+
+
+def test_a_run_that_knows_little_gives_a_short_page(tmp_path: Path) -> None:
+    """No baseline, routes, examples, summary or configuration, and nothing learned yet."""
+    bare = Results({"iou": False}).with_stage("a", cells={"a": {"iou": 0.5}})
+    text, reader = read(write_report(ReportData("bare", {}, bare, {}), tmp_path))
+    assert "Examples" not in text and "Which module" not in text and reader.seen.count("table") == 1
+    read(write_report(ReportData("empty", {}, Results({"iou": False}), {}), tmp_path))
+
+
+def test_sixteen_examples_stay_small(tmp_path: Path) -> None:
+    """Blobs as rough as a photograph: sixteen medical and road images took 1.3 MB."""
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(0)),
+        size=(900, 1200),
+        mode="bicubic",
+    )[0]
+    big = (smooth.clamp(0, 1) * 255).to(torch.uint8)
+    mask = torch.zeros(900, 1200, dtype=torch.bool)
+    mask[200:500, 300:900] = True
+    shown = [
+        Example(DOMAINS[0], str(i), big, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 1.0, 1.0)
+        for i in range(16)
+    ]
+    path = write_report(ReportData("big", {}, results(), SUMMARY, shown), tmp_path)
+    assert path.stat().st_size < 2_000_000
+
+
+def test_pick_takes_the_worst_the_median_and_the_best() -> None:
+    scores = [ImageScore("a", str(i), {"iou": i / 10, "mae": i / 10}) for i in range(9)]
+    found = Results({"iou": False, "mae": True}).with_stage("a", scores)
+    assert pick(found, "iou") == {"a": ["0", "4", "8"]}
+    assert pick(found, "mae") == {"a": ["8", "4", "0"]}, "the worst has the highest error"
+    assert pick(found, "iou", count=2) == {"a": ["0", "4"]}
+    assert pick(found, "iou", count=1) == {"a": ["0"]}
+    assert pick(found, "iou", count=20)["a"] == [str(i) for i in range(9)]
+
+
+def test_an_example_of_two_sizes_is_a_mistake_of_ours() -> None:
+    with pytest.raises(AssertionError, match="one size"):
+        Example(
+            "a",
+            "x",
+            torch.zeros(3, 4, 4),
+            *[torch.zeros(4, 5)] * 3,
+            torch.zeros(0, 2),
+            torch.zeros(0),
+            "",
+            0,
+            0,
+        )

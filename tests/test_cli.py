@@ -1,0 +1,474 @@
+"""The command line on real files: every verb, and one sentence for everything that a person can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import everseg
+from everseg import cli
+from everseg.data import write_synthetic_stream
+
+SMALL = [
+    flag
+    for setting in ("tune.fit.epochs=2", "tune.fit.batch=4", "selector.size=3", "selector.epochs=2")
+    for flag in ("--set", setting)
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def everseg_command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """The console command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+    before = signal.getsignal(signal.SIGINT)
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["everseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            sys.exit(0)
+        said = capfd.readouterr()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0, said.out, said.err)
+
+    yield call
+    signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stream of two domains and a background on the disk, and a run of it. Nobody writes to them."""
+
+    stream: Path
+    run: Path
+    base: Path
+
+    @property
+    def image(self) -> Path:
+        return sorted((self.stream.parent / "lesions" / "test" / "images").iterdir())[0]
+
+
+@pytest.fixture(scope="module")
+def made(micro_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cli")
+    stream = write_synthetic_stream(folder / "data", ("lesions", "cracks"), train=4, test=2, size=64)
+    arguments = ["learn", str(stream), "--out", str(folder / "run"), "--base", str(micro_folder), *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-m", "everseg", *arguments], env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lesions" in done.stdout
+    return Made(stream, folder / "run", micro_folder)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", "COLUMNS": "200"}
+
+
+def moved(made: Made, tmp_path: Path) -> Path:
+    """The stream in a copy that may be damaged."""
+    shutil.copytree(made.stream.parent, tmp_path / "data")
+    return tmp_path / "data" / "stream.yaml"
+
+
+# ---------------------------------------------------------------- every verb
+
+
+def test_learning_shows_the_matrix_and_goes_on(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    given = ["learn", made.stream, "--out", run, "--base", made.base, *SMALL]
+    done = everseg_command(*given)
+    assert (done.code, done.err) == (0, "")
+    assert "iou (higher is better)" in done.out
+    assert "untouched base" in done.out
+    assert "told every domain (oracle): AA 0." in done.out
+    again = everseg_command(*given, "--json")
+    assert again.code == 0
+    assert "nothing new in" in again.err
+    assert "3 stages are learned" in again.err
+    told = json.loads(again.out)
+    assert told["learned"] == ["lesions", "cracks", "natural"]
+    assert set(told["scores"]) == {"iou", "f1", "mae"}
+    assert set(told["scores"]["iou"]) == {"AA", "FM", "FT", "unseen"}
+    assert set(told["stored_bytes"]) == {"modules", "buffer", "selector"}
+    # The other process made the very same run.
+    for name in ("state-003.safetensors", "results-003.json"):
+        assert (run / name).read_bytes() == (made.run / name).read_bytes()
+
+
+def test_a_base_folder_is_found_again_from_anywhere(
+    everseg_command: Command, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made.base.parent)
+    given = ["--base", made.base.name, "--method", "zero-shot", "--no-baseline"]
+    assert everseg_command("learn", made.stream, "--out", tmp_path / "run", *given).code == 0
+    monkeypatch.chdir(tmp_path)
+    done = everseg_command("compare", "run", "--json")
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_evaluating(everseg_command: Command, made: Made, oracle: bool) -> None:
+    flags = ["--oracle"] * oracle
+    done = everseg_command("evaluate", made.run, *flags)
+    assert (done.code, done.err) == (0, "")
+    assert all(word in done.out for word in ("iou", "f1", "mae", "lesions", "cracks", "natural"))
+    done = everseg_command("evaluate", made.run, "--json", *flags)
+    told = json.loads(done.out)
+    assert set(told) == {"lesions", "cracks", "natural"}
+    kept = json.loads((made.run / "run.json").read_text())["oracle"]
+    if oracle:
+        for domain, scores in kept.items():
+            assert told[domain] == pytest.approx(scores, abs=1e-6)
+    else:
+        values = json.loads((made.run / "results-003.json").read_text())["values"]["iou"][-1]
+        assert [told[d]["iou"] for d in ("lesions", "cracks", "natural")] == pytest.approx(values, abs=1e-6)
+
+
+def test_evaluating_on_another_stream(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    """One with a background that was never learned, and one whose learned data are gone in part."""
+    other = write_synthetic_stream(tmp_path / "other", ("nuclei",), train=1, test=2, size=64)
+    done = everseg_command("evaluate", made.run, "--stream", other, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert set(json.loads(done.out)) == {"nuclei", "natural"}
+    stream = moved(made, tmp_path)
+    shutil.rmtree(stream.parent / "lesions")
+    done = everseg_command("evaluate", made.run, "--stream", stream, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert set(json.loads(done.out)) == {"cracks", "natural"}
+    assert everseg_command("evaluate", made.run, "--stream", stream).code == 0
+
+
+def test_predicting(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = everseg_command(
+        "predict", made.run, made.image, "--point", "30,30", "--negative", "1,1", "--out", out
+    )
+    assert (done.code, done.err) == (0, "")
+    assert f"{made.image}: " in done.out
+    assert f"-> {out / made.image.stem}_mask.png" in done.out
+    with Image.open(out / f"{made.image.stem}_mask.png") as mask:
+        assert mask.size == (64, 64)
+        pixels = int((np.array(mask) > 0).sum())
+    told = json.loads(
+        everseg_command(
+            "predict", made.run, made.image, "--point", "30,30", "--negative", "1,1", "--out", out, "--json"
+        ).out
+    )
+    assert told[0]["masks"][0]["pixels"] == pixels
+    assert told[0]["module"] in ("lesions", "cracks", "natural")
+    boxes = ["--box", "0,0,20,20", "--box", "30,30,64,64", "--stage", "cracks"]
+    done = everseg_command("predict", made.run, made.image, *boxes, "--out", out)
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 2
+
+
+def test_reporting_and_comparing(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = everseg_command("report", made.run, "--out", page)
+    assert (done.code, done.err, done.out.strip()) == (0, "", str(page))
+    assert page.read_text().startswith("<!doctype html>") or "<html" in page.read_text()
+    assert everseg_command("report", made.run, "--out", page, "--examples", "0").code == 0
+    done = everseg_command("compare", made.run, made.run, "--metric", "mae")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("samcl") == 2
+    told = json.loads(everseg_command("compare", made.run, "--json").out)
+    assert set(told) == {str(made.run)}
+
+
+def test_data_verbs(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    done = everseg_command("data", "check", made.stream, "--sheet", sheet)
+    assert done.code == 0, done
+    assert sheet.stat().st_size > 1000
+    assert isinstance(json.loads(everseg_command("data", "check", made.stream, "--json").out), dict)
+    stream = moved(made, tmp_path)
+    masks = stream.parent / "lesions" / "test" / "masks"
+    drawn = (masks / "points.json").read_bytes()
+    done = everseg_command("data", "points", masks, "--force", "--seed", "5")
+    assert (done.code, done.out.strip()) == (0, str(masks / "points.json"))
+    assert (masks / "points.json").read_bytes() != drawn
+    everseg_command("data", "points", masks, "--force", "--seed", "0", "--mask-threshold", "==255")
+    assert (masks / "points.json").read_bytes() == drawn
+    next(masks.glob("*.png")).write_bytes(b"no image")
+    done = everseg_command("data", "check", stream)
+    assert done.code == 1
+    assert ".png" in done.out
+    told = json.loads(everseg_command("data", "check", stream, "--json").out)
+    assert [f["severity"] for f in told["findings"]].count("error") == 1
+    done = everseg_command(
+        "data", "synthetic", tmp_path / "new", "--domain", "shadows", "--train", "1", "--test", "1"
+    )
+    assert (done.code, done.out.strip()) == (0, str(tmp_path / "new" / "stream.yaml"))
+    assert (tmp_path / "new" / "shadows" / "train" / "images").is_dir()
+
+
+def test_help_and_version(everseg_command: Command) -> None:
+    assert everseg_command("--version").out.strip() == everseg.__version__
+    shown = everseg_command("--help").out
+    for verb in ("learn", "evaluate", "predict", "report", "compare", "demo", "data"):
+        assert verb in shown
+        assert everseg_command(verb, "--help").code == 0
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def refused(done: Done, *said: str) -> None:
+    """Exit code 2 and one line that begins with error: and says all of it."""
+    assert done.code == 2, done
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: ")
+    for part in said:
+        assert part in lines[0], lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--method", "samlc"], "did you mean 'samcl'"),
+        (["--method", "no.where:Method"], "cannot be imported"),
+        (["--preset", "papr"], "did you mean 'paper'"),
+        (["--set", "tune.fit.epoch=3"], "did you mean 'epochs'"),
+        (["--set", "tune.fit.epochs=three"], "tune.fit.epochs=three"),
+        (["--set", "tune.fit.epochs"], "write it as key=value"),
+        (["--set", "tune.fit.batch=0"], "batch is 0"),
+        (["--set", "tune.fit.lr=1e30"], "lesions: the loss became "),
+        (["--base", "no/such-base"], "'no/such-base' was found neither as a folder nor on the hub"),
+    ],
+)
+def test_wrong_flags(
+    everseg_command: Command, made: Made, tmp_path: Path, flags: list[str], said: str
+) -> None:
+    base = [] if "--base" in flags else ["--base", str(made.base)]
+    done = everseg_command("learn", made.stream, "--out", tmp_path / "run", *SMALL, *base, *flags)
+    refused(done, said)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [", "is not valid YAML"),
+        ("stages: []", "has no stages"),
+        ("[1, 2]", "holds no mapping"),
+        ("", "holds no mapping"),
+        ("stagse: []", "did you mean 'stages'"),
+        ("stages: [{name: a, train: x, test: y, claks: 3}]", "did you mean 'clicks'"),
+        ("stages: [{name: a, train: nowhere, test: nowhere}]", "nowhere"),
+        ("stages: [{name: a, train: {kind: foldr, path: x}, test: x}]", "did you mean 'folder'"),
+        ("root: ${EVERSEG_NOT_SET}\nstages: [{name: a, train: x, test: y}]", "EVERSEG_NOT_SET"),
+    ],
+)
+def test_wrong_stream_files(
+    everseg_command: Command, made: Made, tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "stream.yaml"
+    file.write_text(text)
+    refused(everseg_command("learn", file, "--out", tmp_path / "run", "--base", made.base), str(file), said)
+
+
+def test_no_stream_file(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    given = ["--out", tmp_path / "run", "--base", made.base]
+    refused(everseg_command("learn", tmp_path / "none.yaml", *given), "none.yaml")
+    refused(everseg_command("learn", tmp_path, *given), str(tmp_path))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    refused(everseg_command("learn", tmp_path / "binary.yaml", *given), "binary.yaml", "UTF-8")
+    refused(everseg_command("data", "check", tmp_path / "none.yaml"), "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda p: p.unlink(), ""),
+        (lambda p: p.write_bytes(p.read_bytes()[:100]), "damaged or truncated"),
+        (lambda p: p.write_text("I am a picture"), "is not an image"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: Image.new("RGB", (10, 10)).save(p), "is 10x10"),
+    ],
+    ids=["missing", "truncated", "text", "empty", "other-size"],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_damaged_images(
+    everseg_command: Command,
+    made: Made,
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    said: str,
+    split: str,
+) -> None:
+    stream = moved(made, tmp_path)
+    image = sorted((stream.parent / "cracks" / split / "images").iterdir())[1]
+    damage(image)
+    given = ["--out", tmp_path / "run", "--base", made.base, "--method", "sequential", *SMALL[:4]]
+    refused(everseg_command("learn", stream, *given), image.name, said)
+
+
+def test_damaged_masks(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    stream = moved(made, tmp_path)
+    mask = sorted((stream.parent / "lesions" / "train" / "masks").glob("*.png"))[0]
+    Image.new("L", (64, 64)).save(mask)
+    given = ["--out", tmp_path / "run", "--base", made.base, *SMALL]
+    refused(everseg_command("learn", stream, *given), mask.name, "empty mask")
+
+
+def test_damaged_bases(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(made.base, base)
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    given = ["learn", made.stream, "--out", tmp_path / "run", "--base", base]
+    refused(everseg_command(*given), str(base), "cannot be read")
+    (base / "config.json").write_text("{")
+    refused(everseg_command(*given), str(base))
+    (base / "config.json").unlink()
+    refused(everseg_command(*given), str(base), "config.json")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "report", "compare"])
+def test_no_run_and_damaged_runs(everseg_command: Command, made: Made, tmp_path: Path, verb: str) -> None:
+    more = [made.image, "--point", "3,3", "--out", tmp_path / "out"] if verb == "predict" else []
+    refused(everseg_command(verb, tmp_path / "none", *more), str(tmp_path / "none"), "holds no run")
+    run = tmp_path / "run"
+    for name, content in (
+        ("run.json", b"{"),
+        ("run.json", b'{"format": 1}'),
+        ("run.json", b'{"format": 99}'),
+        ("state-003.safetensors", b"x"),
+        ("results-003.json", b"NaN"),
+    ):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(made.run, run)
+        (run / name).write_bytes(content)
+        refused(everseg_command(verb, run, *more), name if name != "results-003.json" else "results")
+
+
+def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    def predicted(*more: object, image: Path = made.image) -> Done:
+        return everseg_command("predict", made.run, image, "--out", tmp_path / "out", *more)
+
+    refused(predicted(), "nothing points at the object")
+    refused(predicted("--point", "3;4"), "'3;4'")
+    refused(predicted("--point", "nan,4"), "'nan,4'")
+    refused(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
+    refused(predicted("--point", "3,4", "--stage", "nuclei"), "no stage 'nuclei'")
+    refused(predicted("--point", "3,4", image=tmp_path / "no.png"), "no.png does not exist")
+    (tmp_path / "text.png").write_text("hello")
+    refused(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_refusals(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    given = ["--base", made.base, *SMALL]
+    other = everseg_command("learn", made.stream, "--out", made.run, *given, "--seed", "3")
+    refused(other, str(made.run), "seed is 3 now and was 0")
+    (tmp_path / "mine.txt").write_text("mine")
+    refused(everseg_command("learn", made.stream, "--out", tmp_path, *given), "is not empty and holds no run")
+    refused(everseg_command("learn", made.stream, "--out", tmp_path / "mine.txt", *given), "mine.txt")
+    refused(everseg_command("compare", made.run, "--metric", "dice"), "dice")
+    masks = made.stream.parent / "lesions" / "test" / "masks"
+    refused(everseg_command("data", "points", masks), "points.json", "--force")
+    refused(everseg_command("data", "points", tmp_path / "none"), "none")
+    refused(
+        everseg_command("data", "synthetic", tmp_path / "s", "--domain", "polips"), "did you mean 'polyps'"
+    )
+    stream = moved(made, tmp_path)
+    image = sorted((stream.parent / "lesions" / "train" / "images").iterdir())[0]
+    Image.new("RGB", (64, 64)).save(image)
+    refused(
+        everseg_command("learn", stream, "--out", made.run, *given), "'lesions' was learned from other data"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["learn"], ["learn", "x", "--out"], ["lern"], ["learn", "--no-such"]])
+def test_a_wrong_command_has_exit_code_2_and_no_traceback(
+    everseg_command: Command, arguments: list[str]
+) -> None:
+    done = everseg_command(*arguments)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "Error" in done.err or "Usage" in done.err
+
+
+# ---------------------------------------------------------------- as a process
+
+
+def learning(made: Made, tmp_path: Path, *more: str) -> list[str]:
+    lines = made.stream.read_text().splitlines()
+    single = tmp_path / "single.yaml"
+    body = "\n".join(lines[lines.index("stages:") : lines.index("stages:") + 4])
+    single.write_text(f"root: {made.stream.parent}\nseed: 0\n{body}\n")
+    return ["learn", str(single), "--out", str(tmp_path / "run"), "--base", str(made.base), *SMALL, *more]
+
+
+def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
+    everseg_command: Command, made: Made, tmp_path: Path
+) -> None:
+    given = learning(made, tmp_path, "--set", "tune.fit.epochs=150")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "everseg", *given],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    work = tmp_path / "run" / "work" / "lesions" / "lesions.safetensors"
+    began = time.monotonic()
+    while not work.exists() and child.poll() is None and time.monotonic() - began < 120:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 130, (out, err)
+    assert err.splitlines() == ["interrupted; the same command goes on where it was"]
+    assert out == ""
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert work.exists()
+    assert everseg_command(*given).code == 0
+    assert (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_full_disk_is_said_in_one_line(made: Made, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk without space."""
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "everseg", *learning(made, tmp_path)],
+        env=environment(),
+        preexec_fn=small,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    refused(Done(done.returncode, done.stdout, done.stderr), "cannot write", "run the same command again")
+    assert not list((tmp_path / "run").rglob("*.partial"))

@@ -1,0 +1,181 @@
+"""Settings: dotted assignments, what is refused and how it is said, and the way to a file and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from everseg.config import differences, override, plain, restore
+from everseg.errors import UserError
+from everseg.fit import FitConfig
+from everseg.methods import METHODS, build, configure, find
+from everseg.runfolder import RunConfig
+from everseg.scoring import ScoreConfig
+
+PRESETS = [(name, preset) for name in METHODS for preset in find(name).Config.presets()]
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    kind: Literal["a", "b", "off"] = "a"
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    epochs: int = 3
+    name: str = "x"
+    on: bool = False
+    either: Literal["original"] | int = "original"
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "path", "value"),
+    [
+        ("epochs=5", ("epochs",), 5),
+        ("epochs = 5", ("epochs",), 5),
+        ("name=a=b", ("name",), "a=b"),
+        ("name=off", ("name",), "off"),
+        ("name=5", ("name",), "5"),
+        ("on=true", ("on",), True),
+        ("either=1024", ("either",), 1024),
+        ("inner.rate=1e-3", ("inner", "rate"), 0.001),
+        ("inner.rate=2", ("inner", "rate"), 2.0),
+        ("inner.kind=b", ("inner", "kind"), "b"),
+        ("inner.kind=off", ("inner", "kind"), "off"),
+        ("inner.sizes=[4, 5, 6]", ("inner", "sizes"), (4, 5, 6)),
+    ],
+)
+def test_an_assignment_changes_one_value_and_its_type_is_the_fields(
+    assignment: str, path: tuple[str, ...], value: object
+) -> None:
+    before = Outer()
+    found: Any = override(before, [assignment])
+    for name in path:
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+    assert before == Outer()
+
+
+def test_assignments_apply_in_order() -> None:
+    assert override(Outer(), ["epochs=1", "epochs=2", "inner.rate=1"]) == Outer(epochs=2, inner=Inner(rate=1))
+    assert override(Outer(), []) == Outer()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("epoch=5", "did you mean 'epochs'"),
+        ("inner.rat=5", "did you mean 'rate'"),
+        ("zzz=5", "choose one of either, epochs, inner, name, on"),
+        ("epochs", "write it as key=value"),
+        ("epochs=many", "integer"),
+        ("epochs=1.5", "integer"),
+        ("inner.kind=c", "'a', 'b' or 'off'"),
+        ("inner=5", "set one of inner.rate, inner.kind, inner.sizes"),
+        ("epochs.more=5", "it has no parts"),
+        ("name=[", "not valid YAML"),
+        ("=5", "unknown setting"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_with_its_own_words(assignment: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        override(Outer(), [assignment])
+    assert said in str(caught.value)
+    assert assignment.split("=")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "batch=0",
+        "epochs=-1",
+        "lr=-0.1",
+        "lr=.nan",
+        "lr=.inf",
+        "micro_batch=-2",
+        "workers=-1",
+        "weight_decay=-1",
+        "clip=-1",
+    ],
+)
+def test_numbers_that_cannot_be_trained_with_are_refused(assignment: str) -> None:
+    with pytest.raises(UserError, match=assignment.partition("=")[0]):
+        override(FitConfig(), [assignment])
+
+
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_settings_survive_the_way_through_a_file(method: str, preset: str) -> None:
+    config = RunConfig(
+        method, configure(method, preset), "tiny", preset, 7, ScoreConfig.presets()[preset], "all", False
+    )
+    kept = json.loads(json.dumps(plain(config)))
+    settings = restore(find(method).Config, kept["settings"], "here")
+    assert settings == config.settings
+    assert restore(RunConfig, {**kept, "settings": settings}, "here") == config
+    assert differences(plain(config), kept) == []
+
+
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_every_setting_of_every_method_can_be_assigned_its_own_value(method: str, preset: str) -> None:
+    config = configure(method, preset)
+
+    def leaves(value: Any, prefix: str) -> list[str]:
+        out = []
+        for f in dataclasses.fields(value):
+            part, name = getattr(value, f.name), f"{prefix}{f.name}"
+            out += leaves(part, name + ".") if dataclasses.is_dataclass(part) else [f"{name}={part!r}"]
+        return out
+
+    assignments = [a.replace("True", "true").replace("False", "false") for a in leaves(config, "")]
+    assert assignments
+    assert configure(method, preset, assignments) == config
+
+
+def test_the_presets_differ_where_the_paper_and_its_code_do() -> None:
+    told = differences(plain(configure("samcl", "paper")), plain(configure("samcl", "reference")))
+    assert "tune.fit.optimiser is 'adamw' now and was 'adam'" in told
+    assert "tune.fit.schedule is 'total' now and was 'per_iter_T20'" in told
+    assert any(d.startswith("aug.neck_transposed") for d in told)
+    assert any(d.startswith("selector.balance") for d in told)
+
+
+def test_differences_are_sentences() -> None:
+    ours = {"a": 1, "b": {"c": 2, "d": [1]}, "new": 0}
+    theirs = {"a": 1, "b": {"c": 3, "d": [2]}}
+    assert differences(ours, theirs) == [
+        "b.c is 2 now and was 3",
+        "b.d is [1] now and was [2]",
+        "new is 0 now and was None",
+    ]
+    assert differences(ours, ours) == []
+
+
+def test_what_does_not_fit_names_its_place() -> None:
+    with pytest.raises(UserError, match=r"run\.json: setting 'inner\.rate'"):
+        restore(Outer, {"inner": {"rate": "fast"}}, "run.json")
+
+
+def test_methods_and_presets_are_found_by_name_or_path() -> None:
+    with pytest.raises(UserError, match="did you mean 'samcl'"):
+        find("samlc")
+    with pytest.raises(UserError, match=r"cannot be imported.*package\.module:Class"):
+        find("everseg.nowhere:Method")
+    with pytest.raises(UserError, match="cannot be imported"):
+        find("everseg.methods.samcl:Nothing")
+    with pytest.raises(UserError, match="preset of samcl 'papre': did you mean 'paper'"):
+        configure("samcl", "papre")
+    assert find("everseg.methods.samcl:SAMCL") is find("samcl")
+
+
+def test_a_learner_is_built_from_kept_values_too(micro: Any) -> None:
+    config = configure("samcl", assignments=["aug.rank=3"])
+    assert build("samcl", micro, plain(config), 0).config == config  # type: ignore[attr-defined]

@@ -1,0 +1,124 @@
+"""One process exchanges nothing; two processes are one with twice the hands."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from everseg.data import Stream, SyntheticDomain
+from everseg.distributed import add_up, gather, shard, wait, world
+from everseg.methods import configure
+from everseg.run import run
+from everseg.runfolder import RunConfig, load
+from everseg.types import Stage
+
+SETTINGS = ("tune.fit.epochs=3", "tune.fit.batch=3", "selector.size=5")
+
+
+def test_alone_every_exchange_is_nothing() -> None:
+    here = world()
+    assert (here.rank, here.size, here.main) == (0, 1, True)
+    assert shard([3, 1, 2]) == [3, 1, 2]
+    numbers = torch.tensor([1.0, 2.0])
+    add_up([numbers])
+    add_up([])
+    assert numbers.tolist() == [1.0, 2.0]
+    assert gather([1, "a"]) == [[1, "a"]]
+    wait()
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+from everseg.distributed import add_up, gather, shard, world
+from everseg.models.bases import load_base
+from everseg.run import run
+import test_distributed as here
+
+assert world().size == 2
+# Four types of rows: a share may be empty, and sums and lists meet every process.
+assert gather(shard([7])) == [[7], []]
+assert gather(shard([5, 6, 7])) == [[5, 7], [6]]
+a, b = torch.full((2,), float(world().rank)), torch.ones(1, 3)
+add_up([a, b])
+assert a.tolist() == [1.0, 1.0] and b.tolist() == [[2.0, 2.0, 2.0]]
+run(here.stream(), here.config(sys.argv[1]), sys.argv[2], load_base(sys.argv[1]))
+"""
+
+
+def stream() -> Stream:
+    """Seven training images, so that the last batch of three has one row and one process has none of it."""
+    stages = [
+        Stage(
+            i,
+            domain,
+            SyntheticDomain(domain, 7, size=64),
+            SyntheticDomain(domain, 3, size=64, split="test"),
+        )
+        for i, domain in enumerate(("lesions", "cracks"))
+    ]
+    return Stream(tuple(stages))
+
+
+def config(base: str) -> RunConfig:
+    return RunConfig("samcl", configure("samcl", assignments=SETTINGS), base)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(state, dict):
+        return {k: v for name, part in state.items() for k, v in tensors(part, f"{prefix}/{name}").items()}
+    return {prefix: state}
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_two_processes_learn_and_score_what_one_does(tmp_path: Path, micro_folder: Path) -> None:
+    alone = run(stream(), config(str(micro_folder)), tmp_path / "one")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    arguments = [
+        str(tmp_path / "script.py"),
+        str(micro_folder),
+        str(tmp_path / "two"),
+        str(Path(__file__).parent),
+    ]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    together = load(tmp_path / "two")
+    one, two = tensors(alone.learner.state_dict()), tensors(together.learner.state_dict())
+    assert list(one) == list(two)
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+        else:
+            assert two[name] == value
+    # Every test image is in every row once, with the values that one process finds.
+    ours, theirs = alone.results.scores, together.results.scores
+    assert ours.keys() == theirs.keys()
+    for row in ours:
+        assert [(s.column, s.image) for s in theirs[row]] == [(s.column, s.image) for s in ours[row]]
+        assert len({(s.column, s.image) for s in theirs[row]}) == len(theirs[row])
+        for a, b in zip(ours[row], theirs[row], strict=True):
+            assert b.values == pytest.approx(a.values, abs=1e-3)
+            assert b.route == a.route
+    assert together.learned == alone.learned
+    assert not (tmp_path / "two" / "work").exists()

@@ -1,0 +1,248 @@
+"""The gradient loop against a loop written out by hand, and against itself in pieces."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from everseg.errors import UserError
+from everseg.fit import FitConfig, fit
+from everseg.schedule import lr_at
+from everseg.seed import torch_generator
+from everseg.types import NoScratch, State
+
+ROWS = 11  # batches of 4, 4 and 3
+
+
+class Kept:
+    """A scratch in memory, which may break off after some saves."""
+
+    def __init__(self, saves: int = 10**9) -> None:
+        self.left = saves
+        self.states: dict[str, State] = {}
+
+    def load(self, name: str) -> State | None:
+        return copy.deepcopy(self.states.get(name))
+
+    def save(self, name: str, state: State) -> None:
+        self.states[name] = copy.deepcopy(state)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+class Rows(Sequence[Any]):
+    """x and y of a regression."""
+
+    def __init__(self, count: int = ROWS) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.x = torch.randn(count, 5, generator=generator)
+        self.y = torch.randn(count, 2, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.x[index], self.y[index]
+
+
+def collate(rows: list[Any]) -> Any:
+    return torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
+
+
+def model() -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+
+
+def loss_of(net: nn.Module) -> Callable[[Any, int], Tensor]:
+    def loss(batch: Any, size: int) -> Tensor:
+        x, y = batch
+        total: Tensor = (net(x) - y).square().sum() / size
+        return total
+
+    return loss
+
+
+CONFIG = FitConfig(epochs=4, batch=4, lr=0.05)
+
+
+def tuned(
+    config: FitConfig = CONFIG, scratch: Any = None, count: int = ROWS
+) -> tuple[nn.Module, dict[str, float]]:
+    net = model()
+    figures = fit(
+        list(net.parameters()),
+        Rows(count),
+        collate,
+        loss_of(net),
+        config,
+        seed=1,
+        name="stage",
+        scratch=scratch or NoScratch(),
+    )
+    return net, figures
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def by_hand(config: FitConfig) -> tuple[nn.Module, float]:
+    net, data = model(), Rows()
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    optimiser = kind(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    step, last, total = 0, 0.0, config.epochs * -(-ROWS // config.batch)
+    for epoch in range(config.epochs):
+        order = torch.randperm(ROWS, generator=torch_generator(1, "stage", "order", epoch))
+        losses = []
+        for batch in order.split(config.batch):
+            for group in optimiser.param_groups:
+                group["lr"] = lr_at(step, total, config.lr, config.schedule, config.epochs)
+            value = (net(data.x[batch]) - data.y[batch]).square().sum() / len(batch)
+            optimiser.zero_grad()
+            value.backward()
+            if config.clip:
+                nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+            optimiser.step()
+            losses.append(value.item())
+            step += 1
+        last = sum(losses) / len(losses)
+    return net, last
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, optimiser="adamw", weight_decay=0.1),
+        replace(CONFIG, schedule="per_iter_T20"),
+        replace(CONFIG, schedule="constant", clip=0.5),
+        replace(CONFIG, batch=100, epochs=2),
+    ],
+    ids=lambda c: f"{c.optimiser}-{c.schedule}-{c.batch}",
+)
+def test_it_is_the_plain_loop_to_the_bit(config: FitConfig) -> None:
+    net, figures = tuned(config)
+    wanted, loss = by_hand(config)
+    assert same(net, wanted)
+    assert not same(net, model())
+    assert figures["loss"] == pytest.approx(loss, rel=1e-6)
+    assert figures["steps"] == config.epochs * -(-ROWS // config.batch)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_micro_batches_add_up_to_the_batch(micro_batch: int) -> None:
+    whole, figures = tuned()
+    parts, told = tuned(replace(CONFIG, micro_batch=micro_batch))
+    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+    assert told["loss"] == pytest.approx(figures["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_broken_off_after_any_epoch_it_ends_with_the_same_bits(optimiser: Any, after: int) -> None:
+    config = replace(CONFIG, optimiser=optimiser)
+    wanted, figures = tuned(config)
+    scratch = Kept(saves=after)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(config, scratch)
+    net, again = tuned(config, scratch)
+    assert same(net, wanted)
+    assert again["loss"] == figures["loss"]
+    assert again["steps"] == figures["steps"]
+
+
+def test_broken_off_in_the_middle_of_an_epoch_too() -> None:
+    wanted, _ = tuned()
+    scratch, net, calls = Kept(), model(), 0
+
+    def breaking(batch: Any, size: int) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return loss_of(net)(batch, size)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(list(net.parameters()), Rows(), collate, breaking, CONFIG, seed=1, name="stage", scratch=scratch)
+    assert scratch.states["stage"]["epoch"] == 2
+    assert same(tuned(CONFIG, scratch)[0], wanted)
+
+
+def test_the_order_hangs_on_seed_and_name_alone() -> None:
+    torch.manual_seed(0)
+    first, _ = tuned()
+    torch.manual_seed(99)
+    assert same(first, tuned()[0])
+    net = model()
+    fit(
+        list(net.parameters()),
+        Rows(),
+        collate,
+        loss_of(net),
+        CONFIG,
+        seed=2,
+        name="stage",
+        scratch=NoScratch(),
+    )
+    assert not same(net, first)
+
+
+def test_workers_change_nothing() -> None:
+    assert same(tuned()[0], tuned(replace(CONFIG, workers=1))[0])
+
+
+def test_bfloat16_is_close_and_keeps_float32_parameters() -> None:
+    net, figures = tuned(replace(CONFIG, precision="bf16"))
+    _, loss = tuned()
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+    assert figures["loss"] == pytest.approx(loss["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("config", [replace(CONFIG, epochs=0), CONFIG])
+def test_nothing_to_do_changes_nothing(config: FitConfig) -> None:
+    net, figures = tuned(config, count=0 if config.epochs else ROWS)
+    assert same(net, model())
+    assert figures["steps"] == 0
+
+
+def test_a_loss_that_is_no_number_is_said_in_time() -> None:
+    net = model()
+    scratch = Kept()
+    with pytest.raises(UserError, match=r"stage: the loss became nan in epoch 1; .*tune\.fit\.lr"):
+        fit(
+            list(net.parameters()),
+            Rows(),
+            collate,
+            lambda batch, size: loss_of(net)(batch, size) * float("nan"),
+            CONFIG,
+            seed=1,
+            name="stage",
+            scratch=scratch,
+        )
+    assert not scratch.states  # The broken weights are not gone on from.
+
+
+def test_unfinished_work_of_another_shape_is_refused() -> None:
+    scratch = Kept()
+    tuned(CONFIG, scratch)
+    net = nn.Linear(5, 2)
+    with pytest.raises(UserError, match="does not fit its settings"):
+        fit(
+            list(net.parameters()),
+            Rows(),
+            collate,
+            loss_of(net),
+            CONFIG,
+            seed=1,
+            name="stage",
+            scratch=scratch,
+        )

@@ -1,0 +1,63 @@
+"""What the README shows runs as it stands, and every command it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from everseg.cli import app, data_app
+from everseg.data import Stream
+from everseg.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["mask"].shape[0] == 1  # type: ignore[attr-defined]
+    assert "Route(name='polyps'" in capsys.readouterr().out
+
+
+def test_the_stream_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options are known; the data are not there, which is the only thing wrong with it."""
+    monkeypatch.delenv("EVERSEG_DATA", raising=False)
+    (text,) = blocks("yaml")
+    path = tmp_path / "stream.yaml"
+    path.write_text(text)
+    with pytest.raises(Exception, match=r"kvasir.*(folder|exist)"):
+        Stream.from_yaml(path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_command_exists(page: Path) -> None:
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    of_data = {c.name or c.callback.__name__ for c in data_app.registered_commands if c.callback}
+    text = page.read_text(encoding="utf-8")
+    for verb, second in re.findall(r"(?:^    |`)everseg ([a-z]+)(?: ([a-z]+))?", text, re.MULTILINE):
+        assert verb in commands | {"data"}, f"{page.name} names 'everseg {verb}'"
+        if verb == "data" and second:
+            assert second in of_data, f"{page.name} names 'everseg data {second}'"
+
+
+def test_every_method_is_in_the_table() -> None:
+    for name in METHODS:
+        assert f"| `{name}` |" in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
