@@ -433,7 +433,7 @@ def learning(made: Made, tmp_path: Path, *more: str) -> list[str]:
 def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
     everseg_command: Command, made: Made, tmp_path: Path
 ) -> None:
-    given = learning(made, tmp_path, "--set", "tune.fit.epochs=150")
+    given = learning(made, tmp_path, "--set", "tune.fit.epochs=80")
     child = subprocess.Popen(
         [sys.executable, "-m", "everseg", *given],
         env=environment(),

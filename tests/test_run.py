@@ -334,7 +334,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(micro_folder: Path, tm
     run(stream(), settings, tmp_path / "whole", base)
     given = {"stream": stream(), "config": settings, "out": tmp_path / "run"}
     chance = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         child = context.Process(target=runpy.run_path, args=(str(script), given))
         child.start()
         # From the first file on: before it there is nothing to lose.

@@ -268,3 +268,21 @@ def test_half_precision_halves_what_is_stored_and_trains() -> None:
     torch.testing.assert_close(half.float(), single, rtol=1e-3, atol=1e-4)
     selector = ModuleSelector(D, ["a"], generator=generator())
     assert train_selector(selector, {"a": half}, SelectorConfig(epochs=1), generator())["batches"] == 2
+
+
+def test_settling_makes_evaluation_agree_with_a_whole_batch() -> None:
+    """With the buffer's own statistics, evaluation gives what training sees of the whole buffer."""
+    rows = torch.randn(96, 16, generator=torch.Generator().manual_seed(3)) * 4 + 1
+    buffer = {"a": rows[:48], "b": rows[48:] + 2}
+    whole = torch.cat(list(buffer.values()))
+    gaps = {}
+    for settle in (True, False):
+        selector = ModuleSelector(16, ("a", "b"), generator=torch.Generator().manual_seed(0))
+        config = SelectorConfig(epochs=3, settle=settle)
+        train_selector(selector, buffer, config, torch.Generator().manual_seed(1))
+        evaluated = selector.probabilities(whole).detach()
+        momenta = [norm.momentum for norm in (selector.norm1, selector.norm2, selector.norm3)]
+        trained = selector.train()(whole).softmax(-1).detach()
+        gaps[settle] = float((evaluated - trained).abs().max())
+        assert momenta == [0.1, 0.1, 0.1]
+    assert gaps[True] < 0.02 < gaps[False]

@@ -26,6 +26,10 @@ class SelectorConfig:
     balance: weigh each domain by its inverse size, so that one of 80 images is not drowned by one of 300. We
         judge every domain alike and know nothing of what is asked next, so a uniform prior is the sound one;
         where all domains fill the buffer it changes nothing, not a bit. The published code does without.
+    settle: after training, take BatchNorm's statistics anew over the whole buffer. Those left by training are
+        an average over the last few batches of a network that was still moving; on four real domains and ten
+        seeds routing was right for 0.957 of the images in the worst case with them and for 0.988 without. The
+        published code does without.
     mask_unseen: a class that has not been learned yet cannot win. Matters where all classes exist from the
         start; the published code does without.
     """
@@ -36,10 +40,11 @@ class SelectorConfig:
     epochs: int = 25
     batch: int = 24
     balance: bool = True
+    settle: bool = True
     mask_unseen: bool = True
 
 
-REFERENCE = SelectorConfig(balance=False, mask_unseen=False)
+REFERENCE = SelectorConfig(balance=False, settle=False, mask_unseen=False)
 """The published code's numbers."""
 
 
@@ -222,6 +227,8 @@ def train_selector(
             loss.backward()
             optimiser.step()
             losses += loss.detach()
+    if config.settle:
+        _settle(selector, e_ND)
     selector.eval()
     with torch.no_grad():
         right = (selector(e_ND).argmax(-1) == target_N).float().mean()
@@ -230,6 +237,21 @@ def train_selector(
         "loss": float(losses) / batches,
         "accuracy": float(right),
     }
+
+
+@torch.no_grad()
+def _settle(selector: ModuleSelector, e_ND: Tensor) -> None:
+    """Set the running statistics of every BatchNorm to those of all embeddings, with the weights as they
+    are."""
+    norms = (selector.norm1, selector.norm2, selector.norm3)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches, here of one
+    selector.train()
+    selector(e_ND)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
