@@ -12,6 +12,7 @@ from everseg.data import Stream, write_synthetic_stream
 from everseg.methods import configure
 from everseg.models.bases import load_base
 from everseg.report.collect import collect
+from everseg.report.data import Example
 from everseg.report.page import write_report
 from everseg.report.storyboard import story
 from everseg.results import Results, Summary
@@ -53,6 +54,11 @@ def demo(out: Path, seed: int = 0) -> Iterator[Shown]:
         data = collect(current, stream)
         write_report(data, current.folder / "report.html")
         if method == "samcl":
-            best = sorted(data.examples, key=lambda e: e.iou_plain - e.iou_adapted)[:2]
+            largest = {e.domain: e for e in sorted(data.examples, key=_gain)}
+            best = sorted(largest.values(), key=_gain)[-2:]
             story(out / "story.png", {TITLES[m]: r for m, r in shown.items()}, best)
         yield Shown(method, current.folder, current.results, current.summary())
+
+
+def _gain(example: Example) -> float:
+    return example.iou_adapted - example.iou_plain
