@@ -38,11 +38,12 @@ SHELVES = (
     ("3b", "demo"),
     # Floor 4: the doors. The package's own __init__ gathers what four lines of Python need.
     ("4a", "__init__"),
-    ("4b", "cli"),
+    ("4b", "cli cli.*"),
     ("4c", "__main__"),
 )
 
 INWARD = {
+    "cli": "groups of verbs hang on one app and share their arguments",
     "data": "readers of several formats share how a sample is decoded and prompted",
     "merge": "the rules of merging share the statistics they merge by",
     "models": "the families of base models share the protocol and the windows",

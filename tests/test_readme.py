@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everseg.cli import app, data_app
+from everseg.cli.shared import app, data_app
 from everseg.data import Stream
 from everseg.methods import METHODS
 

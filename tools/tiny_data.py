@@ -182,7 +182,7 @@ def augment(images: Tensor, ids: Tensor, generator: torch.Generator) -> tuple[Te
         return torch.rand(shape, generator=generator) * (high - low) + low
 
     b = len(images)
-    scale = torch.exp(rand(math.log(0.5), math.log(1.25), b))
+    scale = torch.exp(rand(math.log(0.6), math.log(1.4), b))
     aspect = torch.exp(rand(-0.2, 0.2, b))
     angle = rand(-0.35, 0.35, b) * (rand(0, 1, b) < 0.5)
     flip = torch.where(rand(0, 1, b) < 0.5, 1.0, -1.0)

@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--instances", type=Path, action="append", default=[])
     parser.add_argument("--coco", type=Path, nargs=2, action="append", default=[], metavar=("IMAGES", "JSON"))
     parser.add_argument("--mobilenet", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="weights of an earlier run to go on from, in place of fresh ones")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--batch", type=int, default=16)
@@ -164,6 +165,12 @@ def main() -> None:
             if k.startswith("features.") and ".18." not in k[:12]
         }
     )
+    if args.init:
+        model.load_state_dict({k: v.float() for k, v in load_file(args.init).items()}, strict=False)
+    if device == "cpu":
+        # The decoder's attention is narrow (8 tokens by 256): the fused kernel's backward pass costs a fifth
+        # of a step more than plain products do.
+        model.mask_decoder.config._attn_implementation = "eager"
     # The first stages see every pixel at high resolution: most of the time, least to learn. They stay
     # ImageNet's.
     for block in stem.features[:7]:

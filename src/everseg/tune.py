@@ -180,7 +180,7 @@ def fit_adapter(
             taken = features if len(part) == len(examples) else {k: v[rows] for k, v in features.items()}
             prompts = stack_prompts([e.prompts for e in part]).to(base.device)
             truth = torch.cat([e.truth for e in part]).to(base.device)
-            logits, iou = forward(base, taken, prompts, adapter.bind)
+            logits, iou = forward(base, taken, prompts, adapter.bind, single=True)
             terms = samcl_terms(logits[:, 0], truth, iou[:, 0], config.loss)
             total = total + reduce_samcl(*terms, size, config.loss.reduction, config.loss.dice_weight)
         return total
@@ -200,13 +200,16 @@ Choose = Callable[[Features], Choice]
 """How a method picks what to add to each image of a batch, from the trunk's output alone."""
 
 
-def forward(base: Promptable, features: Features, prompts: FramePrompts, bind: Bind) -> tuple[Tensor, Tensor]:
-    """Logits (B, 1, h, w) and predicted IoU (B, 1) of rows that hold one object each."""
+def forward(
+    base: Promptable, features: Features, prompts: FramePrompts, bind: Bind, *, single: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, 1, h, w) and predicted IoU (B, 1) of rows that hold one object each; `single` as in
+    `Promptable.decode`."""
     rows = len(features[TAP])
     points, labels = _only(prompts.points), _only(prompts.labels)
     heat = click_heatmap(points, labels, base.image_size, base.grid, rows=rows, device=base.device)
     embedding = base.tail(features, bind(heat))
-    return base.decode(embedding, prompts)
+    return base.decode(embedding, prompts, single=single)
 
 
 def predict(

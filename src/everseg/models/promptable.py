@@ -91,8 +91,15 @@ class Promptable(Protocol):
 
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features: ...
 
-    def decode(self, embedding: Features, prompts: FramePrompts) -> tuple[Tensor, Tensor]:
-        """Logits (B, N, h, w) and predicted IoU (B, N)."""
+    def decode(
+        self, embedding: Features, prompts: FramePrompts, *, single: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, N, h, w) and predicted IoU (B, N).
+
+        single: the decoder's single-mask output whatever it is like, which is what training wants. Without it
+        a family that takes the best of its three further masks where the single one is unstable does so (SAM
+        2); SAM 1 has no such rule.
+        """
 
 
 def stretch(images: Sequence[Tensor], side: int) -> Tensor:

@@ -85,7 +85,9 @@ class Sam:
         after = None if adaptation is None else adaptation.neck_out()
         return {"image": embedding if after is None else embedding + after}
 
-    def decode(self, embedding: Features, prompts: FramePrompts) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, embedding: Features, prompts: FramePrompts, *, single: bool = False
+    ) -> tuple[Tensor, Tensor]:
         image = embedding["image"]
         if prompts.labels is None or not bool((prompts.labels == PADDING).any()):
             return self._decode(image, prompts)

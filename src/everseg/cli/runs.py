@@ -1,26 +1,16 @@
-"""The command line: one verb a function, thin; what a verb does lies below."""
+"""The verbs of a run: learn, evaluate, predict, report, compare, and the demo."""
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import json
-import logging
 import math
-import multiprocessing
-import signal
-import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from transformers.utils.logging import disable_progress_bar
 
-from everseg import __version__
-from everseg.data import SCENES, Stream, check, contact_sheet, write_points, write_synthetic_stream
+from everseg.cli.shared import AsJson, RunFolder, StreamFile, app, open_stream, out_console, own_stream
 from everseg.demo import demo as run_demo
 from everseg.distributed import world
 from everseg.errors import UserError
@@ -40,27 +30,9 @@ from everseg.results import (
     unseen_average,
 )
 from everseg.run import run_stages
-from everseg.runfolder import Evaluate, Run, RunConfig, learned_stages, load
+from everseg.runfolder import Evaluate, Run, RunConfig, load
 from everseg.scoring import ScoreConfig, score
 from everseg.types import PredictsAs
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make the data of a stream.")
-app.add_typer(data_app, name="data")
-# Where there is no terminal to fit into, tables keep their columns whole.
-out_console = Console(width=None if sys.stdout.isatty() else 160)
-
-StreamFile = Annotated[Path, typer.Argument(metavar="STREAM", help="stream file (YAML)")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
-
-
-@app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
-    """Keep one image segmenter up to date for ever: learn a stream of domains and forget nothing."""
-    if version:
-        print(__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -95,7 +67,7 @@ def learn(
         baseline,
     )
     current = None
-    for current in run_stages(_open_stream(stream, out), config, out):
+    for current in run_stages(open_stream(stream, out), config, out):
         if world().main and not as_json:
             out_console.print(table(current.results, "iou"))
     if not world().main:
@@ -120,7 +92,7 @@ def evaluate(
 ) -> None:
     """Score a run as it stands on every test image of a stream."""
     current = load(run)
-    opened = _open_stream(stream, run) if stream is not None else _own_stream(current)
+    opened = open_stream(stream, run) if stream is not None else own_stream(current)
     learner = current.learner
     if oracle and not isinstance(learner, PredictsAs):
         raise UserError(
@@ -188,7 +160,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: result matrix, forgetting, routing, storage, examples."""
     current = load(run)
-    opened = _own_stream(current) if examples else None
+    opened = own_stream(current) if examples else None
     path = write_report(collect(current, opened, max(1, examples)), out or run / "report.html")
     print(path)
 
@@ -223,66 +195,6 @@ def demo(
     print(f"report: {out / 'samcl' / 'report.html'}\npicture: {out / 'story.png'}")
 
 
-@data_app.command("check")
-def data_check(
-    stream: StreamFile,
-    sheet: Annotated[Path | None, typer.Option(help="PNG with samples of every stage")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Read every file of a stream and say what is wrong with each; exit code 1 if anything is."""
-    found = check(stream)
-    if as_json:
-        print(json.dumps(dataclasses.asdict(found)))
-    else:
-        print(found)
-    if sheet is not None:
-        contact_sheet(stream, sheet)
-        remarks.print(f"contact sheet: {sheet}")
-    if not found.ok:
-        raise typer.Exit(1)
-
-
-@data_app.command("points")
-def data_points(
-    masks: Annotated[Path, typer.Argument(help="folder of masks")],
-    seed: Annotated[int, typer.Option(help="of the clicks")] = 0,
-    clicks: Annotated[int, typer.Option(min=1, help="on each mask")] = 3,
-    mask_threshold: Annotated[
-        str, typer.Option(help="a grey value above which is object, or '==255'")
-    ] = "127",
-    force: Annotated[bool, typer.Option(help="replace a points.json that is there")] = False,
-) -> None:
-    """Draw clicks on every mask and write points.json beside them, in SAMCL's form but with a seed."""
-    threshold: Any = int(mask_threshold) if mask_threshold.isdigit() else mask_threshold
-    print(write_points(masks, seed=seed, clicks=clicks, threshold=threshold, force=force))
-
-
-@data_app.command("synthetic")
-def data_synthetic(
-    out: Annotated[Path, typer.Argument(help="folder to write")],
-    domain: Annotated[
-        list[str] | None, typer.Option(help=f"of {', '.join(SCENES)}; default: all but natural")
-    ] = None,
-    train: Annotated[int, typer.Option(min=1, help="training images a domain")] = 60,
-    test: Annotated[int, typer.Option(min=1, help="test images a domain")] = 20,
-    seed: Annotated[int, typer.Option(help="of every image")] = 0,
-) -> None:
-    """Write made-up domains as image folders with a stream file."""
-    print(write_synthetic_stream(out, tuple(domain or SCENES), train=train, test=test, seed=seed))
-
-
-def _open_stream(path: Path, run: Path) -> Stream:
-    """A stream file, in which the data of stages that `run` has learned may be gone."""
-    return Stream.from_yaml(path, learned_stages(run))
-
-
-def _own_stream(current: Run) -> Stream:
-    source = current.record.get("stream")
-    if not source:
-        raise UserError(f"{current.folder} was not made from a stream file; name one with --stream")
-    return _open_stream(Path(source), current.folder)
-
-
 def _figures(current: Run) -> dict[str, Any]:
     """A run in numbers, for JSON."""
     scores = {}
@@ -305,37 +217,3 @@ def _print_summary(current: Run) -> None:
     if oracle:
         mean = sum(v["iou"] for v in oracle.values()) / len(oracle)
         print(f"told every domain (oracle): AA {mean:.3f}")
-
-
-class Interrupted(BaseException):
-    """Ctrl-C. Typer would turn a KeyboardInterrupt into "Aborted" and exit code 1."""
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    if multiprocessing.parent_process() is None:  # A decoding worker is told by the process it works for.
-        raise Interrupted
-
-
-def main() -> None:
-    """The console command: sentences for people, exit code 2 for what they can mend."""
-    warnings.filterwarnings("ignore", module="torch.*")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    if not remarks.is_terminal:  # As for our own bars.
-        disable_progress_bar()
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror}; nothing was lost, mend it and run again",
-            file=sys.stderr,
-        )
-        sys.exit(2)
