@@ -74,7 +74,7 @@ CONFIG = FitConfig(epochs=4, batch=4, lr=0.05)
 
 
 def tuned(
-    config: FitConfig = CONFIG, scratch: Any = None, count: int = ROWS
+    config: FitConfig = CONFIG, scratch: Any = None, count: int = ROWS, scaled: bool = False
 ) -> tuple[nn.Module, dict[str, float]]:
     net = model()
     figures = fit(
@@ -86,6 +86,7 @@ def tuned(
         seed=1,
         name="stage",
         scratch=scratch or NoScratch(),
+        scaled=scaled,
     )
     return net, figures
 
@@ -200,11 +201,25 @@ def test_workers_change_nothing() -> None:
     assert same(tuned()[0], tuned(replace(CONFIG, workers=1))[0])
 
 
-def test_bfloat16_is_close_and_keeps_float32_parameters() -> None:
-    net, figures = tuned(replace(CONFIG, precision="bf16"))
-    _, loss = tuned()
-    assert all(p.dtype == torch.float32 for p in net.parameters())
-    assert figures["loss"] == pytest.approx(loss["loss"], rel=0.05)
+def test_scaling_the_loss_changes_nothing() -> None:
+    """A scale is a power of two: gradients come back to the bit. Also after an interruption."""
+    plain, loss = tuned()
+    net, scaled = tuned(scaled=True)
+    assert same(net, plain) and scaled["loss"] == loss["loss"]
+    scratch = Kept(saves=2)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(scratch=scratch, scaled=True)
+    scratch.left = -1
+    assert same(tuned(scratch=scratch, scaled=True)[0], plain)
+
+
+def test_a_step_whose_gradients_overflow_is_left_out() -> None:
+    net = model()
+    loss = loss_of(net)
+    keywords = {"seed": 1, "name": "stage", "scratch": NoScratch(), "scaled": True}
+    huge = lambda batch, size: loss(batch, size) * 1e36  # noqa: E731  # finite, but not 65,536 times
+    fit(list(net.parameters()), Rows(), collate, huge, replace(CONFIG, epochs=1), **keywords)
+    assert same(net, model())
 
 
 @pytest.mark.parametrize("config", [replace(CONFIG, epochs=0), CONFIG])

@@ -17,7 +17,7 @@ from everseg.models.promptable import TAP, to_frame
 from everseg.tune import TuneConfig, fit_adapter, pool, predict, prepare, with_adapter
 from everseg.types import NoScratch, PromptPrediction, Prompts, PromptSample, Query, Route
 
-OFF = CacheConfig("off")
+OFF = CacheConfig("off", "fp32")
 PRECISE = CacheConfig(precision="fp32")
 
 

@@ -1,6 +1,6 @@
 """SAMCL's AugModule: a low-rank adapter beside the attention that also reads where the user clicked.
 
-    attention_i(x) + B_i [ LN1_i(A x) + LN2_i(P) ]          P = ReLU(LN(L h)), h the click heat map
+    attention_i(x) + B_i C_i [ LN1_i(A x) + LN2_i(P) ]      P = ReLU(LN(L h)), h the click heat map
     neck(X + U P) + V P
 
 Shape suffixes: B rows, V windows of a row, w window side, M = V*w*w tokens of a row, Y X token grid, D token
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.config import at_least
 from everseg.errors import UserError
-from everseg.models.promptable import Promptable
+from everseg.models.promptable import Observe, Promptable
 from everseg.models.windows import partition
 
 
@@ -27,8 +28,9 @@ from everseg.models.windows import partition
 class AugConfig:
     """The shape of an AugModule. The defaults are the `paper` preset.
 
-    rank: r. neck: also add the prompt map around the neck, where the base has one. prompt_map: False gives
-    the paper's SLoRA, B_i A x with one A for all blocks, no norms and no neck.
+    rank: r. mix: with a matrix C_i for each block, as in RegCL's adapter and SAMCL's first version; else C_i
+    is the identity and no parameter. neck: also add the prompt map around the neck, where the base has one.
+    prompt_map: False gives the paper's SLoRA, B_i A x with one A for all blocks, no norms and no neck.
     neck_transposed: add the map to the neck with x and y swapped, as the published code does and its released
     modules were trained. window_heatmap: what a windowed block sees of the map: "partition" its own window,
     "thumbnail" the whole map shrunk to the window's size, the same for every window, as in the published
@@ -36,10 +38,14 @@ class AugConfig:
     """
 
     rank: int = 10
+    mix: bool = False
     neck: bool = True
     prompt_map: bool = True
     neck_transposed: bool = False
     window_heatmap: Literal["partition", "thumbnail"] = "partition"
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "rank")
 
 
 RELEASED = AugConfig(neck_transposed=True, window_heatmap="thumbnail")
@@ -56,8 +62,8 @@ class AugModule(nn.Module):
     initial weights.
 
     Parameters, with the released files' names: `down` (A), `up.i` (B_i), `norm_tokens.i` (norm1_i),
-    `norm_map.i` (norm2_i) for the i-th adapted block, `map_layer` (extra.layer, L), `map_norm` (extra.norm),
-    `neck_in` (extra.upward, U) and `neck_out` (extra.upward_, V).
+    `norm_map.i` (norm2_i), with `mix` also `mix.i` (C_i) for the i-th adapted block, `map_layer`
+    (extra.layer, L), `map_norm` (extra.norm), `neck_in` (extra.upward, U) and `neck_out` (extra.upward_, V).
 
     The ten inputs of L are equal, so P(h) = ReLU(LN(u h + b)) with u the sums of L's rows: that is what is
     computed, and all columns of L get one gradient. L is kept square to fit the released files.
@@ -82,6 +88,8 @@ class AugModule(nn.Module):
         r, count = self.config.rank, len(self.blocks)
         self.down = nn.Linear(width, r)
         self.up = nn.ModuleList([nn.Linear(r, width) for _ in range(count)])
+        if self.config.mix:
+            self.mix = nn.ModuleList([nn.Linear(r, r) for _ in range(count)])
         if self.config.prompt_map:
             self.norm_tokens = nn.ModuleList([nn.LayerNorm(r) for _ in range(count)])
             self.norm_map = nn.ModuleList([nn.LayerNorm(r) for _ in range(count)])
@@ -104,8 +112,9 @@ class AugModule(nn.Module):
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: A uniform in 1/sqrt(D), L as PyTorch's Linear; all that leads out is zero."""
-        _uniform(self.down.weight, generator)
-        nn.init.zeros_(self.down.bias)
+        for layer in (self.down, *(self.mix if self.config.mix else ())):
+            _uniform(layer.weight, generator)
+            nn.init.zeros_(layer.bias)
         outward = list(self.up)
         if self.config.prompt_map:
             _uniform(self.map_layer.weight, generator)
@@ -127,17 +136,26 @@ class AugModule(nn.Module):
         norms = [m for m in self.modules() if isinstance(m, nn.LayerNorm)]
         return self.total_parameters - sum(p.numel() for m in norms for p in m.parameters())
 
-    def bind(self, heat_BYX: Tensor) -> AugAdaptation:
-        """The module for one batch of rows with their heat maps (`heatmap.click_heatmap`, not transposed)."""
-        return AugAdaptation(dict(self.named_parameters()), self.blocks, self.config, heat_BYX)
+    def bind(self, heat_BYX: Tensor, observe: Observe | None = None) -> AugAdaptation:
+        """The module for one batch of rows with their heat maps (`heatmap.click_heatmap`, not transposed).
+
+        observe: called with the name of each linear layer and its input, as they are met.
+        """
+        return AugAdaptation(dict(self.named_parameters()), self.blocks, self.config, heat_BYX, observe)
 
 
 class AugAdaptation:
     """An AugModule, or a bank's modules, bound to a batch; see `models.promptable.Adaptation`."""
 
     def __init__(
-        self, weights: Weights, blocks: tuple[int, ...], config: AugConfig, heat_BYX: Tensor
+        self,
+        weights: Weights,
+        blocks: tuple[int, ...],
+        config: AugConfig,
+        heat_BYX: Tensor,
+        observe: Observe | None = None,
     ) -> None:
+        self.observe = observe
         self.weights = weights
         self.blocks = blocks
         self.config = config
@@ -145,13 +163,15 @@ class AugAdaptation:
         self.map_BYXr = self._prompt_map(heat_BYX) if config.prompt_map else None
 
     def attention(self, block: int, tokens: Tensor, window: int) -> Tensor | None:
-        """B_i [ LN1_i(A x) + LN2_i(P) ]: tokens (B*V, w, w, D), or (B, Y, X, D) if not `window` -> same."""
+        """B_i C_i [ LN1_i(A x) + LN2_i(P) ]: (B*V, w, w, D), or (B, Y, X, D) if not `window` -> the same."""
         if block not in self.blocks:
             return None
         i = self.blocks.index(block)
         low_BMr = self._linear("down", tokens.reshape(self.rows, -1, tokens.shape[-1]))
         if self.map_BYXr is not None:
             low_BMr = self._norm(f"norm_tokens.{i}", low_BMr) + self._map_tokens(i, window, low_BMr.shape[1])
+        if self.config.mix:
+            low_BMr = self._linear(f"mix.{i}", low_BMr)
         return self._linear(f"up.{i}", low_BMr).view_as(tokens)
 
     def neck_in(self) -> Tensor | None:
@@ -166,7 +186,10 @@ class AugAdaptation:
         """P = ReLU(LN(L (h, ..., h))): (B, Y, X) -> (B, Y, X, r)."""
         weight, bias = self.weights["map_layer.weight"], self.weights["map_layer.bias"]
         u, b = (x.view(-1, 1, x.shape[-1]) for x in (weight.sum(-1), bias))
-        raw_BMr = heat_BYX.reshape(self.rows, -1, 1) * u + b
+        heat_BM1 = heat_BYX.reshape(self.rows, -1, 1)
+        if self.observe is not None:
+            self.observe("map_layer", heat_BM1.expand(-1, -1, weight.shape[-1]))
+        raw_BMr = heat_BM1 * u + b
         return F.relu(self._norm("map_norm", raw_BMr)).view(*heat_BYX.shape, -1)
 
     def _map_tokens(self, i: int, window: int, count: int) -> Tensor:
@@ -190,6 +213,8 @@ class AugAdaptation:
         return added.permute(0, 3, 2, 1) if self.config.neck_transposed else added.permute(0, 3, 1, 2)
 
     def _linear(self, name: str, x_BMi: Tensor) -> Tensor:
+        if self.observe is not None:
+            self.observe(name, x_BMi)
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         if weight.dim() == 2:
             return F.linear(x_BMi, weight, bias)

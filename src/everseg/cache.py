@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,19 +15,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from everseg.models.promptable import Features, Promptable
+from everseg.config import MACHINE, at_least
+from everseg.models.promptable import Features, Promptable, resolved
 from everseg.types import Query
 
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """where: "memory", "disk" or "off". precision of what is kept. budget in bytes; once it is spent, further
+    """where: "memory", "disk" or "off". precision: what features are rounded to, kept or not, so that a run
+    may go on with another `where` and end with the same bits. budget in bytes; once it is spent, further
     features are computed each time: evicting would lose every entry just before an epoch comes back to it."""
 
-    where: Literal["memory", "disk", "off"] = "memory"
+    where: Literal["memory", "disk", "off"] = field(default="memory", metadata=MACHINE)
     precision: Literal["fp16", "fp32"] = "fp16"
-    budget: int = 4 * 2**30
-    folder: str = ""
+    budget: int = field(default=4 * 2**30, metadata=MACHINE)
+    folder: str = field(default="", metadata=MACHINE)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "budget")
 
 
 class FeatureCache:
@@ -39,8 +44,7 @@ class FeatureCache:
     def __init__(self, base: Promptable, config: CacheConfig) -> None:
         self.base = base
         self.config = config
-        half = config.precision == "fp16" and config.where != "off"
-        self.dtype = torch.float16 if half else torch.float32
+        self.dtype = torch.float16 if config.precision == "fp16" else torch.float32
         self.entries: dict[str, Features] = {}
         self.bytes = 0
         self.hits = 0
@@ -82,8 +86,10 @@ class FeatureCache:
         return bool(key) and self._name(key) in self.entries
 
     def _name(self, key: str) -> str:
-        tap = min(self.base.adapted)
-        return hashlib.sha256(f"{self.base.fingerprint}|{tap}|{self.dtype}|{key}".encode()).hexdigest()
+        base, tap = self.base, min(self.base.adapted)
+        precision = resolved(base.precision, base.device)
+        made_of = f"{base.fingerprint}|{tap}|{precision}|{self.dtype}|{key}"
+        return hashlib.sha256(made_of.encode()).hexdigest()
 
     def _get(self, key: str) -> Features | None:
         if not key or self.config.where == "off":

@@ -4,6 +4,7 @@ folder."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,6 +14,22 @@ from pydantic import TypeAdapter, ValidationError
 from everseg.errors import UserError, unknown
 
 C = TypeVar("C")
+
+MACHINE = {"machine": True}
+"""Metadata of a field that says how this machine goes about it (worker processes, where a cache lies): it may
+differ each time a run goes on, because nothing that is learned depends on it."""
+
+
+def at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse values of numeric fields below `least`, infinite or NaN.
+
+    Raises:
+        UserError: one is.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not least <= value < math.inf:
+            raise UserError(f"{name} is {value}; it must be a number from {least:g}")
 
 
 def override(config: C, assignments: Iterable[str]) -> C:
@@ -69,12 +86,30 @@ def _checked(kind: Any, value: Any, assignment: str) -> Any:
             raise UserError(f"--set {assignment!r}: {error.errors()[0]['msg'].lower()}") from error
 
 
-def plain(config: Any) -> Any:
-    """The configuration as dicts, lists and scalars, in the order of its fields."""
+def everywhere(config: C, name: str, value: Any) -> C:
+    """A copy of a nested dataclass in which each field of this name, however deep, has this value."""
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    new: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        inner = getattr(config, f.name)
+        if f.name == name:
+            new[name] = value
+        elif dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            new[f.name] = everywhere(inner, name, value)
+    return dataclasses.replace(config, **new)
+
+
+def plain(config: Any, machine: bool = True) -> Any:
+    """The configuration as dicts, lists and scalars, in the order of its fields; with or without those that
+    are this machine's business."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {
+            f.name: plain(getattr(config, f.name), machine)
+            for f in dataclasses.fields(config)
+            if machine or not f.metadata.get("machine")
+        }
     if isinstance(config, list | tuple):
-        return [plain(v) for v in config]
+        return [plain(v, machine) for v in config]
     return config
 
 

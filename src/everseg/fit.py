@@ -1,18 +1,18 @@
-"""The one gradient loop: precision, accumulation, several processes, and going on after an interruption."""
+"""The one gradient loop: accumulation, loss scaling, several processes, going on after an interruption."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from everseg.config import MACHINE, at_least
 from everseg.distributed import add_up, shard, world
 from everseg.errors import UserError
 from everseg.progress import bar
@@ -25,7 +25,7 @@ from everseg.types import Scratch
 class FitConfig:
     """epochs; steps: train so many steps whatever the number of examples, in as many epochs as that takes (0:
     `epochs` decides); batch: rows in one step over all processes; lr: at the start; optimiser and its decay;
-    schedule: see `schedule.lr_at`; clip: largest gradient norm (0: none); precision of the forward pass;
+    schedule: see `schedule.lr_at`; clip: largest gradient norm (0: none);
     micro_batch: rows of one process in one pass (0: all), gradients are accumulated; workers: decoding
     processes."""
 
@@ -37,15 +37,12 @@ class FitConfig:
     weight_decay: float = 0.0
     schedule: Schedule = "total"
     clip: float = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: int = 0
-    workers: int = 0
+    workers: int = field(default=0, metadata=MACHINE)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "batch", "lr", "weight_decay", "clip", "micro_batch", "workers"):
-            value, least = getattr(self, name), int(name == "batch")
-            if not least <= value < math.inf:
-                raise UserError(f"{name} is {value}; it must be a number from {least}")
+        at_least(self, 0, "epochs", "steps", "lr", "weight_decay", "clip", "micro_batch", "workers")
+        at_least(self, 1, "batch")
 
 
 class Examples(Protocol):
@@ -66,6 +63,7 @@ def fit(
     seed: int,
     name: str,
     scratch: Scratch,
+    scaled: bool = False,
 ) -> dict[str, float]:
     """Minimise `loss` over `examples` by gradient steps on `parameters`, in place.
 
@@ -77,6 +75,9 @@ def fit(
     the loop goes on from there and ends with the same bits, because each epoch's order is drawn from (seed,
     name, epoch).
 
+    scaled: scale the loss while its gradients are taken, which float16 wants: small ones would be lost. A
+    step whose gradients overflow is left out and the scale halved.
+
     Returns "loss" (mean of the last epoch over its steps), "steps" and "seconds" of this call.
 
     Raises:
@@ -87,7 +88,8 @@ def fit(
     per_epoch = math.ceil(len(examples) / config.batch)
     steps = (config.steps or config.epochs * per_epoch) if per_epoch else 0
     epochs = math.ceil(steps / per_epoch) if per_epoch else 0
-    start = _resume(parameters, optimiser, scratch.load(name), name)
+    scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+    start = _resume(parameters, optimiser, scaler, scratch.load(name), name)
     began, mean = time.perf_counter(), float("nan")
     with bar(name, max(0, steps - start * per_epoch)) as advance:
         for epoch in range(start, epochs):
@@ -102,10 +104,12 @@ def fit(
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 optimiser.zero_grad()
-                total += _step(parameters, pieces, loss, size, config.precision)
+                total += _accumulate(parameters, pieces, loss, size, scaler)
+                scaler.unscale_(optimiser)
                 if config.clip:
                     nn.utils.clip_grad_norm_(parameters, config.clip)
-                optimiser.step()
+                scaler.step(optimiser)
+                scaler.update()
                 advance(f"epoch {epoch + 1}/{epochs}")
             add_up([total])
             mean = float(total) / max(1, len(batches))
@@ -115,7 +119,7 @@ def fit(
                     "try a lower learning rate (--set tune.fit.lr=...)"
                 )
             if world().main:
-                scratch.save(name, _checkpoint(parameters, optimiser, epoch + 1, mean))
+                scratch.save(name, _checkpoint(parameters, optimiser, scaler, epoch + 1, mean))
     if start == epochs:  # Interrupted between the last epoch and what follows it.
         mean = (scratch.load(name) or {}).get("loss", mean)
     return {"loss": mean, "steps": float(steps), "seconds": time.perf_counter() - began}
@@ -140,22 +144,20 @@ def _batches(
         yield len(whole), (next(loader) for _ in parts)
 
 
-def _step(
+def _accumulate(
     parameters: Sequence[nn.Parameter],
     pieces: Any,
     loss: Callable[[Any, int], Tensor],
     size: int,
-    precision: str,
+    scaler: torch.amp.GradScaler,
 ) -> Tensor:
     """Accumulate gradients of one batch over its pieces and over processes; returns this process's share of
     the loss."""
     device = parameters[0].device
     total = torch.zeros((), device=device)
-    amp = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     for piece in pieces:
-        with amp:
-            value = loss(piece, size)
-        value.backward()
+        value = loss(piece, size)
+        scaler.scale(value).backward()
         total += value.detach()
     for p in parameters:
         if p.grad is None:  # A process whose share of the batch is empty still takes part in the sum.
@@ -170,7 +172,11 @@ def _optimiser(parameters: Sequence[nn.Parameter], config: FitConfig) -> torch.o
 
 
 def _checkpoint(
-    parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer, epoch: int, loss: float
+    parameters: Sequence[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    epoch: int,
+    loss: float,
 ) -> dict[str, Any]:
     state = optimiser.state_dict()["state"]
     return {
@@ -178,12 +184,14 @@ def _checkpoint(
         "loss": loss,
         "parameters": [p.detach() for p in parameters],
         "optimiser": {str(i): dict(entry) for i, entry in state.items()},
+        "scaler": scaler.state_dict(),
     }
 
 
 def _resume(
     parameters: Sequence[nn.Parameter],
     optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     kept: dict[str, Any] | None,
     name: str,
 ) -> int:
@@ -199,4 +207,5 @@ def _resume(
             p.copy_(value)
     whole = optimiser.state_dict()
     optimiser.load_state_dict(whole | {"state": {int(i): entry for i, entry in kept["optimiser"].items()}})
+    scaler.load_state_dict(kept["scaler"])
     return int(kept["epoch"])

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from everseg.models.promptable import Promptable
+from everseg.config import at_least
+from everseg.models.promptable import Observe, Promptable
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class LoRAConfig:
     """rank: r."""
 
     rank: int = 10
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "rank")
 
 
 class ParallelLoRA(nn.Module):
@@ -67,23 +71,30 @@ class ParallelLoRA(nn.Module):
         """All trainable numbers; there are no norms, so the paper's count is the same."""
         return sum(p.numel() for p in self.parameters())
 
-    def bind(self, heat_BYX: Tensor | None = None) -> LoRAAdaptation:
-        """The adapter for one batch of rows; clicks are of no account to it."""
-        return LoRAAdaptation(self)
+    def bind(self, heat_BYX: Tensor | None = None, observe: Observe | None = None) -> LoRAAdaptation:
+        """The adapter for one batch of rows; clicks are of no account to it.
+
+        observe: called with the name of each linear layer and its input, as they are met.
+        """
+        return LoRAAdaptation(self, observe)
 
 
 class LoRAAdaptation:
     """A ParallelLoRA bound to a batch; see `models.promptable.Adaptation`."""
 
-    def __init__(self, module: ParallelLoRA) -> None:
-        self.module = module
+    def __init__(self, module: ParallelLoRA, observe: Observe | None = None) -> None:
+        self.module, self.observe = module, observe
 
     def attention(self, block: int, tokens: Tensor, window: int) -> Tensor | None:
         """B_i A_i x: tokens (B*V, w, w, D), or (B, Y, X, D) where `window` is 0 -> the same."""
         if block not in self.module.blocks:
             return None
         i = self.module.blocks.index(block)
-        out: Tensor = self.module.up[i](self.module.down[i](tokens))
+        low: Tensor = self.module.down[i](tokens)
+        if self.observe is not None:
+            self.observe(f"down.{i}", tokens)
+            self.observe(f"up.{i}", low)
+        out: Tensor = self.module.up[i](low)
         return out
 
     def neck_in(self) -> Tensor | None:

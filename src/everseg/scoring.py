@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
+from everseg.config import MACHINE, at_least
 from everseg.distributed import gather, shard
 from everseg.metrics import binary_scores
 from everseg.progress import bar
@@ -28,7 +29,12 @@ class ScoreConfig:
 
     size: Literal["original"] | int = "original"
     resize: Literal["bilinear", "nearest"] = "bilinear"
-    workers: int = 0
+    workers: int = field(default=0, metadata=MACHINE)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "workers")
+        if self.size != "original":
+            at_least(self, 1, "size")
 
     @classmethod
     def presets(cls) -> dict[str, ScoreConfig]:

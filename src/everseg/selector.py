@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.config import at_least
 from everseg.errors import UserError
 
 
@@ -42,6 +43,11 @@ class SelectorConfig:
     balance: bool = True
     settle: bool = True
     mask_unseen: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "size")
+        at_least(self, 2, "batch")  # BatchNorm wants two
+        at_least(self, 0, "lr", "epochs")
 
 
 REFERENCE = SelectorConfig(balance=False, settle=False, mask_unseen=False)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.cache import CacheConfig, FeatureCache
+from everseg.distributed import shard
 from everseg.fit import FitConfig, fit
 from everseg.heatmap import click_heatmap
 from everseg.losses import REFERENCE, LossConfig, reduce_samcl, samcl_terms
@@ -24,7 +25,9 @@ from everseg.models.promptable import (
     Adaptation,
     Features,
     FramePrompts,
+    Observe,
     Promptable,
+    resolved,
     stack_prompts,
     to_frame,
 )
@@ -53,9 +56,12 @@ class TuneConfig:
 
 
 class Adapter(Protocol):
-    """A module that adapts the tail once it is bound to a batch's click maps (B, Y, X)."""
+    """A module that adapts the tail once it is bound to a batch's click maps (B, Y, X).
 
-    def bind(self, heat: Tensor, /) -> Adaptation: ...
+    `observe` is shown the inputs of its linear layers.
+    """
+
+    def bind(self, heat: Tensor, /, observe: Observe | None = None) -> Adaptation: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -186,8 +192,36 @@ def fit_adapter(
         return total
 
     parameters = [p for p in adapter.parameters() if p.requires_grad]
-    figures = fit(parameters, prepared, collate, loss, config.fit, seed=seed, name=name, scratch=scratch)
+    figures = fit(
+        parameters,
+        prepared,
+        collate,
+        loss,
+        config.fit,
+        seed=seed,
+        name=name,
+        scratch=scratch,
+        scaled=resolved(base.precision, base.device) == "fp16",
+    )
     return figures | {"trainable_parameters": float(sum(p.numel() for p in parameters))}
+
+
+def observe_inputs(
+    adapter: Adapter, base: Promptable, prepared: Prepared, observe: Observe, name: str
+) -> None:
+    """Run the tail over every row of a prepared stage and show `observe` what the adapter's linear layers are
+    given. Without gradients; the rows are shared out among the processes."""
+    rows = shard(range(len(prepared)))
+    with torch.inference_mode(), bar(f"{name}: statistics", len(rows)) as advance:
+        for start in range(0, len(rows), PREDICT_BATCH):
+            examples = [prepared[i] for i in rows[start : start + PREDICT_BATCH]]
+            features = prepared.cache.features([e.query for e in examples])
+            for kind in _kinds([e.prompts for e in examples]):
+                prompts = stack_prompts([examples[i].prompts for i in kind]).to(base.device)
+                heat = _heat(base, prompts, len(kind))
+                base.tail({k: v[kind] for k, v in features.items()}, adapter.bind(heat, observe))
+            for _ in examples:
+                advance("")
 
 
 Bind = Callable[[Tensor], Adaptation | None]
@@ -205,10 +239,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, 1, h, w) and predicted IoU (B, 1) of rows that hold one object each; `single` as in
     `Promptable.decode`."""
-    rows = len(features[TAP])
-    points, labels = _only(prompts.points), _only(prompts.labels)
-    heat = click_heatmap(points, labels, base.image_size, base.grid, rows=rows, device=base.device)
-    embedding = base.tail(features, bind(heat))
+    embedding = base.tail(features, bind(_heat(base, prompts, len(features[TAP]))))
     return base.decode(embedding, prompts, single=single)
 
 
@@ -283,6 +314,12 @@ def _kinds(rows: Sequence[FramePrompts]) -> list[list[int]]:
         clicks = 0 if row.points is None else row.points.shape[-2]
         kinds.setdefault((clicks, row.boxes is not None), []).append(index)
     return list(kinds.values())
+
+
+def _heat(base: Promptable, prompts: FramePrompts, rows: int) -> Tensor:
+    """The click maps (B, Y, X) of rows that hold one object each."""
+    points, labels = _only(prompts.points), _only(prompts.labels)
+    return click_heatmap(points, labels, base.image_size, base.grid, rows=rows, device=base.device)
 
 
 def _only(x: Tensor | None) -> Tensor | None:

@@ -19,6 +19,7 @@ from transformers import SamConfig, SamModel
 
 from everseg.aug import AugAdaptation
 from everseg.heatmap import click_heatmap
+from everseg.models.original import FOURIER, original_names
 from everseg.models.promptable import TAP, Features, FramePrompts
 from everseg.models.sam import MEAN, STD, Sam
 from everseg.selector import ModuleSelector, from_released
@@ -96,11 +97,10 @@ def camo(base: Sam, tap: Features, data_root: Path) -> Pass:
 
 def test_the_model_has_the_original_tensors(base: Sam) -> None:
     state = base.model.state_dict()
-    names = formula.original_names(state)
+    names = original_names(base.model)
     assert len(names) == len(set(names.values())) == 314
     # The Fourier features of positions (2, 128) are a buffer there, and no parameter.
-    fourier = state["shared_image_embedding.positional_embedding"].numel()
-    assert sum(state[n].numel() for n in names) - fourier == 93_735_472
+    assert sum(state[n].numel() for n in names) - state[FOURIER].numel() == 93_735_472
 
 
 def test_the_trunk(tap: Features) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden.released import DOMAINS, load_released, released_state
+from golden.released import DOMAINS, load_released
 from torch import Tensor
 
 from everseg.aug import AugBank
 from everseg.heatmap import click_heatmap
-from everseg.selector import ModuleSelector, from_released
+from everseg.released import read_module, read_selector
+from everseg.selector import ModuleSelector
 
 pytestmark = pytest.mark.realdata
 
@@ -149,16 +150,16 @@ def test_a_bank_of_released_modules_computes_the_same(data_root: Path, heat: Ten
 @pytest.mark.parametrize(("family", "domain"), ALL)
 def test_one_of_the_two_norm_biases_is_redundant(data_root: Path, family: str, domain: str) -> None:
     """Their gradients are equal, so training left them equal to the bit."""
-    state, blocks = released_state(data_root / "samcl_released" / family / f"{domain}.pth")
-    for i in range(len(blocks)):
-        assert torch.equal(state[f"norm1_{i:03}.bias"], state[f"norm2_{i:03}.bias"])
+    found = read_module(data_root / "samcl_released" / family / f"{domain}.pth")
+    for i in range(len(found.shape.blocks)):
+        assert torch.equal(found.weights[f"norm_tokens.{i}.bias"], found.weights[f"norm_map.{i}.bias"])
 
 
 @pytest.mark.parametrize(("family", "width", "batches"), [("SAM1", 768, 6300), ("SAM2", 384, 6400)])
 def test_the_released_selectors(data_root: Path, family: str, width: int, batches: int) -> None:
     path = data_root / "samcl_released" / family / "Module_Selector.pth"
     selector = ModuleSelector(width, (*DOMAINS, "COCO"))
-    selector.load_state_dict(from_released(torch.load(path, map_location="cpu", weights_only=True)))
+    selector.load_state_dict(read_selector(path).first(6))
     assert selector.norm1.num_batches_tracked is not None
     assert int(selector.norm1.num_batches_tracked) == batches
     selector.eval()
@@ -176,7 +177,7 @@ def test_the_released_selectors(data_root: Path, family: str, width: int, batche
 def test_folding_a_released_selector_keeps_its_choices(data_root: Path) -> None:
     path = data_root / "samcl_released" / "SAM1" / "Module_Selector.pth"
     selector = ModuleSelector(768, (*DOMAINS, "COCO"))
-    selector.load_state_dict(from_released(torch.load(path, map_location="cpu", weights_only=True)))
+    selector.load_state_dict(read_selector(path).first(6))
     selector.eval()
     e = torch.randn(1000, 768, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Base models by name: the embedded one, folders, and every way in which a folder is none."""
+"""Base models by name: the embedded one, files, folders, and every way in which a folder is none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from everseg.errors import UserError
 from everseg.models import bases
 from everseg.models.bases import TINY, load_base
+from everseg.models.checkpoints import HIERA, Hiera
+from everseg.models.original import FOURIER, TWIN, to_original
 from everseg.models.promptable import TAP
+from everseg.models.sam import Sam
+from everseg.models.sam2 import Sam2
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -64,6 +69,60 @@ def test_the_embedded_base_loads_and_its_hash_is_held(
         load_base(TINY)
 
 
+def test_sam_has_one_fingerprint_in_every_form(micro_model: Any, micro_folder: Path, tmp_path: Path) -> None:
+    """So a run may go on with the same weights from somewhere else."""
+    torch.save(to_original(micro_model), tmp_path / "sam.pth")
+    torch.save(to_original(micro_model), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(to_original(micro_model), tmp_path / "sam.safetensors")
+    bases = [load_base(str(p)) for p in (*sorted(tmp_path.iterdir()), micro_folder)]
+    assert len({base.fingerprint for base in bases}) == 1
+    assert all(isinstance(base, Sam) for base in bases)
+    assert bases[0].name == str(tmp_path / "old.pth")
+    assert not any(p.requires_grad for p in bases[0].model.parameters())
+    assert not bases[0].model.training
+    assert load_base(str(tmp_path / "sam.pth"), first=3).adapted == (3,)
+
+
+def test_sam2_has_one_fingerprint_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the hub it is a model of videos; that of images is in it."""
+    stages = (1, 2, 3, 1)
+    monkeypatch.setitem(HIERA, (8, stages), Hiera("micro", 1, (8, 4, 14, 7), (4,)))
+    backbone = {"hidden_size": 8, "blocks_per_stage": list(stages), "embed_dim_per_stage": [8, 16, 32, 64]}
+    backbone |= {"model_type": "sam2_hiera_det_model", "global_attention_blocks": [4]}
+    vision = {"backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32}
+    prompt, decoder = {"hidden_size": 32}, {"hidden_size": 32, "mlp_dim": 40, "iou_head_hidden_dim": 24}
+    parts = {"prompt_encoder_config": prompt, "mask_decoder_config": decoder}
+    memory = {"memory_attention_hidden_size": 32, "memory_attention_feed_forward_hidden_size": 32}
+    memory |= {"memory_encoder_hidden_size": 32, "memory_encoder_output_channels": 16}
+    memory |= {"mask_downsampler_embed_dim": 32, "memory_fuser_embed_dim": 32}
+    video = Sam2VideoModel(Sam2VideoConfig(vision_config=vision, **parts, **memory))
+    state = video.state_dict()
+    state[TWIN].copy_(state[FOURIER])
+    video.save_pretrained(tmp_path / "video")
+    image = Sam2Model(Sam2Config(vision_config=vision, **parts))
+    image.load_state_dict({name: state[name] for name in image.state_dict()})
+    image.save_pretrained(tmp_path / "image")
+    torch.save({"model": to_original(image)}, tmp_path / "sam2.pt")
+    found = [load_base(str(p)) for p in sorted(tmp_path.iterdir())]
+    assert [type(base) for base in found] == [Sam2, Sam2, Sam2]
+    assert len({base.fingerprint for base in found}) == 1
+    assert {base.adapted for base in found} == {(5,)}
+    configs = [base.model.config.to_dict() for base in found]
+    for part in (*parts, "vision_config"):
+        one, *others = (plain(config[part]) for config in configs)
+        assert all(other == one for other in others), part
+    assert all(value.dtype == torch.float32 for base in found for value in base.model.state_dict().values())
+    image.half().save_pretrained(tmp_path / "half")
+    half = load_base(str(tmp_path / "half"))
+    assert all(value.dtype == torch.float32 for value in half.model.state_dict().values())
+
+
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without how and from where it was loaded."""
+    kept = {k: v for k, v in config.items() if k not in ("dtype", "_name_or_path", "transformers_version")}
+    return {k: plain(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"base 'nobody/nothing' was found neither as a folder nor on the hub"
@@ -76,11 +135,18 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
-    (tmp_path / "sam.pth").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"sam\.pth' is a file"):
-        load_base(str(tmp_path / "sam.pth"))
-    with pytest.raises(UserError, match=r"has no config\.json"):
+    with pytest.raises(UserError, match=r"has no config\.json: .* save_pretrained wrote$"):
         load_base(str(tmp_path))
+    (tmp_path / "sam.pth").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"sam\.pth was written neither by torch\.save nor by safetensors"):
+        load_base(str(tmp_path / "sam.pth"))
+    with pytest.raises(
+        UserError, match=r"has no config\.json: .* for the checkpoint in it give .*/sam\.pth$"
+    ):
+        load_base(str(tmp_path))
+    for suffix in (".pth", ".pt", ".safetensors"):
+        with pytest.raises(UserError, match="is no file that is there; give the path of a checkpoint"):
+            load_base(str(tmp_path / f"other{suffix}"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +155,10 @@ def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
         ("{", "found neither"),
         ("[]", ""),
         ("", ""),
-        ('{"model_type": "vit"}', "is a 'vit' model; everseg adapts the SAM 1 family"),
+        ('{"model_type": "vit"}', "is a 'vit' model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"),
+        ('{"model_type": "sam_hq"}', "is a 'sam_hq' model; everseg adapts SAM 1"),
+        ('{"model_type": "edgetam"}', "edgetam"),
+        ('{"model_type": "sam3_tracker"}', "is a 'sam3_tracker' model; everseg adapts SAM 1"),
         ('{"model_type": "no-such"}', ""),
         ("{}", ""),
     ],

@@ -1,4 +1,4 @@
-"""Base models by name: the embedded one, a local folder, a hub id."""
+"""Base models by name: the embedded one, a checkpoint file of Meta's, a local folder, a hub id."""
 
 from __future__ import annotations
 
@@ -8,29 +8,60 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, SamConfig, SamModel
+from transformers import AutoConfig, Sam2Config, Sam2Model, Sam2VideoConfig, SamConfig, SamModel
 
 from everseg.errors import UserError
 from everseg.files import sha256_file
+from everseg.models.checkpoints import SUFFIXES, load_checkpoint
+from everseg.models.original import TWIN
+from everseg.models.promptable import Precision
 from everseg.models.sam import Sam
+from everseg.models.sam2 import Sam2
 from everseg.models.tiny import build_tiny_sam
 
 TINY = "tiny"
 WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 
 
-def load_base(name: str = TINY, *, first: int | None = None, device: torch.device | None = None) -> Sam:
+def load_base(
+    name: str = TINY,
+    *,
+    first: int | None = None,
+    device: torch.device | None = None,
+    precision: Precision = "auto",
+) -> Sam | Sam2:
     """A frozen base model.
 
-    name: "tiny", the embedded base; a folder written by transformers' `save_pretrained`; or a hub id such as
-    "facebook/sam-vit-base", taken from the local hub cache or downloaded by transformers.
-    first: the first adapted block, by default `first_adapted(depth)`.
+    name: "tiny", the embedded base; a file as Meta publishes them, such as sam_vit_b_01ec64.pth or
+    sam2.1_hiera_tiny.pt; a folder written by transformers' `save_pretrained`; or a hub id such as
+    "facebook/sam-vit-base", taken from the local hub cache or downloaded by transformers. The same weights
+    have the same fingerprint in each form.
+    first: the first adapted block, by default what suits the family.
+    precision: what it computes in.
 
     Raises:
-        UserError: there is no such model, it is not of the SAM family, or its files are damaged.
+        UserError: there is no such model, it is neither SAM 1 nor SAM 2, or its files are damaged.
     """
-    base = Sam(_tiny() if name == TINY else _pretrained(name), name, first)
+    model = _model(name)
+    base = Sam2(model, name, first) if isinstance(model, Sam2Model) else Sam(model, name, first)
+    base.precision = precision
     return base if device is None else base.to(device)
+
+
+def from_anywhere(name: str) -> str:
+    """A base's name as a run keeps it, which is read from anywhere later: a path becomes absolute."""
+    return name if name == TINY or not Path(name).exists() else str(Path(name).resolve())
+
+
+def _model(name: str) -> SamModel | Sam2Model:
+    if name == TINY:
+        return _tiny()
+    path = Path(name)
+    if path.is_file():
+        return load_checkpoint(path)
+    if path.suffix in SUFFIXES and not path.exists():
+        raise UserError(f"base {name!r} is no file that is there; give the path of a checkpoint")
+    return _pretrained(name)
 
 
 def _tiny() -> SamModel:
@@ -41,47 +72,57 @@ def _tiny() -> SamModel:
     weights = {key: value.float() for key, value in load_file(WEIGHTS).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # The prompt encoder's positions are tied to the image's and stored once; batch counters are of no use.
-    left_out = [
-        k for k in missing if "num_batches_tracked" not in k and "prompt_encoder.shared_embedding" not in k
-    ]
+    left_out = [k for k in missing if "num_batches_tracked" not in k and k != TWIN]
     assert not left_out and not unexpected, (left_out, unexpected)
     return model
 
 
-def _pretrained(name: str) -> SamModel:
+def _pretrained(name: str) -> SamModel | Sam2Model:
     path = Path(name)
-    if path.is_file():
-        raise UserError(
-            f"base {name!r} is a file: give a folder that transformers' save_pretrained wrote, "
-            f"a hub id or {TINY!r}"
-        )
     if path.exists() and not (path / "config.json").is_file():
+        files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+        hint = f"; for the checkpoint in it give {files[0]}" if files else ""
         raise UserError(
-            f"base {name!r} has no config.json: it is not a folder that transformers' save_pretrained wrote"
+            f"base {name!r} has no config.json: it is not a folder that transformers' save_pretrained "
+            f"wrote{hint}"
         )
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(
             f"base {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); "
-            f"give {TINY!r}, a folder, or an id such as facebook/sam-vit-base"
+            f"give {TINY!r}, a checkpoint file, a folder, or an id such as facebook/sam-vit-base"
         ) from error
-    if not isinstance(config, SamConfig):
+    if isinstance(config, Sam2VideoConfig):
+        config = _image_part(config)
+    if not isinstance(config, SamConfig | Sam2Config):
         raise UserError(
-            f"base {name!r} is a {config.model_type!r} model; everseg adapts the SAM 1 family ('sam')"
+            f"base {name!r} is a {config.model_type!r} model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"
         )
+    kind = Sam2Model if isinstance(config, Sam2Config) else SamModel
     try:
-        model, report = SamModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+        model, report = kind.from_pretrained(
+            name, config=config, output_loading_info=True, dtype=torch.float32
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the weights of base {name!r} cannot be read ({_first_line(error)}); fetch them again"
         ) from error
-    missing = [k for k in report["missing_keys"] if "prompt_encoder.shared_embedding" not in k]
+    missing = sorted(k for k in report["missing_keys"] if k != TWIN)
     if missing:
         raise UserError(
             f"the weights of base {name!r} are incomplete: {missing[0]} and {len(missing) - 1} more missing"
         )
     return model
+
+
+def _image_part(video: Sam2VideoConfig) -> Sam2Config:
+    """SAM 2 on the hub is a model of videos; that of images is the part of it with the same names."""
+    parts = {}
+    for name in ("prompt_encoder_config", "mask_decoder_config"):
+        parts[name] = getattr(video, name).to_dict()
+        del parts[name]["model_type"]
+    return Sam2Config(vision_config=video.vision_config, **parts)
 
 
 def _first_line(error: Exception) -> str:

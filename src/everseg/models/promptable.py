@@ -10,9 +10,10 @@ token grid, D the tokens' width, h w the logits' size. Prompts at this level are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import wraps
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,8 +27,15 @@ from; families with a feature pyramid add the levels their decoder wants."""
 
 TAP = "tap"
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""What a base computes in; its weights stay float32. "auto": bf16 where the accelerator has it, else fp32."""
+
 PADDING = -10
 """The label of a click that is none: it fills up objects that have fewer clicks than others."""
+
+
+Observe = Callable[[str, Tensor], None]
+"""Told the name of an adapter's linear layer and its input, (..., in), each time the layer is applied."""
 
 
 class Adaptation(Protocol):
@@ -80,6 +88,7 @@ class Promptable(Protocol):
     channels: int  # C, of the image embedding
     adapted: tuple[int, ...]  # the blocks of the tail, which a method may adapt
     has_neck: bool  # whether neck_in and neck_out are honoured
+    precision: Precision
 
     @property
     def device(self) -> torch.device: ...
@@ -100,6 +109,35 @@ class Promptable(Protocol):
         a family that takes the best of its three further masks where the single one is unstable does so (SAM
         2); SAM 1 has no such rule.
         """
+
+
+def resolved(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """What "auto" means on a device."""
+    if precision != "auto":
+        return precision
+    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has else "fp32"
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def mixed(method: Method) -> Method:
+    """Run a base's method in the base's `precision`. What it returns, a dict or a tuple of tensors, is float32
+    again: so are losses, statistics and decisions."""
+
+    @wraps(method)
+    def run(base: Promptable, *arguments: Any, **named: Any) -> Any:
+        kind = resolved(base.precision, base.device)
+        if kind == "fp32":
+            return method(base, *arguments, **named)
+        with torch.autocast(base.device.type, torch.bfloat16 if kind == "bf16" else torch.float16):
+            out = method(base, *arguments, **named)
+        if isinstance(out, dict):
+            return {name: value.float() for name, value in out.items()}
+        return tuple(value.float() for value in out)
+
+    return run  # type: ignore[return-value]  # of the same signature
 
 
 def stretch(images: Sequence[Tensor], side: int) -> Tensor:

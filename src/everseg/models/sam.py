@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import SamModel
 
 from everseg.files import sha256_tensors
@@ -20,8 +21,10 @@ from everseg.models.promptable import (
     Adaptation,
     Features,
     FramePrompts,
+    Precision,
     by_clicks,
     first_adapted,
+    mixed,
     stretch,
 )
 from everseg.models.windows import partition, unpartition
@@ -29,11 +32,15 @@ from everseg.models.windows import partition, unpartition
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
+PIECE = 2**27
+"""Bytes of relative positions that an attention makes at a time; see `_attention`."""
+
 
 class Sam:
     """A frozen SAM. `first` is the first adapted block (default: `first_adapted(depth)`)."""
 
     has_neck = True
+    precision: Precision = "auto"
 
     def __init__(self, model: SamModel, name: str, first: int | None = None) -> None:
         vision = model.config.vision_config
@@ -66,6 +73,7 @@ class Sam:
         std = torch.tensor(STD, device=self.device).view(3, 1, 1)
         return (square - mean) / std
 
+    @mixed
     def trunk(self, pixels: Tensor) -> Features:
         x = self.encoder.patch_embed(pixels)
         if self.encoder.pos_embed is not None:
@@ -74,6 +82,7 @@ class Sam:
             x = _block(layer, x)
         return {TAP: x}
 
+    @mixed
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features:
         x = features[TAP]
         for index in self.adapted:
@@ -85,6 +94,7 @@ class Sam:
         after = None if adaptation is None else adaptation.neck_out()
         return {"image": embedding if after is None else embedding + after}
 
+    @mixed
     def decode(
         self, embedding: Features, prompts: FramePrompts, *, single: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -119,9 +129,40 @@ class Sam:
 def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: int = -1) -> Tensor:
     """One transformer block: x (B, Y, X, D) -> the same, with an adaptation beside the attention."""
     tokens = partition(layer.layer_norm1(x), layer.window_size)
-    attended, _ = layer.attn(hidden_states=tokens)
+    attended = _attention(layer.attn, tokens)
     added = None if adaptation is None else adaptation.attention(index, tokens, layer.window_size)
     if added is not None:
         attended = attended + added
     x = x + unpartition(attended, layer.window_size, (x.shape[1], x.shape[2]))
     return x + layer.mlp(layer.layer_norm2(x))
+
+
+def _attention(attention: Any, tokens_BYXD: Tensor) -> Tensor:
+    """transformers' attention, the same numbers. Where no gradient wants them kept, the relative positions are
+    made in pieces: whole, they are a number for each head and pair of tokens, 805 MB for one image in a
+    global block of ViT-B."""
+    b, y, x, _ = tokens_BYXD.shape
+    heads = attention.num_attention_heads
+    one = 4 * heads * (y * x) ** 2
+    learning = torch.is_grad_enabled() and tokens_BYXD.requires_grad
+    if learning or not attention.use_rel_pos or b * one <= PIECE:
+        return attention(hidden_states=tokens_BYXD)[0]
+    if one <= PIECE:
+        return torch.cat([attention(hidden_states=part)[0] for part in tokens_BYXD.split(PIECE // one)])
+    qkv = attention.qkv(tokens_BYXD).reshape(b, y * x, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    down = attention.get_rel_pos(y, y, attention.rel_pos_h)
+    along = attention.get_rel_pos(x, x, attention.rel_pos_w)
+    rows = max(1, PIECE // (one // y))
+    images = []
+    for query, key, value in zip(*qkv, strict=True):  # (heads, Y*X, c) of one image
+        grid, pieces = query.reshape(heads, y, x, -1), []
+        for first in range(0, y, rows):
+            part = grid[:, first : first + rows]
+            bias = torch.einsum("nywc,ykc->nywk", part, down[first : first + rows])[..., :, None]
+            bias = bias + torch.einsum("nywc,wkc->nywk", part, along)[..., None, :]
+            here = part.flatten(1, 2)
+            mask = bias.reshape(1, heads, here.shape[1], y * x)
+            pieces.append(F.scaled_dot_product_attention(here[None], key[None], value[None], attn_mask=mask))
+        images.append(torch.cat(pieces, 2))
+    joined = torch.cat(images).permute(0, 2, 1, 3)
+    return attention.proj(joined.reshape(b, y, x, -1))
