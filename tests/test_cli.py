@@ -409,14 +409,59 @@ def test_other_refusals(everseg_command: Command, made: Made, tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("arguments", [["learn"], ["learn", "x", "--out"], ["lern"], ["learn", "--no-such"]])
-def test_a_wrong_command_has_exit_code_2_and_no_traceback(
-    everseg_command: Command, arguments: list[str]
-) -> None:
-    done = everseg_command(*arguments)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["learn"], "STREAM"),
+        (["learn", "x", "--out"], "--out"),
+        (["lern"], "learn"),
+        (["learn", "--no-such"], "--no-such"),
+        (["report", "x", "--examples", "99"], "--examples"),
+        (["learn", "x", "--out", "y", "--workers", "many"], "--workers"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(everseg_command: Command, arguments: list[str], said: str) -> None:
+    refused(everseg_command(*arguments), said)
+
+
+def test_no_command_is_a_question_for_help(everseg_command: Command) -> None:
+    done = everseg_command()
     assert done.code == 2
-    assert "Traceback" not in done.err
-    assert "Error" in done.err or "Usage" in done.err
+    assert "learn" in done.out and done.err == ""
+
+
+def test_workers_decode_and_change_nothing(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    """Not the bytes of what is learned, nor whether a run may go on."""
+    given = ["learn", made.stream, "--base", made.base, *SMALL]
+    assert everseg_command(*given, "--out", tmp_path / "run", "--workers", 2).code == 0
+    states = [next(run.glob("state-*.safetensors")).read_bytes() for run in (made.run, tmp_path / "run")]
+    assert states[0] == states[1]
+    again = everseg_command(*given, "--out", tmp_path / "run", "--set", "cache.where=disk")
+    assert (again.code, "nothing new" in again.err) == (0, True)
+    assert everseg_command("evaluate", made.run, "--workers", 2).code == 0
+
+
+def test_a_run_finds_its_base_where_it_lies_now(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.run, tmp_path / "run")
+    shutil.copytree(made.base, tmp_path / "base")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["config"]["base"] = str(tmp_path / "gone")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    refused(everseg_command("evaluate", tmp_path / "run"), "gone")
+    assert everseg_command("evaluate", tmp_path / "run", "--base", tmp_path / "base").code == 0
+    given = ["learn", made.stream, "--out", tmp_path / "run", "--base", tmp_path / "base", *SMALL]
+    assert "nothing new" in everseg_command(*given).err
+
+
+@pytest.mark.parametrize(
+    "setting", ["aug.rank=0", "selector.size=0", "selector.batch=1", "selector.lr=-1", "cache.budget=-5"]
+)
+def test_numbers_that_cannot_be_are_refused(
+    everseg_command: Command, made: Made, tmp_path: Path, setting: str
+) -> None:
+    done = everseg_command("learn", made.stream, "--out", tmp_path / "run", "--set", setting)
+    refused(done, "it must be a number from")
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- as a process

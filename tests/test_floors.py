@@ -28,13 +28,13 @@ SHELVES = (
     # Floor 1: the parts a method is made of.
     ("1a", "data heatmap instances losses merge metrics models progress results schedule"),
     ("1b", "aug cache fit lora selector"),
-    ("1c", "tune"),
+    ("1c", "released tune"),
     # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.
     ("2a", "methods methods.* scoring"),
     ("2b", "runfolder"),
-    ("2c", "run"),
+    ("2c", "adopt run"),
     # Floor 3: what is made of a run. The demo runs a stream and reports on it.
-    ("3a", "export inference report serve"),
+    ("3a", "doctor export inference report serve"),
     ("3b", "demo"),
     # Floor 4: the doors. The package's own __init__ gathers what four lines of Python need.
     ("4a", "__init__"),
@@ -45,6 +45,7 @@ SHELVES = (
 INWARD = {
     "cli": "groups of verbs hang on one app and share their arguments",
     "data": "readers of several formats share how a sample is decoded and prompted",
+    "doctor": "a forecast multiplies what the probe measured on the machine that was looked at",
     "merge": "the rules of merging share the statistics they merge by",
     "models": "the families of base models share the protocol and the windows",
     "report": "a page is put together from its figures, tables and pictures",

@@ -232,6 +232,20 @@ def test_a_box_may_end_where_the_image_does(learned: Run, tmp_path: Path) -> Non
     assert predict_files(learned, [path], prompts_of([], [], ["0,0,50,40"]), tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["x_mask.png", "x_mask_2.png", "x.json"])
+def test_files_of_others_are_not_replaced(learned: Run, tmp_path: Path, name: str) -> None:
+    """Ground truth often has these names; what an earlier prediction wrote may go."""
+    image, out = picture(tmp_path / "x.png"), tmp_path / "out"
+    for _ in range(2):
+        predict_files(learned, [image], prompts_of(["4,5"], [], []), out)
+    if name in {p.name for p in out.iterdir()}:
+        (out / "x.json").unlink()
+    (out / name).write_bytes(b"[]")
+    with pytest.raises(UserError, match=r"no earlier prediction wrote it; choose another --out"):
+        predict_files(learned, [image], prompts_of(["4,5"], [], []), out)
+    assert (out / name).read_bytes() == b"[]"
+
+
 def test_two_images_of_one_name_are_refused(learned: Run, tmp_path: Path) -> None:
     paths = [picture(tmp_path / "x" / "a.png"), picture(tmp_path / "y" / "a.jpg")]
     with pytest.raises(UserError, match="two images are named 'a' and would share their output files"):

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer import Typer
 
-from everseg.cli.shared import app, data_app
+from everseg.cli.shared import app, data_app, import_app
 from everseg.data import Stream
 from everseg.methods import METHODS
 
@@ -43,13 +44,15 @@ def test_the_stream_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_exists(page: Path) -> None:
-    commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    of_data = {c.name or c.callback.__name__ for c in data_app.registered_commands if c.callback}
+    def names(found: Typer) -> set[str]:
+        return {c.name or c.callback.__name__ for c in found.registered_commands if c.callback}
+
+    groups = {"data": names(data_app), "import": names(import_app)}
     text = page.read_text(encoding="utf-8")
     for verb, second in re.findall(r"(?:^    |`)everseg ([a-z]+)(?: ([a-z]+))?", text, re.MULTILINE):
-        assert verb in commands | {"data"}, f"{page.name} names 'everseg {verb}'"
-        if verb == "data" and second:
-            assert second in of_data, f"{page.name} names 'everseg data {second}'"
+        assert verb in names(app) | set(groups), f"{page.name} names 'everseg {verb}'"
+        if verb in groups and second:
+            assert second in groups[verb], f"{page.name} names 'everseg {verb} {second}'"
 
 
 def test_every_method_is_in_the_table() -> None:

@@ -424,6 +424,17 @@ def test_a_run_of_other_settings_is_refused_and_told_apart(
         run(stream(), changed, whole, micro)
 
 
+def test_what_is_this_machines_business_may_change(whole: Path, micro: Any, tmp_path: Path) -> None:
+    out = copy(whole, tmp_path / "run")
+    settings = ("cache.where=disk", f"cache.folder={tmp_path / 'features'}", "tune.fit.workers=1")
+    changed = replace(config("samcl", *settings), base="elsewhere")
+    assert run(stream("lesions", "cracks", "nuclei"), changed, out, micro).learned[-1] == "nuclei"
+    assert json.loads((out / "run.json").read_text())["config"]["base"] == "elsewhere"
+    at_once = run(stream("lesions", "cracks", "nuclei"), config(), tmp_path / "at-once", micro)
+    states = [next(f.glob("state-*.safetensors")).read_bytes() for f in (out, at_once.folder)]
+    assert states[0] == states[1]
+
+
 def test_another_base_is_refused(whole: Path, micro_model: Any) -> None:
     other = Sam(micro_model, "micro")
     other.fingerprint = "f" * 64
@@ -472,7 +483,7 @@ def test_a_damaged_file_is_named(whole: Path, micro: Any, tmp_path: Path, file: 
         load(out, micro)
 
 
-@pytest.mark.parametrize("key", ["config", "base", "learned", "state", "results", "format"])
+@pytest.mark.parametrize("key", ["config", "base", "learned", "state", "results", "sha256", "format"])
 def test_a_record_with_a_hole_is_damaged(whole: Path, micro: Any, tmp_path: Path, key: str) -> None:
     out = copy(whole, tmp_path / "run")
     record = json.loads((out / "run.json").read_text())
@@ -482,9 +493,19 @@ def test_a_record_with_a_hole_is_damaged(whole: Path, micro: Any, tmp_path: Path
             load(out, micro)
 
 
+@pytest.mark.parametrize("file", ["state-002.safetensors", "results-002.json"])
+def test_a_flipped_bit_is_noticed(whole: Path, micro: Any, tmp_path: Path, file: str) -> None:
+    out = copy(whole, tmp_path / "run")
+    content = bytearray((out / file).read_bytes())
+    content[-9] ^= 1
+    (out / file).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{file} is not what this run wrote \(its checksum differs\)"):
+        load(out, micro)
+
+
 def test_the_state_of_another_run_is_refused(whole: Path, micro: Any, tmp_path: Path) -> None:
     other = run(stream("lesions"), config("sequential"), tmp_path / "other", micro)
     out = copy(whole, tmp_path / "run")
     shutil.copy(other.folder / "state-001.safetensors", out / "state-002.safetensors")
-    with pytest.raises(UserError, match=r"state-002\.safetensors is not the state of this run"):
+    with pytest.raises(UserError, match=r"state-002\.safetensors is not what this run wrote"):
         load(out, micro)

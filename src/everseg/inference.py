@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,8 +95,11 @@ def predict_files(
 
     stage: use this stage's module instead of letting the method choose.
 
+    Files of an earlier prediction are replaced; others that have these names are not.
+
     Raises:
-        UserError: an image that cannot be read, clicks outside it, two images of one name, or no such stage.
+        UserError: an image that cannot be read, clicks outside it, two images of one name, somebody else's
+        file in the way, or no such stage.
     """
     stems = [p.stem for p in images]
     twice = next((s for s in stems if stems.count(s) > 1), None)
@@ -104,6 +109,7 @@ def predict_files(
         )
     queries = []
     for path in images:
+        _in_the_way(path.stem, out)
         image = read_image(path)
         _inside(prompts, image, path)
         queries.append(Query(image, prompts))
@@ -112,6 +118,20 @@ def predict_files(
     else:
         predictions = _told(run, stage)(queries, stage)
     return [_write(p, q, r, out) for p, q, r in zip(images, queries, predictions, strict=True)]
+
+
+def _in_the_way(stem: str, out: Path) -> None:
+    """Ground truth is often named as we name masks: replace only what an earlier prediction wrote."""
+    record = out / f"{stem}.json"
+    try:
+        earlier = json.loads(record.read_text())
+        own = {record.name, *(m["file"] for m in earlier["masks"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    there = [*out.glob(f"{glob.escape(stem)}_mask*.png"), *([record] if record.exists() else [])]
+    strange = next((p for p in there if p.name not in own), None)
+    if strange is not None:
+        raise UserError(f"{strange} is there and no earlier prediction wrote it; choose another --out")
 
 
 def _told(run: Run, stage: str) -> Any:

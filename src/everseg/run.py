@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -21,13 +18,12 @@ from everseg import config as configuration
 from everseg.data import Stream
 from everseg.distributed import wait, world
 from everseg.errors import UserError
-from everseg.files import locked, read_json, save_state, write_json
+from everseg.files import locked, read_json, write_json
 from everseg.methods import build, configure
 from everseg.metrics import METRICS
-from everseg.models.bases import load_base
 from everseg.models.promptable import Promptable
 from everseg.results import BASE, Results
-from everseg.runfolder import FORMAT, OWN, Run, RunConfig, StageScratch, clear_up, load
+from everseg.runfolder import FORMAT, Run, RunConfig, StageScratch, base_of, check_free, clear_up, load, write
 from everseg.scoring import score
 from everseg.types import Learner, LearnsAllAtOnce, PredictsAs, Stage
 
@@ -51,7 +47,7 @@ def run_stages(
 ) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
     out = Path(out)
-    model = base or load_base(config.base, device=world().device)
+    model = base_of(config, base)
     with locked(out) if world().main else nullcontext():
         current = _open(config, out, model)
         stages = _stages(stream, current.learner)
@@ -78,8 +74,7 @@ def run_stages(
 def _open(config: RunConfig, out: Path, base: Promptable) -> Run:
     """A new run, or the one in the folder if it is the same run."""
     if not (out / "run.json").exists():
-        if out.exists() and any(not any(map(p.match, OWN)) for p in out.iterdir()):
-            raise UserError(f"{out} is not empty and holds no run; choose another --out")
+        check_free(out)
         learner = build(config.method, base, config.settings, config.seed)
         record = {
             "format": FORMAT,
@@ -90,9 +85,16 @@ def _open(config: RunConfig, out: Path, base: Promptable) -> Run:
         results = Results({name: m.lower_is_better for name, m in METRICS.items()})
         return Run(out, config, learner, base, results, record)
     found = load(out, base=base)
-    changed = configuration.differences(configuration.plain(config), found.record["config"])
-    if changed:
+    ours, theirs = (configuration.plain(c, machine=False) for c in (config, found.config))
+    if changed := configuration.differences(ours, theirs):
         raise UserError(f"{out} holds a run with other settings ({'; '.join(changed)}); choose another --out")
+    if config != found.config:  # In what is this machine's business only.
+        learner = build(config.method, base, config.settings, config.seed)
+        learner.load_state_dict(found.learner.state_dict())
+        found.config, found.learner = config, learner
+        found.record["config"] = configuration.plain(config)
+        if world().main:
+            write_json(out / "run.json", found.record)
     if world().main:  # It may have been interrupted right before it did so itself.
         clear_up(out, found.record)
     return found
@@ -110,7 +112,8 @@ def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
 
 def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> None:
     """A learned stage's data may be gone, or the whole stage; but data that are there must be the same."""
-    kept = {s["name"]: s["fingerprint"] for s in current.record["learned"]}
+    # Of an imported stage nobody knows the data.
+    kept = {s["name"]: s["fingerprint"] for s in current.record["learned"] if s["fingerprint"]}
     for stage in stages:
         gone = stream.gone if stage not in stream.stages else stream.gone & {stage.name}
         if stage.name in kept and not gone and kept[stage.name] != _fingerprint(stream, stage):
@@ -136,7 +139,7 @@ def _scratch(current: Run, stage: Stage, fingerprint: str) -> StageScratch:
     data."""
     folder = current.folder / "work" / stage.name
     made_of = {
-        "config": configuration.plain(current.config),
+        "config": configuration.plain(current.config, machine=False),
         "base": current.base.fingerprint,
         "learned": current.learned,
         "data": fingerprint,
@@ -187,8 +190,7 @@ def _save(
     learned_in: float,
     scored_in: float,
 ) -> None:
-    """Write state and results beside the old ones, then let run.json point to them, then clear up."""
-    out, record = current.folder, current.record
+    """Count the stage as learned, with what it was learned from and what that took."""
     entry = {
         "name": stage.name,
         "fingerprint": fingerprint,
@@ -196,31 +198,11 @@ def _save(
         "images": len(stage.train),
         "figures": {k: v for k, v in figures.items() if k != "seconds"},
     }
-    record["learned"] = [*record["learned"], entry]
-    number = len(record["learned"])
-    record["state"], record["results"] = f"state-{number:03d}.safetensors", f"results-{number:03d}.json"
-    if world().main:
-        event = {
-            "stage": stage.name,
-            "seconds": learned_in,
-            "scoring_seconds": scored_in,
-            "peak_memory_bytes": peak_memory(),
-            **{k: v for k, v in figures.items() if k != "seconds"},
-        }
-        log = out / "events.jsonl"
-        torn = log.exists() and not log.read_bytes().endswith(b"\n")
-        with log.open("a") as file:
-            file.write("\n" * torn + json.dumps(event) + "\n")
-        save_state(out / record["state"], current.learner.state_dict())
-        write_json(out / record["results"], current.results.to_json())
-        write_json(out / "run.json", record)
-        clear_up(out, record)
-    wait()
-
-
-def peak_memory() -> int:
-    """The largest memory so far, in bytes: of the accelerator if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    current.record["learned"] = [*current.record["learned"], entry]
+    event = {
+        "stage": stage.name,
+        "seconds": learned_in,
+        "scoring_seconds": scored_in,
+        **{k: v for k, v in figures.items() if k != "seconds"},
+    }
+    write(current, event)

@@ -12,21 +12,24 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from everseg import config as configuration
-from everseg.distributed import world
+from everseg.distributed import wait, world
 from everseg.errors import UserError
-from everseg.files import load_state, read_json, save_state, state_bytes
+from everseg.files import load_state, read_json, save_state, sha256_file, state_bytes, write_json
 from everseg.methods import build, find
 from everseg.models.bases import load_base
-from everseg.models.promptable import Promptable
+from everseg.models.promptable import Precision, Promptable, resolved
 from everseg.results import Results, Summary, routing
 from everseg.scoring import ScoreConfig
 from everseg.types import Learner, PromptPrediction, Prompts, Query, State
@@ -41,20 +44,22 @@ Evaluate = Literal["next", "all"]
 class RunConfig:
     """What a run is made of; it cannot change while the run grows.
 
-    method, settings: the method's name and its resolved configuration. base: name of the base model.
+    method, settings: the method's name and its resolved configuration. base: the base model's name, or where
+    it lies on this machine; which one it is, the run knows by its weights.
     evaluate: after each stage score the domains so far and the "next" one, as the paper does, or "all". After
     the last stage of a call the unseen domains are scored too. baseline: also score the untouched base, once
-    for each domain.
+    for each domain. precision: what the base computes in.
     """
 
     method: str
     settings: Any
-    base: str = "tiny"
+    base: str = field(default="tiny", metadata=configuration.MACHINE)
     preset: str = "paper"
     seed: int = 0
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: Evaluate = "next"
     baseline: bool = True
+    precision: Precision = "auto"
 
 
 @dataclass
@@ -93,13 +98,16 @@ class Run:
             stage_seconds=[e["seconds"] for e in self.events()],
             peak_memory_bytes=[e["peak_memory_bytes"] for e in self.events()],
         )
+        if self.record.get("oracle"):
+            told = list(self.record["oracle"].values())
+            summary["oracle"] = {m: sum(v[m] for v in told) / len(told) for m in told[0]}
         routes = routing(self.results)
         if routes is not None:
             summary["routing_accuracy"] = routes.accuracy
         return summary
 
     def events(self) -> list[dict[str, Any]]:
-        """The last event of each learned stage, in order."""
+        """The last event of each row of the results, in order."""
         path = self.folder / "events.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         last: dict[str, dict[str, Any]] = {}
@@ -109,7 +117,7 @@ class Run:
             except json.JSONDecodeError:  # The line that was being written when the power went.
                 continue
             last[event["stage"]] = event
-        return [last[name] for name in self.learned if name in last]
+        return [last[name] for name in self.results.stages if name in last]
 
 
 class StageScratch:
@@ -126,8 +134,23 @@ class StageScratch:
         save_state(self.folder / f"{name}.safetensors", state)
 
 
-def load(folder: Path | str, base: Promptable | None = None) -> Run:
-    """Read a run folder back, ready to predict.
+def base_of(config: RunConfig, base: Promptable | str | None = None) -> Promptable:
+    """The base of a run: loaded from its own place or from the one named, or the one at hand.
+
+    Raises:
+        UserError: it cannot be loaded, or the one at hand computes in another precision than the run.
+    """
+    if base is None or isinstance(base, str):
+        return load_base(base or config.base, device=world().device, precision=config.precision)
+    ours, theirs = (resolved(p, base.device) for p in (config.precision, base.precision))
+    if ours != theirs:
+        raise UserError(f"the run computes in {ours} and its base in {theirs}; give both one precision")
+
+    return base
+
+
+def load(folder: Path | str, base: Promptable | str | None = None) -> Run:
+    """Read a run folder back, ready to predict. `base`: the base model, or where it lies now.
 
     Raises:
         UserError: there is no run, it is damaged, or the base is not the one it was made with.
@@ -140,7 +163,7 @@ def load(folder: Path | str, base: Promptable | None = None) -> Run:
     kind = find(values["method"]).Config
     settings = configuration.restore(kind, values["settings"], f"{folder}/run.json")
     config = configuration.restore(RunConfig, {**values, "settings": settings}, f"{folder}/run.json")
-    model = base or load_base(config.base, device=world().device)
+    model = base_of(config, base)
     if model.fingerprint != record["base"]["fingerprint"]:
         raise UserError(
             f"{folder} was made with base {record['base']['name']} ({record['base']['fingerprint'][:12]}), "
@@ -148,6 +171,11 @@ def load(folder: Path | str, base: Promptable | None = None) -> Run:
         )
     learner = build(config.method, model, config.settings, config.seed)
     state, results = folder / record["state"], folder / record["results"]
+    for path, kind in ((state, "state"), (results, "results")):
+        if path.is_file() and sha256_file(path) != record["sha256"][kind]:
+            raise UserError(
+                f"{path} is not what this run wrote (its checksum differs); restore it from a copy"
+            )
     try:
         learner.load_state_dict(load_state(state))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -168,11 +196,53 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         _ = record["config"]["method"], record["config"]["settings"]
         _ = Path(record["state"]), Path(record["results"])
+        _ = record["sha256"]["state"], record["sha256"]["results"]
         _ = record["base"]["name"], record["base"]["fingerprint"]
         _ = [(s["name"], s["fingerprint"], s["figures"]) for s in record["learned"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore it") from error
     return record
+
+
+def check_free(out: Path) -> None:
+    """Refuse a folder in which no new run can begin.
+
+    Raises:
+        UserError: it holds a run, or files that are no run's.
+    """
+    if (out / "run.json").exists():
+        raise UserError(f"{out} holds a run already; choose another --out")
+    if out.exists() and any(not any(map(p.match, OWN)) for p in out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no run; choose another --out")
+
+
+def write(run: Run, event: dict[str, Any]) -> None:
+    """Write state and results beside the old ones, then let run.json point to them, then clear up.
+
+    event: what events.jsonl is told of the new row; the largest memory so far is added.
+    """
+    out, record = run.folder, run.record
+    number = len(record["learned"])
+    record["state"], record["results"] = f"state-{number:03d}.safetensors", f"results-{number:03d}.json"
+    if world().main:
+        log = out / "events.jsonl"
+        torn = log.exists() and not log.read_bytes().endswith(b"\n")
+        with log.open("a") as file:
+            file.write("\n" * torn + json.dumps(event | {"peak_memory_bytes": peak_memory()}) + "\n")
+        save_state(out / record["state"], run.learner.state_dict())
+        write_json(out / record["results"], run.results.to_json())
+        record["sha256"] = {k: sha256_file(out / record[k]) for k in ("state", "results")}
+        write_json(out / "run.json", record)
+        clear_up(out, record)
+    wait()
+
+
+def peak_memory() -> int:
+    """The largest memory so far, in bytes: of the accelerator if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def learned_stages(folder: Path | str) -> tuple[str, ...]:

@@ -8,13 +8,13 @@ import multiprocessing
 import signal
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from transformers.utils.logging import disable_progress_bar
 
 from everseg import __version__
-from everseg.cli import data, runs  # noqa: F401  # importing a group of verbs hangs it on the app
+from everseg.cli import data, imports, runs  # noqa: F401  # importing a group hangs it on the app
 from everseg.cli.shared import app
 from everseg.errors import UserError
 from everseg.progress import console as remarks
@@ -26,6 +26,10 @@ def root(version: Annotated[bool, typer.Option("--version", help="print the vers
     if version:
         print(__version__)
         raise typer.Exit
+
+
+USAGE: Any = typer.BadParameter.__bases__[0]
+"""A wrong option or argument. Typer carries click inside or has it beside it, by version."""
 
 
 class Interrupted(BaseException):
@@ -45,9 +49,13 @@ def main() -> None:
         disable_progress_bar()
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except USAGE as error:
+        if error.format_message():  # Not where the help was printed, for want of any argument.
+            print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

@@ -10,13 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from everseg.cli.shared import AsJson, RunFolder, StreamFile, app, open_stream, out_console, own_stream
+from everseg.cli.shared import (
+    AsJson,
+    BaseHere,
+    RunFolder,
+    StreamFile,
+    Workers,
+    app,
+    open_stream,
+    out_console,
+    own_stream,
+)
+from everseg.config import everywhere
 from everseg.demo import demo as run_demo
 from everseg.distributed import world
 from everseg.errors import UserError
 from everseg.inference import predict_files, prompts_of
 from everseg.methods import METHODS, configure
-from everseg.models.bases import TINY
+from everseg.models.bases import from_anywhere
+from everseg.models.promptable import Precision
 from everseg.progress import console as remarks
 from everseg.report.collect import collect
 from everseg.report.page import write_report
@@ -40,7 +52,7 @@ def learn(
     stream: StreamFile,
     out: Annotated[Path, typer.Option(help="run folder; the same command again goes on with it")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class")] = "samcl",
-    base: Annotated[str, typer.Option(help="tiny (embedded), a folder, or a hub id")] = "tiny",
+    base: Annotated[str, typer.Option(help="tiny (embedded), a checkpoint, a folder, or a hub id")] = "tiny",
     preset: Annotated[str, typer.Option(help="paper, or reference: the published code's quirks")] = "paper",
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     settings: Annotated[
@@ -51,6 +63,11 @@ def learn(
         Evaluate, typer.Option(help="after each stage score the 'next' domain too, or 'all'")
     ] = "next",
     baseline: Annotated[bool, typer.Option(help="also score the untouched base")] = True,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="the base computes in; auto: bf16 on a GPU that has it, else fp32"),
+    ] = "auto",
+    workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Learn the stages of STREAM that the run has not learned yet, and score after each."""
@@ -58,14 +75,16 @@ def learn(
     config = RunConfig(
         method,
         configure(method, preset, settings or []),
-        # A run is read from anywhere later.
-        base if base == TINY or not Path(base).is_dir() else str(Path(base).resolve()),
+        from_anywhere(base),
         preset,
         seed,
         scores.get(preset, ScoreConfig()),
         evaluate,
         baseline,
+        precision,
     )
+    if workers:
+        config = everywhere(config, "workers", workers)
     current = None
     for current in run_stages(open_stream(stream, out), config, out):
         if world().main and not as_json:
@@ -88,10 +107,13 @@ def evaluate(
     oracle: Annotated[
         bool, typer.Option(help="tell the learner each domain (methods with modules only)")
     ] = False,
+    base: BaseHere = None,
+    workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score a run as it stands on every test image of a stream."""
-    current = load(run)
+    current = load(run, base)
+    how = everywhere(current.config.score, "workers", workers)
     opened = open_stream(stream, run) if stream is not None else own_stream(current)
     learner = current.learner
     if oracle and not isinstance(learner, PredictsAs):
@@ -105,7 +127,7 @@ def evaluate(
         predict = learner.predict
         if isinstance(learner, PredictsAs) and oracle:
             predict = partial(learner.predict_as, stage_name=stage.name)
-        rows += score(predict, stage.test, stage.name, current.config.score)
+        rows += score(predict, stage.test, stage.name, how)
     learned = [s.name for s in tested if s.name in current.results.learned_at]
     background = [s.name for s in tested if s.background and s.name in learned]
     results = results.with_stage("now", rows, learned=learned, background=background)
@@ -134,6 +156,7 @@ def predict(
     stage: Annotated[
         str | None, typer.Option(help="use this stage's module instead of letting the method choose")
     ] = None,
+    base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment images with clicks or boxes: a mask, an overlay and a JSON file for each."""
@@ -141,7 +164,7 @@ def predict(
     for path in images:
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-    written = predict_files(load(run), images, prompts, out, stage)
+    written = predict_files(load(run, base), images, prompts, out, stage)
     if as_json:
         print(json.dumps([w.record for w in written]))
         return
@@ -157,10 +180,12 @@ def report(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the run")] = None,
     examples: Annotated[int, typer.Option(min=0, max=20, help="test images shown for each domain")] = 3,
+    base: BaseHere = None,
 ) -> None:
     """Write one self-contained HTML page: result matrix, forgetting, routing, storage, examples."""
-    current = load(run)
-    opened = own_stream(current) if examples else None
+    current = load(run, base)
+    # A run that was imported may have no stream, and then no examples.
+    opened = own_stream(current) if examples and current.record.get("stream") else None
     path = write_report(collect(current, opened, max(1, examples)), out or run / "report.html")
     print(path)
 
@@ -208,12 +233,10 @@ def _figures(current: Run) -> dict[str, Any]:
         }
         scores[metric] = {k: None if math.isnan(v) else v for k, v in numbers.items()}
     summary = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in current.summary().items()}
-    return {"learned": current.learned, "scores": scores, "oracle": current.record.get("oracle"), **summary}
+    return {"learned": current.learned, "scores": scores, **summary}
 
 
 def _print_summary(current: Run) -> None:
     out_console.print(compare_table([(current.folder.name, current.results, current.summary())]))
-    oracle = current.record.get("oracle")
-    if oracle:
-        mean = sum(v["iou"] for v in oracle.values()) / len(oracle)
-        print(f"told every domain (oracle): AA {mean:.3f}")
+    if "oracle" in current.summary():
+        print(f"told every domain (oracle): AA {current.summary()['oracle']['iou']:.3f}")

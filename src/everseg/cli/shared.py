@@ -18,11 +18,18 @@ HELP = "Keep one image segmenter up to date for ever: learn a stream of domains 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make the data of a stream.")
 app.add_typer(data_app, name="data")
+import_app = typer.Typer(no_args_is_help=True, help="Take over what others have trained.")
+app.add_typer(import_app, name="import")
 # Where there is no terminal to fit into, tables keep their columns whole.
 out_console = Console(width=None if sys.stdout.isatty() else 160)
 
 StreamFile = Annotated[Path, typer.Argument(metavar="STREAM", help="stream file (YAML)")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
+Workers = Annotated[int, typer.Option(min=0, help="processes that decode images; 0: this one")]
+BaseHere = Annotated[
+    str | None,
+    typer.Option("--base", help="where the run's base lies now; default: where it lay then"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 

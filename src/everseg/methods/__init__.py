@@ -18,6 +18,7 @@ METHODS = {
     "zero-shot": "everseg.methods.zero_shot:ZeroShot",
     "sequential": "everseg.methods.finetune:Sequential",
     "independent": "everseg.methods.independent:Independent",
+    "regcl": "everseg.methods.regcl:RegCL",
     "joint": "everseg.methods.finetune:Joint",
 }
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from everseg.aug import RELEASED, AugBank, AugConfig, AugModule
 from everseg.cache import CacheConfig, FeatureCache
+from everseg.errors import UserError
 from everseg.models.promptable import Adaptation, Features, Promptable
 from everseg.seed import torch_generator
 from everseg.selector import REFERENCE, ModuleSelector, SelectorConfig, fill_buffer, train_selector
@@ -75,6 +76,11 @@ class SAMCL:
         return selector.to(self.base.device)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        if bare := [name for name in self.selector.names if name not in self.buffer]:
+            raise UserError(
+                f"the buffer holds no embeddings of {', '.join(bare)}: learning {stage.name!r} would unlearn "
+                "which images are theirs; import the modules again with --stream and their training images"
+            )
         prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
         figures: dict[str, float] = {}
         if not stage.background:

@@ -70,9 +70,12 @@ def key_numbers(results: Results, summary: Summary, metric: str) -> str:
     untouched = (
         f" The untouched base has {base.mean():.3f}." if len(base) and not np.isnan(base).any() else ""
     )
+    told = f" Told each image's domain: {summary['oracle'][metric]:.3f}." if "oracle" in summary else ""
     direction = "below 0 is forgetting" if matrix.lower_is_better else "above 0 is forgetting"
     cards = [
-        _score("AA", "average", found["AA"], f"Mean {name} on all learned domains at the end.{untouched}"),
+        _score(
+            "AA", "average", found["AA"], f"Mean {name} on all learned domains at the end.{untouched}{told}"
+        ),
         _score(
             "FM",
             "forgetting",

@@ -13,6 +13,7 @@ class Summary(TypedDict, total=False):
     trainable_parameters: of one stage. stage_seconds, peak_memory_bytes: one number for each learned stage,
     in order.
     routing_accuracy: share of test images sent to the right module after the last stage.
+    oracle: {metric: AA} of the same modules told each image's domain.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Summary(TypedDict, total=False):
     stage_seconds: list[float]
     peak_memory_bytes: list[int]
     routing_accuracy: float
+    oracle: dict[str, float]
 
 
 def stored_bytes(summary: Summary) -> int | None:

@@ -1,0 +1,117 @@
+"""RegCL: one adapter for all domains, whose laws are those of the sums it is solved from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from everseg.aug import AugConfig, AugModule
+from everseg.config import override
+from everseg.data import SyntheticDomain
+from everseg.files import state_bytes
+from everseg.methods.regcl import PROMPT_BRANCH, RegCL, RegCLConfig
+from everseg.tune import PREDICT_BATCH, observe_inputs, prepare
+from everseg.types import NoScratch, Stage
+
+SETTINGS = ("tune.fit.epochs=2", "tune.fit.batch=4", "rank=3")
+
+
+def stage(domain: str, count: int = 8) -> Stage:
+    return Stage(0, domain, SyntheticDomain(domain, count, size=64), ())
+
+
+def taught(base: Any, *domains: str, preset: str = "paper", settings: tuple[str, ...] = ()) -> RegCL:
+    found = RegCL(base, override(RegCLConfig.presets()[preset], [*SETTINGS, *settings]))
+    for domain in domains:
+        found.learn(stage(domain), NoScratch())
+    return found
+
+
+def distance(a: nn.Module, b: nn.Module) -> float:
+    ours, theirs = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (a, b))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def test_the_published_adapter_has_these_numbers() -> None:
+    module = AugModule(768, 256, (7, 8, 9, 10, 11), AugConfig(mix=True))
+    assert (module.total_parameters, module.counted_parameters) == (62_074, 61_854)
+    assert len(list(module.parameters())) == 50
+    by_form = [n for n, m in module.named_modules() if isinstance(m, nn.Linear) and n not in PROMPT_BRANCH]
+    assert len(by_form) == 11
+
+
+@pytest.mark.parametrize("adapter", ["aug", "lora"])
+@pytest.mark.parametrize("preset", ["paper", "reference", "robust"])
+def test_one_domain_keeps_its_own_adapter(micro: Any, adapter: str, preset: str) -> None:
+    found = taught(micro, "lesions", preset=preset, settings=(f"adapter={adapter}", "start=sequ"))
+    assert found.last is not None
+    assert distance(found.merged, found.last) == 0
+
+
+def test_the_order_of_domains_is_of_no_account(micro: Any) -> None:
+    """With one start common to all. Without it each domain's adapter depends on those before."""
+    there, back = (("lesions", "cracks", "nuclei"), ("nuclei", "cracks", "lesions"))
+    assert distance(taught(micro, *there).merged, taught(micro, *back).merged) < 1e-6
+    settings = ("start=sequ",)
+    assert (
+        distance(
+            taught(micro, *there, settings=settings).merged, taught(micro, *back, settings=settings).merged
+        )
+        > 1e-3
+    )
+
+
+def test_a_sequential_start_is_the_last_own_adapter_never_the_merged(micro: Any) -> None:
+    settings = ("start=sequ", "tune.fit.epochs=0")
+    found = taught(micro, "lesions", "cracks", settings=("start=sequ",))
+    assert found.last is not None and distance(found.merged, found.last) > 1e-3
+    still = RegCL(micro, override(RegCLConfig(), [*SETTINGS, *settings]))
+    still.load_state_dict(found.state_dict())
+    still.learn(stage("nuclei"), NoScratch())
+    assert still.last is not None and distance(still.last, found.last) == 0
+
+
+def test_what_is_kept_does_not_grow(micro: Any) -> None:
+    found = taught(micro, "lesions")
+    size = state_bytes(found.state_dict())
+    for domain in ("cracks", "nuclei", "shadows"):
+        found.learn(stage(domain, 3), NoScratch())
+        assert state_bytes(found.state_dict()) == size
+    grown = taught(micro, "lesions", "cracks", preset="reference")
+    assert len(grown.stored) == 2
+
+
+def test_merging_is_better_than_averaging_by_its_own_measure(micro: Any) -> None:
+    found = taught(micro, "lesions")
+    figures = found.learn(stage("cracks"), NoScratch())
+    assert figures["merge_objective"] < 1
+    assert figures["merge_worse_than_mean"] == 0
+    assert figures["merge_condition"] >= 1
+
+
+@pytest.mark.parametrize("adapter", ["aug", "lora"])
+def test_every_layer_is_seen_with_its_inputs(micro: Any, adapter: str) -> None:
+    """All rows of all blocks, padding included; what is seen gives what the layer answers."""
+    found = taught(micro, "lesions", settings=(f"adapter={adapter}",))
+    module = found.merged
+    prepared = prepare(stage("cracks", 5).train, micro, found.config.cache, found.config.tune, "cracks")
+    seen: dict[str, int] = {}
+
+    def observe(layer: str, inputs: torch.Tensor) -> None:
+        assert inputs.shape[-1] == dict(module.named_modules())[layer].in_features
+        seen[layer] = seen.get(layer, 0) + inputs[..., 0].numel()
+
+    observe_inputs(module, micro, prepared, observe, "cracks")
+    assert len(prepared) == 5 <= PREDICT_BATCH
+    windowed, whole = 5 * 81, 5 * 64  # the grid of 8 x 8 in windows of 3, padded to 9 x 9; and as it is
+    if adapter == "lora":
+        assert seen == {
+            f"{part}.{i}": rows for i, rows in enumerate((windowed, whole)) for part in ("down", "up")
+        }
+        return
+    assert seen.pop("down") == windowed + whole
+    assert {seen.pop(name) for name in PROMPT_BRANCH} == {whole}
+    assert seen == {f"{part}.{i}": rows for i, rows in enumerate((windowed, whole)) for part in ("mix", "up")}
