@@ -115,7 +115,14 @@ def test_numbers_that_cannot_be_trained_with_are_refused(assignment: str) -> Non
 @pytest.mark.parametrize(("method", "preset"), PRESETS)
 def test_settings_survive_the_way_through_a_file(method: str, preset: str) -> None:
     config = RunConfig(
-        method, configure(method, preset), "tiny", preset, 7, ScoreConfig.presets()[preset], "all", False
+        method,
+        configure(method, preset),
+        "tiny",
+        preset,
+        7,
+        ScoreConfig.presets().get(preset, ScoreConfig()),
+        "all",
+        False,
     )
     kept = json.loads(json.dumps(plain(config)))
     settings = restore(find(method).Config, kept["settings"], "here")

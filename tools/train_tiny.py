@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--instances", type=Path, action="append", default=[])
     parser.add_argument("--coco", type=Path, nargs=2, action="append", default=[], metavar=("IMAGES", "JSON"))
     parser.add_argument("--mobilenet", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="weights of an earlier run to go on from, in place of fresh ones")
+    parser.add_argument("--init", type=Path, help="weights of an earlier run to go on from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--batch", type=int, default=16)

@@ -123,8 +123,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def mixed(method: Method) -> Method:
-    """Run a base's method in the base's `precision`. What it returns, a dict or a tuple of tensors, is float32
-    again: so are losses, statistics and decisions."""
+    """Run a base's method in its `precision`. What comes out, a dict or a tuple of tensors, is float32: so
+    are losses, statistics and decisions."""
 
     @wraps(method)
     def run(base: Promptable, *arguments: Any, **named: Any) -> Any:

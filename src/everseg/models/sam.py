@@ -138,9 +138,9 @@ def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: i
 
 
 def _attention(attention: Any, tokens_BYXD: Tensor) -> Tensor:
-    """transformers' attention, the same numbers. Where no gradient wants them kept, the relative positions are
-    made in pieces: whole, they are a number for each head and pair of tokens, 805 MB for one image in a
-    global block of ViT-B."""
+    """transformers' attention to the bit. Where no gradient wants them kept, the relative positions are made
+    in pieces: whole, they are a number for each head and pair of tokens, 805 MB for one image in a global
+    block of ViT-B."""
     b, y, x, _ = tokens_BYXD.shape
     heads = attention.num_attention_heads
     one = 4 * heads * (y * x) ** 2

@@ -18,7 +18,8 @@ def partition(x_BYXC: Tensor, window: int) -> Tensor:
     if window == 0:
         return x_BYXC
     b, y, x, c = x_BYXC.shape
-    padded = F.pad(x_BYXC, (0, 0, 0, -x % window, 0, -y % window))
+    # Padding by nothing would copy.
+    padded = F.pad(x_BYXC, (0, 0, 0, -x % window, 0, -y % window)) if x % window or y % window else x_BYXC
     rows, columns = padded.shape[1] // window, padded.shape[2] // window
     cut = padded.reshape(b, rows, window, columns, window, c).transpose(2, 3)
     return cut.reshape(b * rows * columns, window, window, c)
