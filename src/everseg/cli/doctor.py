@@ -1,0 +1,59 @@
+"""`everseg doctor`: what is here, what a run would take, whether it fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everseg.cli.shared import AsJson, app
+from everseg.data import Stream
+from everseg.doctor import examine, lines
+from everseg.errors import UserError
+from everseg.methods import METHODS, configure
+from everseg.models.promptable import Precision
+from everseg.runfolder import RunConfig
+from everseg.scoring import ScoreConfig
+
+
+@app.command()
+def doctor(
+    stream: Annotated[
+        Path | None,
+        typer.Option(metavar="STREAM", help="stream file (YAML); default: one domain of 100 images"),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class")] = "samcl",
+    base: Annotated[str, typer.Option(help="tiny (embedded), a file, a folder, or a hub id")] = "tiny",
+    preset: Annotated[str, typer.Option(help="paper, or reference: the published code's quirks")] = "paper",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change a setting, as tune.fit.batch=4"),
+    ] = None,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="the base computes in; auto: bf16 on a GPU that has it, else fp32"),
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Look at the machine and the base, measure for some seconds, and say what a run would take."""
+    scores = ScoreConfig.presets()
+    config = RunConfig(
+        method,
+        configure(method, preset, settings or []),
+        base,
+        preset,
+        score=scores.get(preset, ScoreConfig()),
+        precision=precision,
+    )
+    found = examine(config, None if stream is None else Stream.from_yaml(stream))
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        for line in lines(found):
+            print(line)
+    if found.error:
+        raise UserError(found.error)
+    if not found.fits:
+        raise typer.Exit(1)
