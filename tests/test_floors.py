@@ -28,11 +28,14 @@ SHELVES = (
     # Floor 1: the parts a method is made of.
     ("1a", "data heatmap instances losses merge metrics models progress results schedule"),
     ("1b", "aug cache fit lora selector"),
-    ("1c", "released tune"),
+    ("1c", "adapters released tune"),
+    ("1d", "contribution"),
+    ("1e", "mergers"),
     # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.
     ("2a", "methods methods.* scoring"),
     ("2b", "runfolder"),
-    ("2c", "adopt run"),
+    ("2c", "adopt forget run"),
+    ("2d", "join"),
     # Floor 3: what is made of a run. The demo runs a stream and reports on it.
     ("3a", "doctor export inference report serve"),
     ("3b", "demo"),
@@ -47,6 +50,7 @@ INWARD = {
     "data": "readers of several formats share how a sample is decoded and prompted",
     "doctor": "a forecast multiplies what the probe measured on the machine that was looked at",
     "merge": "the rules of merging share the statistics they merge by",
+    "mergers": "the mergers share what a rule is given and how the domains are kept account of",
     "models": "the families of base models share the protocol and the windows",
     "report": "a page is put together from its figures, tables and pictures",
     "results": "tables and intervals are read off the matrix and the store",

@@ -53,6 +53,7 @@ def run_stages(
         stages = _stages(stream, current.learner)
         _check_learned(stream, stages, current)
         todo = [s for s in stages if s.name not in current.learned]
+        _check_not_forgotten(stream, todo, current)
         current.record["stream"] = str(stream.source.resolve()) if stream.source else ""
         for position, stage in enumerate(todo):
             began = time.perf_counter()
@@ -65,7 +66,7 @@ def run_stages(
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
             )
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
-            _score(current, stream, stage, columns, last=position + 1 == len(todo))
+            score_stage(current, stream, stage, columns, last=position + 1 == len(todo))
             scored_in = time.perf_counter() - began - learned_in
             _save(current, stage, fingerprint, figures, learned_in, scored_in)
             yield current
@@ -126,6 +127,16 @@ def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> Non
             )
 
 
+def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) -> None:
+    """What a run was told to forget it does not learn again because nobody took it out of a file."""
+    forgotten = {c["forgotten"] for c in current.record.get("forgotten", [])}
+    if again := [s.name for s in todo if s.name in forgotten]:
+        raise UserError(
+            f"{current.folder} was told to forget {again[0]!r}, and {stream.source or 'the stream'} still "
+            "names it; take the stage out of the stream, or give it a new name to learn it again"
+        )
+
+
 def _fingerprint(stream: Stream, stage: Stage) -> str:
     """What a stage is learned from; for all domains at once, from what each of them is."""
     if stage in stream.stages:
@@ -153,7 +164,7 @@ def _scratch(current: Run, stage: Stage, fingerprint: str) -> StageScratch:
     return StageScratch(folder)
 
 
-def _score(current: Run, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool) -> None:
+def score_stage(current: Run, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool) -> None:
     """Add this stage's row; with the last stage also the unseen domains, the untouched base and the
     oracle."""
     learner, how = current.learner, current.config.score

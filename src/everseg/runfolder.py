@@ -1,8 +1,9 @@
 """A run's folder: what lies in it, and how it is read back.
 
     run.json                    what was learned, from what, with which settings; names the two files below
-    state-003.safetensors       all that the learner remembers after three stages
+    state-003.safetensors       all that the learner remembers, written for the third time
     results-003.json            the result matrix and every image's scores
+    domains/<stage>.safetensors what each domain brought, for methods that merge; see `contribution`
     events.jsonl                seconds, memory and losses of each stage, as they happened
     work/<stage>/               the unfinished stage, at its last epoch; gone when the stage is done
 
@@ -32,10 +33,10 @@ from everseg.models.bases import load_base
 from everseg.models.promptable import Precision, Promptable, resolved
 from everseg.results import Results, Summary, routing
 from everseg.scoring import ScoreConfig
-from everseg.types import Learner, PromptPrediction, Prompts, Query, State
+from everseg.types import Contributes, Learner, PromptPrediction, Prompts, Query, State
 
 FORMAT = 1
-OWN = (".lock", "work", "events.jsonl", "state-*.safetensors", "results-*.json", ".*.partial")
+OWN = (".lock", "work", "domains", "events.jsonl", "state-*.safetensors", "results-*.json", ".*.partial")
 """What a run may leave in its folder that was interrupted before run.json was there."""
 Evaluate = Literal["next", "all"]
 
@@ -48,7 +49,8 @@ class RunConfig:
     it lies on this machine; which one it is, the run knows by its weights.
     evaluate: after each stage score the domains so far and the "next" one, as the paper does, or "all". After
     the last stage of a call the unseen domains are scored too. baseline: also score the untouched base, once
-    for each domain. precision: what the base computes in.
+    for each domain. precision: what the base computes in. archive: keep what each domain
+    brought, for merging elsewhere and for forgetting.
     """
 
     method: str
@@ -60,6 +62,7 @@ class RunConfig:
     evaluate: Evaluate = "next"
     baseline: bool = True
     precision: Precision = "auto"
+    archive: bool = field(default=True, metadata=configuration.MACHINE)
 
 
 @dataclass
@@ -98,6 +101,12 @@ class Run:
             stage_seconds=[e["seconds"] for e in self.events()],
             peak_memory_bytes=[e["peak_memory_bytes"] for e in self.events()],
         )
+        merges = {s["name"]: merge for s in stages if (merge := _merge_figures(s["figures"]))}
+        if merges:
+            summary["merges"] = merges
+        archive = [archived(self.folder, s["name"]) for s in stages if s.get("contribution")]
+        if archive:
+            summary["archived_bytes"] = sum(path.stat().st_size for path in archive if path.is_file())
         if self.record.get("oracle"):
             told = list(self.record["oracle"].values())
             summary["oracle"] = {m: sum(v[m] for v in told) / len(told) for m in told[0]}
@@ -118,6 +127,11 @@ class Run:
                 continue
             last[event["stage"]] = event
         return [last[name] for name in self.results.stages if name in last]
+
+
+def _merge_figures(figures: dict[str, float]) -> dict[str, float]:
+    """What a stage's figures say of the merge after it."""
+    return {k.removeprefix("merge_"): v for k, v in figures.items() if k.startswith("merge_")}
 
 
 class StageScratch:
@@ -216,25 +230,38 @@ def check_free(out: Path) -> None:
         raise UserError(f"{out} is not empty and holds no run; choose another --out")
 
 
-def write(run: Run, event: dict[str, Any]) -> None:
+def write(run: Run, *events: dict[str, Any]) -> None:
     """Write state and results beside the old ones, then let run.json point to them, then clear up.
 
-    event: what events.jsonl is told of the new row; the largest memory so far is added.
+    events: what events.jsonl is told of each new row; the largest memory so far is added.
     """
     out, record = run.folder, run.record
-    number = len(record["learned"])
+    # Counted up with every write, so that no file takes the place of one that run.json still names.
+    number = 1 + int(Path(record["state"]).stem.rpartition("-")[2]) if "state" in record else 1
     record["state"], record["results"] = f"state-{number:03d}.safetensors", f"results-{number:03d}.json"
     if world().main:
         log = out / "events.jsonl"
         torn = log.exists() and not log.read_bytes().endswith(b"\n")
         with log.open("a") as file:
-            file.write("\n" * torn + json.dumps(event | {"peak_memory_bytes": peak_memory()}) + "\n")
+            file.write("\n" * torn)
+            for event in events:
+                file.write(json.dumps(event | {"peak_memory_bytes": peak_memory()}) + "\n")
+        brought = run.learner.contribution() if isinstance(run.learner, Contributes) else None
+        for entry in record["learned"]:
+            if run.config.archive and brought is not None and brought["domain"] == entry["name"]:
+                save_state(archived(out, entry["name"]), brought)
+                entry["contribution"] = sha256_file(archived(out, entry["name"]))
         save_state(out / record["state"], run.learner.state_dict())
         write_json(out / record["results"], run.results.to_json())
         record["sha256"] = {k: sha256_file(out / record[k]) for k in ("state", "results")}
         write_json(out / "run.json", record)
         clear_up(out, record)
     wait()
+
+
+def archived(out: Path, domain: str) -> Path:
+    """Where a run keeps what a domain brought."""
+    return out / "domains" / f"{domain}.safetensors"
 
 
 def peak_memory() -> int:
@@ -251,10 +278,27 @@ def learned_stages(folder: Path | str) -> tuple[str, ...]:
     return tuple(s["name"] for s in _read_record(path)["learned"]) if path.is_file() else ()
 
 
+def stream_of(folder: Path | str) -> Path | None:
+    """Where the stream file lies that the run in `folder` was made from, if it was made from one.
+
+    Raises:
+        UserError: there is no run.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run (run.json is missing); make one with 'everseg learn'")
+    source = _read_record(path).get("stream")
+    return Path(source) if source else None
+
+
 def clear_up(out: Path, record: dict[str, Any]) -> None:
     """Delete what run.json does not count any more."""
     for old in [*out.glob("state-*.safetensors"), *out.glob("results-*.json"), *out.glob(".*.partial")]:
         if old.name not in {record["state"], record["results"]}:
+            old.unlink()
+    known = {s["name"] for s in record["learned"] if "contribution" in s}
+    for old in [*out.glob("domains/*.safetensors"), *out.glob("domains/.*.partial")]:
+        if old.stem not in known or old.name.startswith("."):
             old.unlink()
     for stage in record["learned"]:
         shutil.rmtree(out / "work" / stage["name"], ignore_errors=True)

@@ -179,17 +179,7 @@ def fit_adapter(
         return examples
 
     def loss(examples: list[Example], size: int) -> Tensor:
-        features = prepared.cache.features([e.query for e in examples])
-        total = torch.zeros((), device=base.device)
-        for rows in _kinds([e.prompts for e in examples]):
-            part = [examples[row] for row in rows]
-            taken = features if len(part) == len(examples) else {k: v[rows] for k, v in features.items()}
-            prompts = stack_prompts([e.prompts for e in part]).to(base.device)
-            truth = torch.cat([e.truth for e in part]).to(base.device)
-            logits, iou = forward(base, taken, prompts, adapter.bind, single=True)
-            terms = samcl_terms(logits[:, 0], truth, iou[:, 0], config.loss)
-            total = total + reduce_samcl(*terms, size, config.loss.reduction, config.loss.dice_weight)
-        return total
+        return batch_loss(adapter, base, prepared, examples, config.loss, size)
 
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     figures = fit(
@@ -204,6 +194,38 @@ def fit_adapter(
         scaled=resolved(base.precision, base.device) == "fp16",
     )
     return figures | {"trainable_parameters": float(sum(p.numel() for p in parameters))}
+
+
+def batch_loss(
+    adapter: Adapter,
+    base: Promptable,
+    prepared: Prepared,
+    examples: Sequence[Example],
+    config: LossConfig,
+    size: int,
+) -> Tensor:
+    """The training loss of some rows, as their share of a step of `size` rows."""
+    total = torch.zeros((), device=base.device)
+    for rows in _kinds([e.prompts for e in examples]):
+        features, prompts, truth = batch_of([examples[row] for row in rows], prepared)
+        logits, iou = forward(base, features, prompts, adapter.bind, single=True)
+        terms = samcl_terms(logits[:, 0], truth, iou[:, 0], config)
+        total = total + reduce_samcl(*terms, size, config.reduction, config.dice_weight)
+    return total
+
+
+def batch_of(examples: Sequence[Example], prepared: Prepared) -> tuple[Features, FramePrompts, Tensor]:
+    """Features, prompts and truth (B, S, S) bool, on the base's device, of rows with one kind of prompts."""
+    device = prepared.base.device
+    features = prepared.cache.features([e.query for e in examples])
+    prompts = stack_prompts([e.prompts for e in examples]).to(device)
+    return features, prompts, torch.cat([e.truth for e in examples]).to(device)
+
+
+def commonest(examples: Sequence[Example]) -> list[Example]:
+    """Those rows that have the commonest kind of prompts, so that they can share a pass."""
+    kinds = _kinds([e.prompts for e in examples])
+    return [examples[row] for row in max(kinds, key=len, default=[])]
 
 
 def observe_inputs(

@@ -29,7 +29,7 @@ class Rule:
     order, the "moments" with the weights, "fishers" with them, "factors", "layers" with calibration inputs,
     a "score" or "loss" callback with the models, or "pair": the protected and the free model.
     step: a class that folds one domain after another in constant memory: `start(x)` and `step(x)`, or `add`,
-    `subtract` and `solve`; for a "pair" the function itself; "" where there is none. removes: whether a
+    `subtract` and `solve`; "" where there is none. removes: whether a
     domain can be taken out again.
     data: what of the domains' data the merge itself wants. statistics: what is measured while a domain is
     there. order_free: same result whatever the order, to rounding. on: what it may be given: "either" is
@@ -123,7 +123,7 @@ RULES = {
         "pair",
         "from the model that protects the old as far towards the new as the Fisher information allows",
         "arXiv 2504.02666",
-        step="everseg.merge.became:became",
+        step="everseg.merge.became:Became",
         statistics="fisher",
         order_free=False,
     ),

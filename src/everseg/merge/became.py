@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from everseg.merge.tensors import Tensors, alike
+from everseg.merge.tensors import Tensors, alike, copied
 
 
 @torch.no_grad()
@@ -52,3 +53,28 @@ def became(
         share = {n: became_share({n: delta[n]}, {n: old[n]}, {n: new[n]}) for n in names}
     merged = {n: (protected[n].double() + share[n] * delta[n]).to(protected[n].dtype) for n in names}
     return merged, share
+
+
+@dataclass(frozen=True)
+class Became:
+    """The merged model after t domains; `information` is the sum of their Fishers, `share` the last lambda*
+    (the mean over tensors, if there is one for each).
+
+    The protected model is the merged one so far: all the protection there is without gradient projection,
+    which would need the old domains' inputs.
+    """
+
+    merged: dict[str, Tensor]
+    information: dict[str, Tensor]
+    share: float
+
+    @classmethod
+    def start(cls, model: Tensors, fisher: Tensors) -> Became:
+        return cls(copied(model), copied(fisher), 1.0)
+
+    @torch.no_grad()
+    def step(self, model: Tensors, fisher: Tensors, per: Literal["model", "tensor"] = "model") -> Became:
+        """Go from the merged model as far towards the new one as the Fishers allow."""
+        merged, shares = became(self.merged, model, self.information, fisher, per)
+        total = {n: value + fisher[n].to(value) for n, value in self.information.items()}
+        return Became(merged, total, sum(shares.values()) / len(shares))

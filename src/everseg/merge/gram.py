@@ -18,8 +18,9 @@ from everseg.config import at_least
 from everseg.distributed import add_up
 from everseg.errors import UserError
 
-CHUNK = 4096
-"""Rows in one float32 product; what is added up over more of them is float64."""
+CHUNK = 256
+"""Rows in one float32 product; what is added up over more of them is float64. Some kernels add up one row
+after another, and so the error of a product grows with its rows."""
 
 
 @dataclass(frozen=True)

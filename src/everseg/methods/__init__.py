@@ -19,6 +19,7 @@ METHODS = {
     "sequential": "everseg.methods.finetune:Sequential",
     "independent": "everseg.methods.independent:Independent",
     "regcl": "everseg.methods.regcl:RegCL",
+    "merged": "everseg.methods.merged:MergedLoRA",
     "joint": "everseg.methods.finetune:Joint",
 }
 

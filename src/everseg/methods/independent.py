@@ -14,10 +14,11 @@ import torch
 
 from everseg.aug import AugConfig, AugModule
 from everseg.cache import CacheConfig, FeatureCache
+from everseg.files import sha256_tensors
 from everseg.models.promptable import Promptable
 from everseg.seed import torch_generator
 from everseg.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
-from everseg.types import PromptPrediction, Query, Route, Scratch, Stage, State
+from everseg.types import Archive, Forgotten, PromptPrediction, Query, Route, Scratch, Stage, State
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ class Independent:
 
     def predict_as(self, queries: Sequence[Query], stage_name: str) -> list[PromptPrediction]:
         return predict(queries, self.base, self.cache, with_adapter(self.modules.get(stage_name)))
+
+    def forget(self, domain: str, archive: Archive) -> Forgotten:
+        """Drop the domain's module."""
+        self.modules.pop(domain, None)
+        remaining = {name: sha256_tensors(dict(m.state_dict())) for name, m in self.modules.items()}
+        statement = (
+            f"the module of {domain!r} is deleted and the others are unchanged to the bit: the run is what "
+            f"it would be had it never learned {domain!r}"
+        )
+        return Forgotten(True, statement, remaining)
 
     def state_dict(self) -> State:
         return {"modules": {name: dict(module.state_dict()) for name, module in self.modules.items()}}

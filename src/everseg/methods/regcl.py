@@ -18,45 +18,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from everseg.aug import AugConfig, AugModule
+from everseg.adapters import AdapterKind, AnyAdapter, fresh_adapter, pairs
 from everseg.cache import CacheConfig, FeatureCache
 from everseg.config import at_least
-from everseg.lora import LoRAConfig, ParallelLoRA
-from everseg.merge import (
-    GramCollector,
-    GramConfig,
-    LayerReport,
-    RegMeanConfig,
-    RegMeanSums,
-    add_up_grams,
+from everseg.contribution import (
+    Contribution,
+    MeasureConfig,
+    Weighting,
+    on_cpu,
+    tune_domain,
+    weight_of,
 )
-from everseg.merge.regmean import regmean
+from everseg.errors import UserError
+from everseg.merge import GramConfig, RegMeanConfig
+from everseg.merge.osrm import osrm
+from everseg.mergers import Merger, MergerConfig, merger
+from everseg.mergers.removal import forget_domain, reweigh_domain
+from everseg.mergers.sums import Sums
 from everseg.models.promptable import Promptable
 from everseg.seed import torch_generator
-from everseg.tune import TuneConfig, fit_adapter, observe_inputs, predict, prepare, with_adapter
-from everseg.types import PromptPrediction, Query, Scratch, Stage, State
-
-PROMPT_BRANCH = ("map_layer", "neck_in", "neck_out")
-"""The linear layers that read the clicks alone; the published code averages them."""
+from everseg.tune import TuneConfig, predict, with_adapter
+from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State
 
 
 @dataclass(frozen=True)
 class RegCLConfig:
     """adapter: "aug" (SAMCL's module with a matrix C for each block) or "lora" (in parallel to the
     attention). rank: of either.
-    start: where a domain's adapter sets out from: "indi", one start common to all, or "sequ", the last
-        domain's adapter as it was tuned; never the merged one.
+    start: where a domain's adapter sets out from: "indi", one start common to all; "sequ", the last domain's
+        adapter as it was tuned, never the merged one; "osrm", for low-rank pairs on products, a start along
+        the directions in which the domains before have least energy.
+    on: "factors" merges the adapter's matrices each by itself, "products" the B A of low-rank pairs, cut back
+        to `merged_rank` (0: the adapter's).
+    weighting: whether every domain counts the same, or by its images or objects.
     prompt_branch: also measure and merge in closed form the layers that read the clicks.
     gram: how inputs are measured. merge: how the sums are solved. tune, cache: as for SAMCL.
     """
 
-    adapter: Literal["aug", "lora"] = "aug"
+    adapter: AdapterKind = "aug"
     rank: int = 10
-    start: Literal["indi", "sequ"] = "indi"
+    start: Literal["indi", "sequ", "osrm"] = "indi"
+    on: Literal["factors", "products"] = "factors"
+    merged_rank: int = 0
+    weighting: Weighting = "equal"
     prompt_branch: bool = False
     gram: GramConfig = field(default_factory=GramConfig)
     merge: RegMeanConfig = field(default_factory=RegMeanConfig)
@@ -65,6 +73,12 @@ class RegCLConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rank")
+        if self.on == "products" and self.adapter == "aug":
+            raise UserError("an AugModule is no product of two matrices; set adapter=lora with on=products")
+        if self.start == "osrm" and self.on != "products":
+            raise UserError("start=osrm gives every domain other directions; set on=products with it")
+        if self.on == "products" and self.merge.arithmetic != "fp64":
+            raise UserError("products are merged in float64; set merge.arithmetic=fp64 with on=products")
 
     @classmethod
     def presets(cls) -> dict[str, RegCLConfig]:
@@ -84,6 +98,12 @@ class RegCLConfig:
             ),
         }
 
+    @property
+    def merger(self) -> MergerConfig:
+        """How contributions are merged."""
+        rule = "regmean" if self.on == "factors" else "regmean-products"
+        return MergerConfig(rule, self.on, self.merged_rank, regmean=self.merge)
+
 
 class RegCL:
     """One merged adapter, and the sums it is solved from."""
@@ -95,103 +115,120 @@ class RegCL:
         self.config = config or RegCLConfig()
         self.seed = seed
         self.cache = FeatureCache(base, self.config.cache)
+        # Float64 sums; for the published arithmetic, which solves from every stored adapter, all of those.
+        self.sums = self._fresh_merger()
         self.merged = self._fresh()
-        self.last: AugModule | ParallelLoRA | None = None
-        self.sums = RegMeanSums(self.config.merge.affine)
-        # The published arithmetic solves from every stored adapter and its moments, and so it grows.
-        self.stored: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self.weights: dict[str, float] = {}  # of the domains merged, in their order
+        self.last: dict[str, Tensor] | None = None
+        self.newest: Contribution | None = None
 
-    def _fresh(self) -> AugModule | ParallelLoRA:
+    def _fresh(self, rank: int = 0) -> AnyAdapter:
         """The start that is common to all domains."""
-        generator, rank = torch_generator(self.seed, "adapter"), self.config.rank
-        if self.config.adapter == "aug":
-            return AugModule.beside(self.base, AugConfig(rank=rank, mix=True), generator)
-        return ParallelLoRA.beside(self.base, LoRAConfig(rank=rank), generator)
+        generator = torch_generator(self.seed, "adapter")
+        return fresh_adapter(self.config.adapter, self.base, rank or self.config.rank, generator, mix=True)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if stage.background:  # The base is right there: nothing to tune on, and no adapter to merge.
             return {}
-        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
-        adapter = self._fresh()
-        if self.config.start == "sequ" and self.last is not None:
-            adapter.load_state_dict(self.last.state_dict())
-        figures = fit_adapter(
+        adapter, config = self._start(), self.config
+        start = on_cpu(dict((adapter if config.start == "osrm" else self._fresh()).state_dict()))
+        figures, brought = tune_domain(
             adapter,
             self.base,
-            prepared,
-            self.config.tune,
+            stage,
+            MeasureConfig(gram=config.gram, prompt_branch=config.prompt_branch),
+            config.tune,
+            config.cache,
+            kind=config.adapter,
+            start=start,
+            after=() if config.start == "indi" else tuple(self.weights),
             seed=self.seed,
-            name=stage.name,
             scratch=scratch,
         )
-        if not len(prepared):  # Nothing was learned: there is nothing to merge.
+        if brought is None:  # Nothing was learned: there is nothing to merge.
             return figures
-        collector = GramCollector(self._measured(adapter), self.config.gram, seed=self.seed)
+        return {**figures, **self.take_in(brought, weight_of(brought, config.weighting))}
 
-        def observe(layer: str, inputs: Tensor) -> None:
-            if layer in collector.modules:
-                collector.see(layer, inputs)
-
-        observe_inputs(adapter, self.base, prepared, observe, stage.name)
-        grams = collector.result()
-        add_up_grams(list(grams.values()))
-        # The mean over rows: every domain weighs the same, whatever its size.
-        moments = {layer: gram.mean() for layer, gram in grams.items()}
-        reports = self._merge(dict(adapter.state_dict()), moments)
+    def take_in(self, brought: Contribution, weight: float = 1.0) -> Mapping[str, float]:
+        """Merge one domain more, tuned here or elsewhere; figures of the merge."""
+        self.sums.add(brought, weight)
+        self.weights[brought.domain] = weight
+        self.newest = brought
         if self.config.start == "sequ":
-            self.last = adapter
-        return figures | _figures(reports)
+            self.last = dict(brought.weights)
+        return self._serve()
 
-    def _measured(self, adapter: nn.Module) -> dict[str, nn.Linear]:
-        """The layers whose weights the closed form solves for, by name."""
-        linears = {name: m for name, m in adapter.named_modules() if isinstance(m, nn.Linear)}
-        return {n: m for n, m in linears.items() if self.config.prompt_branch or n not in PROMPT_BRANCH}
+    def _start(self) -> AnyAdapter:
+        adapter = self._fresh()
+        if self.config.start == "sequ" and self.last is not None:
+            adapter.load_state_dict(self.last)
+        if self.config.start == "osrm" and self.weights:
+            assert isinstance(self.sums, Sums)
+            weights = dict(adapter.state_dict())
+            for x in pairs(weights):
+                down = weights[f"down.{x}.weight"]
+                second = self.sums.sums.layers[x].second[: down.shape[1], : down.shape[1]]
+                # As long as a random start's rows, so that learning begins at the same pace.
+                weights[f"down.{x}.weight"] = (
+                    osrm(second, len(down)).to(down) * down.norm() / len(down) ** 0.5
+                )
+            adapter.load_state_dict(weights)
+        return adapter
 
-    def _merge(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, LayerReport]:
-        how = self.config.merge
-        if how.arithmetic == "fp32_inverse":
-            kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
-            self.stored.append((kept, {layer: g.cpu() for layer, g in moments.items()}))
-            merged = kept  # An inverse would blur the first domain's own adapter.
-            reports: dict[str, LayerReport] = {}
-            if len(self.stored) > 1:
-                merged, reports = regmean([w for w, _ in self.stored], [g for _, g in self.stored], how)
-        else:
-            self.sums.add(weights, moments)
-            merged, reports = self.sums.solve(ridge=how.ridge, offdiag=how.offdiag, centre=how.centre)
-        self.merged.load_state_dict(merged)
-        return reports
+    def _serve(self) -> Mapping[str, float]:
+        """Put the merged adapter in use; a fresh one, which is the identity, where nothing is merged."""
+        self.merged = self._fresh()
+        if not self.weights:
+            return {}
+        merged = self.sums.solve()
+        self.merged = self._fresh(merged.rank)
+        self.merged.load_state_dict(merged.weights)
+        return merged.figures
 
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
         return predict(queries, self.base, self.cache, with_adapter(self.merged))
 
+    def contribution(self) -> State | None:
+        """What the last learned stage brought, for the run's archive and for merges elsewhere."""
+        return None if self.newest is None else self.newest.to_state()
+
+    def forget(self, domain: str, archive: Archive) -> Forgotten:
+        """Take a domain out of the merge; see `mergers.removal`."""
+        order = list(self.weights)
+        later = order[order.index(domain) + 1 :] if domain in order else []
+        tainted = later if self.config.start != "indi" else []
+        self.sums, found = forget_domain(
+            self.sums, self._fresh_merger, self.weights, domain, tainted, archive
+        )
+        if domain == order[-1] and self.last is not None:
+            before = archive(order[-2]) if len(order) > 1 else None
+            self.last = None if before is None else before["weights"]
+        del self.weights[domain]
+        self._serve()
+        return found
+
+    def reweigh(self, domain: str, weight: float, archive: Archive) -> None:
+        """Let a domain count `weight` in the merge."""
+        reweigh_domain(self.sums, self.weights, domain, weight, archive)
+        self.weights[domain] = weight
+        self._serve()
+
+    def _fresh_merger(self) -> Merger:
+        return merger(self.config.merger, self.base, self.seed)
+
     def state_dict(self) -> State:
+        kept = "sums" if isinstance(self.sums, Sums) else "contributions"
         return {
             "adapter": dict(self.merged.state_dict()),
-            "last": None if self.last is None else dict(self.last.state_dict()),
-            "sums": self.sums.state_dict(),
-            "stored": [{"weights": w, "moments": g} for w, g in self.stored],
+            "rank": self.merged.config.rank,
+            "weights": dict(self.weights),
+            "last": self.last,
+            kept: self.sums.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
+        self.merged = self._fresh(state["rank"])
         self.merged.load_state_dict(state["adapter"])
-        self.last = None
-        if state["last"] is not None:
-            self.last = self._fresh()
-            self.last.load_state_dict(state["last"])
-        self.sums = RegMeanSums(self.config.merge.affine)
-        self.sums.load_state_dict(state["sums"])
-        self.stored = [(dict(e["weights"]), dict(e["moments"])) for e in state["stored"]]
-
-
-def _figures(reports: Mapping[str, LayerReport]) -> dict[str, Any]:
-    """The worst condition of the layers merged, and their objective against that of the plain mean."""
-    solved = [r for r in reports.values() if r.path != "single"]
-    if not solved:
-        return {}
-    ours, mean = sum(r.objective for r in solved), sum(r.objective_of_mean for r in solved)
-    return {
-        "merge_condition": max(r.condition for r in solved),
-        "merge_objective": ours / mean if mean else 1.0,
-        "merge_worse_than_mean": float(sum(r.worse_than_mean for r in solved)),
-    }
+        self.weights, self.last, self.newest = dict(state["weights"]), state["last"], None
+        self.sums = self._fresh_merger()
+        self.sums.load_state_dict(state["sums" if isinstance(self.sums, Sums) else "contributions"])

@@ -26,11 +26,19 @@ from torch import Tensor
 from everseg.aug import RELEASED, AugBank, AugConfig, AugModule
 from everseg.cache import CacheConfig, FeatureCache
 from everseg.errors import UserError
+from everseg.files import sha256_tensors
 from everseg.models.promptable import Adaptation, Features, Promptable
 from everseg.seed import torch_generator
-from everseg.selector import REFERENCE, ModuleSelector, SelectorConfig, fill_buffer, train_selector
+from everseg.selector import (
+    REFERENCE,
+    ModuleSelector,
+    SelectorConfig,
+    draw_rows,
+    fill_buffer,
+    train_selector,
+)
 from everseg.tune import Bind, Choice, TuneConfig, fit_adapter, pool, predict, prepare, with_adapter
-from everseg.types import PromptPrediction, Query, Route, Scratch, Stage, State
+from everseg.types import Archive, Forgotten, PromptPrediction, Query, Route, Scratch, Stage, State
 
 PLAIN = -1
 """The bank's slot of the untouched base."""
@@ -67,6 +75,8 @@ class SAMCL:
         self.cache = FeatureCache(base, self.config.cache)
         self.modules: dict[str, AugModule] = {}
         self.buffer: dict[str, Tensor] = {}
+        # Of how many images each domain's part of the buffer was drawn: what it takes to draw it again.
+        self.counts: dict[str, int] = {}
         self.selector = self._fresh_selector()
         self._bank: AugBank | None = None
 
@@ -101,9 +111,47 @@ class SAMCL:
         draw = torch_generator(self.seed, stage.name, "selector")
         selector = self.config.selector
         self.buffer[stage.name] = fill_buffer(prepared.embeddings, selector.size, draw, selector.precision)
+        self.counts[stage.name] = len(prepared.embeddings)
         self.selector.grow([stage.name], draw)
         told = train_selector(self.selector, self.buffer, selector, draw)
         return figures | {f"selector_{key}": value for key, value in told.items()}
+
+    def forget(self, domain: str, archive: Archive) -> Forgotten:
+        """Drop the domain's module and its part of the buffer, and learn the selector anew from the rest, one
+        domain after another with the draws of the first time. No image is needed."""
+        if bare := [name for name in self.selector.names if name not in self.buffer and name != domain]:
+            raise UserError(
+                f"the buffer holds no embeddings of {', '.join(bare)}, from which the selector would be "
+                "learned anew; import the modules again with --stream and their training images"
+            )
+        known = all(name in self.counts for name in self.buffer if name != domain)
+        self.modules.pop(domain, None)
+        self.buffer.pop(domain, None)
+        self.counts.pop(domain, None)
+        self._bank = None
+        self.selector = self._fresh_selector()
+        so_far: dict[str, Tensor] = {}
+        for name, rows in self.buffer.items():
+            draw = torch_generator(self.seed, name, "selector")
+            draw_rows(self.counts.get(name, len(rows)), self.config.selector.size, draw)
+            so_far[name] = rows
+            self.selector.grow([name], draw)
+            train_selector(self.selector, so_far, self.config.selector, draw)
+        remaining = {name: sha256_tensors(dict(m.state_dict())) for name, m in self.modules.items()}
+        if known:
+            statement = (
+                f"the module of {domain!r} and its embeddings are deleted, the other modules are unchanged "
+                "to the bit, and the selector was learned anew from the other domains' embeddings: the run "
+                f"is what it would be had it never learned {domain!r}"
+            )
+        else:
+            statement = (
+                f"the module of {domain!r} and its embeddings are deleted and the other modules are "
+                "unchanged to the bit; the selector was learned anew from the other domains' embeddings, "
+                "but it was imported or learned by an earlier version, so it is not the one that would be "
+                "had the domain never been"
+            )
+        return Forgotten(known, statement, remaining)
 
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
         choose = self._select if self.selector.names else with_adapter(None)
@@ -143,6 +191,7 @@ class SAMCL:
         return {
             "modules": {name: dict(module.state_dict()) for name, module in self.modules.items()},
             "buffer": dict(self.buffer),
+            "counts": dict(self.counts),
             "selector": {"names": list(self.selector.names), "weights": dict(self.selector.state_dict())},
         }
 
@@ -152,6 +201,7 @@ class SAMCL:
             self.modules[name] = AugModule.beside(self.base, self.config.aug)
             self.modules[name].load_state_dict(weights)
         self.buffer = dict(state["buffer"])
+        self.counts = {name: int(count) for name, count in state.get("counts", {}).items()}
         self.selector = self._fresh_selector()
         self.selector.grow(state["selector"]["names"])
         self.selector.load_state_dict(state["selector"]["weights"])

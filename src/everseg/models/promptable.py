@@ -98,6 +98,9 @@ class Promptable(Protocol):
 
     def trunk(self, pixels: Tensor) -> Features: ...
 
+    def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
+        """One adapted block of the tail by itself: tokens (B, Y, X, D) -> the same."""
+
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features: ...
 
     def decode(

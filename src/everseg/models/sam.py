@@ -82,11 +82,14 @@ class Sam:
             x = _block(layer, x)
         return {TAP: x}
 
+    def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
+        return _block(self.encoder.layers[index], x, adaptation, index)
+
     @mixed
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features:
         x = features[TAP]
         for index in self.adapted:
-            x = _block(self.encoder.layers[index], x, adaptation, index)
+            x = self.block(index, x, adaptation)
         before = None if adaptation is None else adaptation.neck_in()
         if before is not None:
             x = x + before.permute(0, 2, 3, 1)

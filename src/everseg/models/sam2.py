@@ -109,11 +109,14 @@ class Sam2:
                 fine.append(_in_one(convs[2], decoder.conv_s1, x))
         return {TAP: x, **dict(zip(FINE, fine, strict=True))}
 
+    def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
+        return _block(self.backbone.blocks[index], x, adaptation, index)
+
     @mixed
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features:
         x = features[TAP]
         for index in self.adapted:
-            x = _block(self.backbone.blocks[index], x, adaptation, index)
+            x = self.block(index, x, adaptation)
         deep = x
         for layer in self.backbone.blocks[self.ends[2] :]:
             deep = _block(layer, deep)

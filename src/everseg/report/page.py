@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from everseg.files import write_text
-from everseg.report.costs import stages, storage
+from everseg.report.costs import merges, stages, storage
 from everseg.report.data import ReportData
 from everseg.report.examples import gallery
 from everseg.report.html import section, text
@@ -48,6 +48,7 @@ def page(data: ReportData) -> str:
 {storage(data.summary)}
 {stages(data.results, data.summary)}
 </div>
+{merges(data.summary)}
 {_configuration(data)}
 </main>
 </body>

@@ -94,6 +94,28 @@ class Results:
         before = [s for s in self.scores.get(BASE, ()) if s.column not in {new.column for new in scores}]
         return self._with_row(BASE, [*before, *scores], cells or {})
 
+    def without(self, name: str) -> Results:
+        """These results without the row and the column of a stage that was forgotten, and without its images.
+
+        Other rows keep what was measured then, when the learner still knew it.
+        """
+        rows = [i for i, stage in enumerate(self.stages) if stage != name]
+        now = {old: new for new, old in enumerate(rows)} | {BASE: BASE}
+        learned_at = {c: now[r] for c, r in self.learned_at.items() if c != name and r in now}
+        return replace(
+            self,
+            stages=tuple(self.stages[i] for i in rows),
+            columns=tuple(c for c in self.columns if c != name),
+            learned_at=learned_at,
+            background=self.background - {name},
+            cells={(now[r], c): v for (r, c), v in self.cells.items() if r in now and c != name},
+            scores={
+                now[r]: tuple(s for s in kept if s.column != name)
+                for r, kept in self.scores.items()
+                if r in now
+            },
+        )
+
     def _with_row(
         self, row: int, scores: Sequence[ImageScore], cells: Mapping[str, Mapping[str, float]]
     ) -> Results:

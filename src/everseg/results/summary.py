@@ -14,6 +14,10 @@ class Summary(TypedDict, total=False):
     in order.
     routing_accuracy: share of test images sent to the right module after the last stage.
     oracle: {metric: AA} of the same modules told each image's domain.
+    merges: after each stage of a method that merges in closed form, the largest "condition" number of the
+    layers solved, their "objective" as a share of the plain mean's, and for how many layers the mean would
+    have been better ("worse_than_mean").
+    archived_bytes: what each domain brought, kept for merging elsewhere and for forgetting, in all.
     """
 
     method: str
@@ -27,6 +31,8 @@ class Summary(TypedDict, total=False):
     peak_memory_bytes: list[int]
     routing_accuracy: float
     oracle: dict[str, float]
+    merges: dict[str, dict[str, float]]
+    archived_bytes: int
 
 
 def stored_bytes(summary: Summary) -> int | None:
