@@ -27,7 +27,7 @@ SHELVES = (
     ("0b", "config distributed files"),
     # Floor 1: the parts a method is made of.
     ("1a", "data heatmap instances losses merge metrics models progress results schedule"),
-    ("1b", "aug cache fit lora selector"),
+    ("1b", "aug cache fit linear lora selector"),
     ("1c", "adapters released tune"),
     ("1d", "contribution"),
     ("1e", "mergers"),

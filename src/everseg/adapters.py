@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from everseg.aug import AugConfig, AugModule
 from everseg.errors import UserError
+from everseg.linear import LinearConfig, LinearLoRA
 from everseg.lora import LoRAConfig, ParallelLoRA
 from everseg.merge.truncate import Factors
 from everseg.models.promptable import Promptable
 
-AdapterKind = Literal["aug", "lora"]
-"""aug: SAMCL's module. lora: low-rank, in parallel to the attention."""
+AdapterKind = Literal["aug", "lora", "linear"]
+"""aug: SAMCL's module. lora: low-rank, in parallel to the attention. linear: low-rank, on each linear layer
+of the blocks, which folds into the base."""
 
-AnyAdapter: TypeAlias = AugModule | ParallelLoRA
+AnyAdapter: TypeAlias = AugModule | ParallelLoRA | LinearLoRA
 
 PROMPT_BRANCH = ("map_layer", "neck_in", "neck_out")
 """The linear layers of an AugModule that read the clicks alone."""
@@ -30,6 +32,8 @@ def fresh_adapter(
     """An adapter that is the identity, on the base's device. mix: of an AugModule, see `AugConfig`."""
     if kind == "aug":
         return AugModule.beside(base, AugConfig(rank=rank, mix=mix), generator)
+    if kind == "linear":
+        return LinearLoRA.beside(base, LinearConfig(rank=rank), generator)
     return ParallelLoRA.beside(base, LoRAConfig(rank=rank), generator)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from everseg.config import at_least
 from everseg.errors import UserError
-from everseg.models.promptable import Observe, Promptable
+from everseg.models.promptable import Adaptation, Observe, Promptable
 from everseg.models.windows import partition
 
 
@@ -144,8 +144,8 @@ class AugModule(nn.Module):
         return AugAdaptation(dict(self.named_parameters()), self.blocks, self.config, heat_BYX, observe)
 
 
-class AugAdaptation:
-    """An AugModule, or a bank's modules, bound to a batch; see `models.promptable.Adaptation`."""
+class AugAdaptation(Adaptation):
+    """An AugModule, or a bank's modules, bound to a batch."""
 
     def __init__(
         self,

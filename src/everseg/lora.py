@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from everseg.config import at_least
-from everseg.models.promptable import Observe, Promptable
+from everseg.models.promptable import Adaptation, Observe, Promptable
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class ParallelLoRA(nn.Module):
         return LoRAAdaptation(self, observe)
 
 
-class LoRAAdaptation:
-    """A ParallelLoRA bound to a batch; see `models.promptable.Adaptation`."""
+class LoRAAdaptation(Adaptation):
+    """A ParallelLoRA bound to a batch."""
 
     def __init__(self, module: ParallelLoRA, observe: Observe | None = None) -> None:
         self.module, self.observe = module, observe
@@ -96,9 +96,3 @@ class LoRAAdaptation:
             self.observe(f"up.{i}", low)
         out: Tensor = self.module.up[i](low)
         return out
-
-    def neck_in(self) -> Tensor | None:
-        return None
-
-    def neck_out(self) -> Tensor | None:
-        return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -220,6 +220,13 @@ class Reweighs(Protocol):
         Raises:
             UserError: what it takes was not kept, or the method weighs all alike.
         """
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """An ability: to hand out the one adapter through which every image goes, whatever its form."""
+
+    def exports(self) -> nn.Module: ...
 
 
 @runtime_checkable

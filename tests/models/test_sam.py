@@ -12,7 +12,15 @@ from transformers.models.sam.configuration_sam import (
     SamVisionConfig,
 )
 
-from everseg.models.promptable import TAP, FramePrompts, first_adapted, stack_prompts, stretch, to_frame
+from everseg.models.promptable import (
+    TAP,
+    Adaptation,
+    FramePrompts,
+    first_adapted,
+    stack_prompts,
+    stretch,
+    to_frame,
+)
 from everseg.models.sam import Sam
 from everseg.models.windows import partition, unpartition
 from everseg.types import Prompts
@@ -108,7 +116,7 @@ def test_the_fingerprint_knows_the_weights(model: SamModel) -> None:
         bias[0] -= 1
 
 
-class Constant:
+class Constant(Adaptation):
     """An adaptation that adds one number in one place."""
 
     def __init__(self, place: str, value: float) -> None:

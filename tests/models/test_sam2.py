@@ -23,7 +23,7 @@ from everseg.config import override
 from everseg.data import SyntheticDomain
 from everseg.heatmap import click_heatmap
 from everseg.methods.samcl import SAMCL, SAMCLConfig
-from everseg.models.promptable import TAP, Features, FramePrompts, stack_prompts
+from everseg.models.promptable import TAP, Adaptation, Features, FramePrompts, stack_prompts
 from everseg.models.sam2 import Sam2, after_first_global
 from everseg.types import NoScratch, Stage
 
@@ -265,7 +265,7 @@ def test_pixels_are_normalised_as_imagenet(micro2: Sam2) -> None:
 # ---------------------------------------------------------------- adaptations
 
 
-class Constant:
+class Constant(Adaptation):
     """An adaptation that adds one number beside the attention, and knows of no neck."""
 
     def __init__(self, value: float) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from everseg.aug import AugConfig, AugModule
+from everseg.adapters import AdapterKind, AnyAdapter, fresh_adapter
 from everseg.cache import CacheConfig, FeatureCache
-from everseg.lora import LoRAConfig, ParallelLoRA
 from everseg.models.promptable import Promptable
 from everseg.seed import torch_generator
 from everseg.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
@@ -18,11 +16,11 @@ from everseg.types import PromptPrediction, Query, Scratch, Stage, State
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """adapter: "lora" (the paper's baseline, in parallel to the attention) or "aug" (SAMCL's module without
-    its selector, as in its table 3). rank: of either. tune: as for SAMCL. cache: where the trunk's features
-    are kept."""
+    """adapter: "lora" (the paper's baseline, in parallel to the attention), "aug" (SAMCL's module without its
+    selector, as in its table 3) or "linear" (on each linear layer of the blocks, which folds into the base).
+    rank: of any of them. tune: as for SAMCL. cache: where the trunk's features are kept."""
 
-    adapter: Literal["lora", "aug"] = "lora"
+    adapter: AdapterKind = "lora"
     rank: int = 10
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -43,11 +41,7 @@ class Sequential:
         self.seed = seed
         self.cache = FeatureCache(base, self.config.cache)
         generator = torch_generator(seed, "adapter")
-        self.adapter: AugModule | ParallelLoRA
-        if self.config.adapter == "aug":
-            self.adapter = AugModule.beside(base, AugConfig(rank=self.config.rank), generator)
-        else:
-            self.adapter = ParallelLoRA.beside(base, LoRAConfig(rank=self.config.rank), generator)
+        self.adapter = fresh_adapter(self.config.adapter, base, self.config.rank, generator)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if stage.background:  # The base is right there: nothing to tune on.
@@ -65,6 +59,9 @@ class Sequential:
 
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
         return predict(queries, self.base, self.cache, with_adapter(self.adapter))
+
+    def exports(self) -> AnyAdapter:
+        return self.adapter
 
     def state_dict(self) -> State:
         return {"adapter": dict(self.adapter.state_dict())}

@@ -151,6 +151,9 @@ class MergedLoRA:
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
         return predict(queries, self.base, self.cache, with_adapter(self.merged))
 
+    def exports(self) -> AnyAdapter:
+        return self.merged
+
     def contribution(self) -> State | None:
         """What the last learned stage brought, for the run's archive and for merges elsewhere."""
         return None if self.newest is None else self.newest.to_state()

@@ -47,8 +47,8 @@ from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, 
 
 @dataclass(frozen=True)
 class RegCLConfig:
-    """adapter: "aug" (SAMCL's module with a matrix C for each block) or "lora" (in parallel to the
-    attention). rank: of either.
+    """adapter: "aug" (SAMCL's module with a matrix C for each block), "lora" (in parallel to the attention)
+    or "linear" (on each linear layer of the blocks, which folds into the base). rank: of any of them.
     start: where a domain's adapter sets out from: "indi", one start common to all; "sequ", the last domain's
         adapter as it was tuned, never the merged one; "osrm", for low-rank pairs on products, a start along
         the directions in which the domains before have least energy.
@@ -187,6 +187,9 @@ class RegCL:
 
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
         return predict(queries, self.base, self.cache, with_adapter(self.merged))
+
+    def exports(self) -> AnyAdapter:
+        return self.merged
 
     def contribution(self) -> State | None:
         """What the last learned stage brought, for the run's archive and for merges elsewhere."""

@@ -10,13 +10,13 @@ token grid, D the tokens' width, h w the logits' size. Prompts at this level are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everseg.types import Prompts
@@ -39,20 +39,31 @@ Observe = Callable[[str, Tensor], None]
 
 
 class Adaptation(Protocol):
-    """A method's additions to the tail for one batch of B rows. Each returns None where it adds nothing."""
+    """A method's additions to the tail for one batch of B rows. A class that derives from this one says only
+    where it adds something."""
+
+    linears: Collection[str] = ()
+    """The linear layers of the base that it adds to, of those in `Promptable.linears`."""
+
+    def linear(self, name: str, inputs: Tensor) -> Tensor | None:
+        """Added to the output of a layer in `linears`: inputs (..., D) -> (..., O), or None."""
+        return None
 
     def attention(self, block: int, tokens: Tensor, window: int) -> Tensor | None:
         """Added to the output of a block's attention.
 
         tokens: what the attention reads, normalised and cut into windows: (B*V, w, w, D), or (B, Y, X, D)
-        where `window` is 0. Returns the same shape.
+        where `window` is 0. Returns the same shape, or None.
         """
+        return None
 
     def neck_in(self) -> Tensor | None:
-        """Added to the last block's output before the neck: (B, D, Y, X)."""
+        """Added to the last block's output before the neck: (B, D, Y, X), or None."""
+        return None
 
     def neck_out(self) -> Tensor | None:
-        """Added to the image embedding: (B, C, Y, X)."""
+        """Added to the image embedding: (B, C, Y, X), or None."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Promptable(Protocol):
     channels: int  # C, of the image embedding
     adapted: tuple[int, ...]  # the blocks of the tail, which a method may adapt
     has_neck: bool  # whether neck_in and neck_out are honoured
+    linears: dict[str, nn.Linear]  # the linear layers of the adapted blocks, by name in the state dict
     precision: Precision
 
     @property

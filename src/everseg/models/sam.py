@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import SamModel
 
 from everseg.files import sha256_tensors
+from everseg.models.linears import adapted, linears_in
 from everseg.models.promptable import (
     PADDING,
     TAP,
@@ -31,6 +32,8 @@ from everseg.models.windows import partition, unpartition
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+
+LAYER = "vision_encoder.layers.{}"
 
 PIECE = 2**27
 """Bytes of relative positions that an attention makes at a time; see `_attention`."""
@@ -57,6 +60,7 @@ class Sam:
             f"the first adapted block is 1..{self.depth - 1}, not {self.first}"
         )
         self.adapted = tuple(range(self.first, self.depth))
+        self.linears = linears_in(model, [LAYER.format(index) for index in self.adapted])
         self.fingerprint = sha256_tensors(dict(model.state_dict()))
 
     @property
@@ -83,7 +87,8 @@ class Sam:
         return {TAP: x}
 
     def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
-        return _block(self.encoder.layers[index], x, adaptation, index)
+        layer = adapted(self.encoder.layers[index], LAYER.format(index), adaptation)
+        return _block(layer, x, adaptation, index)
 
     @mixed
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features:

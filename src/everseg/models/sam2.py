@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import Sam2Model
 
 from everseg.files import sha256_tensors
+from everseg.models.linears import adapted, linears_in
 from everseg.models.promptable import (
     PADDING,
     TAP,
@@ -33,6 +34,8 @@ from everseg.models.windows import partition, unpartition
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+LAYER = "vision_encoder.backbone.blocks.{}"
 
 FINE = ("s0", "s1")
 """The decoder's high-resolution levels, (B, C/8, 4Y, 4X) and (B, C/4, 2Y, 2X): the ends of stages 1 and 2."""
@@ -78,6 +81,7 @@ class Sam2:
             f"the first adapted block is {start + 1}..{end - 1}, within stage 3, not {self.first}"
         )
         self.adapted = tuple(range(self.first, end))
+        self.linears = linears_in(model, [LAYER.format(index) for index in self.adapted])
         self.fingerprint = sha256_tensors(dict(model.state_dict()))
 
     @property
@@ -110,7 +114,8 @@ class Sam2:
         return {TAP: x, **dict(zip(FINE, fine, strict=True))}
 
     def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
-        return _block(self.backbone.blocks[index], x, adaptation, index)
+        layer = adapted(self.backbone.blocks[index], LAYER.format(index), adaptation)
+        return _block(layer, x, adaptation, index)
 
     @mixed
     def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features:
