@@ -111,6 +111,58 @@ def micro_folder(micro_model: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.fixture(scope="session")
+def micro2_model() -> Any:
+    """A random SAM 2 of 128 x 128 pixels: stages of 1, 2, 4 and 1 blocks; stage 3 is a grid of 8 x 8, which
+    windows of 6 do not divide, and two of its blocks are adapted."""
+    from transformers import Sam2Config, Sam2Model
+    from transformers.models.sam2.configuration_sam2 import (
+        Sam2HieraDetConfig,
+        Sam2MaskDecoderConfig,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
+
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8,
+        image_size=[128, 128],
+        blocks_per_stage=[1, 2, 4, 1],
+        embed_dim_per_stage=[8, 16, 32, 48],
+        num_attention_heads_per_stage=[1, 2, 2, 4],
+        window_size_per_stage=[4, 2, 6, 3],
+        window_positional_embedding_background_size=[3, 3],
+        global_attention_blocks=[4, 6],
+        mlp_ratio=2.0,
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[48, 32, 16, 8],
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+        fpn_hidden_size=32,
+    )
+    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=128)
+    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16)
+    model = Sam2Model(
+        Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.2 * torch.randn(p.shape, generator=generator) + (p.ndim == 1) * 0.5)
+        positions = model.shared_image_embedding.positional_embedding
+        positions.copy_(torch.randn(positions.shape, generator=generator))
+        model.prompt_encoder.shared_embedding.positional_embedding.copy_(positions)
+    return model
+
+
+@pytest.fixture(scope="session")
+def micro2_folder(micro2_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro SAM 2 as a folder that `--base` takes."""
+    folder = tmp_path_factory.mktemp("base") / "micro2"
+    micro2_model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_for_small_things(request: pytest.FixtureRequest) -> Iterator[None]:
     """On tensors as small as the micro base's, threads wait for each other for longer than they work."""

@@ -9,13 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Sam2Config, Sam2Model
-from transformers.models.sam2.configuration_sam2 import (
-    Sam2HieraDetConfig,
-    Sam2MaskDecoderConfig,
-    Sam2PromptEncoderConfig,
-    Sam2VisionConfig,
-)
 
 from everseg.data import SyntheticDomain
 from everseg.files import load_state, save_state
@@ -37,36 +30,9 @@ IN_A_BLOCK = {
 }
 
 
-def micro2_model() -> Sam2Model:
-    """Stages of 1, 1, 3 and 1 blocks; stage 3 is a grid of 8 x 8, which windows of 6 do not divide."""
-    backbone = Sam2HieraDetConfig(
-        hidden_size=8,
-        image_size=[128, 128],
-        blocks_per_stage=[1, 1, 3, 1],
-        embed_dim_per_stage=[8, 16, 32, 48],
-        num_attention_heads_per_stage=[1, 2, 2, 4],
-        window_size_per_stage=[4, 2, 6, 3],
-        window_positional_embedding_background_size=[3, 3],
-        global_attention_blocks=[2, 4],
-        mlp_ratio=2.0,
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[48, 32, 16, 8],
-        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-        fpn_hidden_size=32,
-    )
-    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=128)
-    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16)
-    torch.manual_seed(0)
-    return Sam2Model(
-        Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    )
-
-
 @pytest.fixture(scope="module")
-def bases(micro_model: Any) -> dict[str, Sam | Sam2]:
-    return {"micro": Sam(micro_model, "micro"), "micro2": Sam2(micro2_model(), "micro2"), "tiny": load_base()}
+def bases(micro_model: Any, micro2_model: Any) -> dict[str, Sam | Sam2]:
+    return {"micro": Sam(micro_model, "micro"), "micro2": Sam2(micro2_model, "micro2"), "tiny": load_base()}
 
 
 def features_of(base: Sam | Sam2) -> Features:

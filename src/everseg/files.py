@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error}; {advice}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of the folder `path` that takes its place when the block ends well and vanishes
+    when not. What was in the folder is gone then, and stays until then.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        advice = "check the folder's permissions and space"
+        raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
+    try:
+        yield temporary
+        mode = temporary.stat().st_mode & 0o666
+        for file in temporary.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            file.chmod(mode)  # safetensors' files are its owner's alone
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except (OSError, SafetensorError) as error:
+        advice = "free some space and run the same command again"
+        raise UserError(f"cannot write {path}: {error}; {advice}") from error
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

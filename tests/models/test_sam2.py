@@ -9,13 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Sam2Config, Sam2Model
-from transformers.models.sam2.configuration_sam2 import (
-    Sam2HieraDetConfig,
-    Sam2MaskDecoderConfig,
-    Sam2PromptEncoderConfig,
-    Sam2VisionConfig,
-)
+from transformers import Sam2Model
 
 from everseg.aug import AugModule
 from everseg.cache import CacheConfig, FeatureCache
@@ -29,38 +23,6 @@ from everseg.types import NoScratch, Stage
 
 SIDE = 128
 LEVELS = {TAP: (8, 8, 32), "s0": (4, 32, 32), "s1": (8, 16, 16)}
-
-
-@pytest.fixture(scope="module")
-def micro2_model() -> Sam2Model:
-    """Stages of 1, 2, 4 and 1 blocks; stage 3 is a grid of 8 x 8, which windows of 6 do not divide."""
-    backbone = Sam2HieraDetConfig(
-        hidden_size=8,
-        image_size=[SIDE, SIDE],
-        blocks_per_stage=[1, 2, 4, 1],
-        embed_dim_per_stage=[8, 16, 32, 48],
-        num_attention_heads_per_stage=[1, 2, 2, 4],
-        window_size_per_stage=[4, 2, 6, 3],
-        window_positional_embedding_background_size=[3, 3],
-        global_attention_blocks=[4, 6],
-        mlp_ratio=2.0,
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[48, 32, 16, 8],
-        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-        fpn_hidden_size=32,
-    )
-    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=SIDE)
-    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16)
-    model = Sam2Model(
-        Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(0.2 * torch.randn(p.shape, generator=generator) + (p.ndim == 1) * 0.5)
-    return model
 
 
 @pytest.fixture(scope="module")
