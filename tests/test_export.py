@@ -158,7 +158,9 @@ def test_bare_peft_gives_the_runs_masks(
     folders: dict[str, tuple[Path, Path]], name: str, tmp_path: Path
 ) -> None:
     (base, folder), (_, kind, _) = folders[name], FAMILIES[name]
-    assert everseg("export", folder, "--to", "peft", "--out", tmp_path / "peft")[0] == 0
+    code, said, _ = everseg("export", folder, "--to", "peft", "--out", tmp_path / "peft", "--json")
+    assert code == 0
+    assert json.loads(said) == json.loads((tmp_path / "peft" / "everseg.json").read_text())
     run = load(folder)
     plain = kind.from_pretrained(base).eval()
     model = PeftModel.from_pretrained(plain, tmp_path / "peft").eval()
@@ -211,9 +213,9 @@ def test_a_base_is_named_if_others_can_find_it(micro: Any, tmp_path: Path) -> No
         ("samcl", (), "method 'samcl', which does not answer every image with one and the same adapter"),
         ("independent", (), "method 'independent', which does not answer every image with one"),
         ("zero-shot", (), "method 'zero-shot', which does not answer every image with one"),
-        ("regcl", (), "made with a AugModule, which stands beside the attention: no weights of the base"),
-        ("regcl", ("adapter=lora",), "made with a ParallelLoRA, which stands beside the attention"),
-        ("joint", ("adapter=aug",), "made with a AugModule, which stands beside the attention"),
+        ("regcl", (), "made with AugModule, an adapter that stands beside the attention, to which no"),
+        ("regcl", ("adapter=lora",), "made with ParallelLoRA, an adapter that stands beside"),
+        ("joint", ("adapter=aug",), "made with AugModule, an adapter that stands beside"),
     ],
 )
 def test_other_adapters_are_refused_with_the_way_out(

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from everseg.errors import UserError
 from everseg.files import (
+    atomic_folder,
     atomic_path,
     load_state,
     locked,
@@ -84,6 +85,60 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(
         raise error("stop")
     assert path.read_bytes() == b"old"
     assert only(tmp_path, "x.bin")
+
+
+def test_a_folder_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    for name in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / name).write_text(name)
+            (temporary / name).chmod(0o600)
+            assert not (folder / "new").exists()
+        assert only(folder, name)
+        assert only(folder.parent, "b")
+        assert (folder / name).stat().st_mode & 0o777 == folder.stat().st_mode & 0o666
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])
+def test_an_exception_leaves_the_old_folder_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    folder = tmp_path / "a"
+    with atomic_folder(folder) as temporary:
+        (temporary / "old").touch()
+    with pytest.raises(error), atomic_folder(folder) as temporary:
+        (temporary / "new").touch()
+        raise error("stop")
+    assert only(folder, "old")
+    assert only(tmp_path, "a")
+
+
+def test_a_folder_that_cannot_take_its_place_brings_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "a", Path.rename
+    with atomic_folder(folder) as temporary:
+        (temporary / "old").touch()
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match=r"cannot write .*Input/output error"), atomic_folder(folder):
+        pass
+    assert only(folder, "old")
+    assert only(tmp_path, "a")
+
+
+def test_a_folder_below_a_file_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with (
+        pytest.raises(UserError, match=r"cannot write .*Not a directory"),
+        atomic_folder(tmp_path / "a" / "b"),
+    ):
+        pass
 
 
 KILLED = """

@@ -80,8 +80,8 @@ def _adapter(run: Run) -> LinearLoRA:
     adapter: nn.Module = learner.exports()
     if not isinstance(adapter, LinearLoRA):
         raise UserError(
-            f"{run.folder} was made with a {type(adapter).__name__}, which stands beside the attention: no "
-            f"weights of the base amount to it; {instead}"
+            f"{run.folder} was made with {type(adapter).__name__}, an adapter that stands beside the "
+            f"attention, to which no weights of the base amount; {instead}"
         )
     return adapter
 
@@ -136,6 +136,7 @@ def _check_replaceable(out: Path) -> None:
         raise UserError(f"{out} is a file; give --out a folder")
     found = {path.name for path in out.iterdir()}
     written = read_json(out / MANIFEST) if MANIFEST in found else {}
-    known = {MANIFEST, *written.get("files", {})} if isinstance(written, dict) else set()
+    files = written.get("files") if isinstance(written, dict) else None
+    known = {MANIFEST, *files} if isinstance(files, dict) else set()
     if strange := sorted(found - known):
         raise UserError(f"{out} holds {strange[0]}, which no export wrote; give --out a new folder")

@@ -92,10 +92,9 @@ class LinearLoRA(nn.Module):
         The other tensors are the ones given."""
         out = dict(weights)
         for name in self.names:
-            down, up = self.factors(name)
             weight = weights[f"{name}.weight"]
-            added = self.config.scale * (up.double() @ down.double()).to(weight.device)
-            out[f"{name}.weight"] = (weight.double() + added).to(weight.dtype)
+            down, up, plain = (x.cpu().double() for x in (*self.factors(name), weight))
+            out[f"{name}.weight"] = (plain + self.config.scale * (up @ down)).to(weight)
         return out
 
     def bind(self, heat_BYX: Tensor | None = None, observe: Observe | None = None) -> LinearAdaptation:

@@ -20,11 +20,16 @@ import yaml
 from torch import Tensor, nn
 from transformers import Sam2Model, SamModel
 
+from everseg.export import export
+from everseg.linear import LinearConfig, LinearLoRA
+from everseg.methods import build, configure
 from everseg.models import checkpoints
 from everseg.models.bases import load_base
 from everseg.models.checkpoints import Hiera, Shapes, sam2_config, sam_config
 from everseg.models.original import MEMORY, original_names, original_shapes
 from everseg.models.promptable import FramePrompts
+from everseg.results import Results
+from everseg.runfolder import Run, RunConfig
 
 
 def on_meta(kind: Any, config: Any) -> Any:
@@ -142,6 +147,33 @@ def test_sam_gives_metas_masks(meta_sam: Any, tmp_path: Path) -> None:
             logits, our_iou = base.decode(found, ours(points, boxes))
             near(logits[0], masks[:, 0])
             near(our_iou[0], iou[:, 0])
+        assert read_export(theirs, base, tmp_path / "out") == []
+        adapted = base.tail(base.trunk(pixels), adapter_of(base).bind())["image"]
+        near(theirs.image_encoder(pixels), adapted)
+        assert (adapted - embedding).abs().max() > 0.02
+
+
+def adapter_of(base: Any) -> LinearLoRA:
+    """One that has learned something."""
+    generator = torch.Generator().manual_seed(3)
+    adapter = LinearLoRA.beside(base, LinearConfig(rank=2, alpha=3), generator)
+    for weight in adapter.up.parameters():
+        weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+    return adapter
+
+
+def read_export(theirs: nn.Module, base: Any, out: Path) -> list[str]:
+    """Give Meta's model the weights that a run on `base` exports; the names of those that it lacks then."""
+    settings = configure("sequential", assignments=["adapter=linear"])
+    learner: Any = build("sequential", base, settings, 0)
+    learner.adapter = adapter_of(base)
+    config = RunConfig("sequential", settings, base.name)
+    manifest = export(Run(out, config, learner, base, Results({}), {"learned": []}), "sam", out)
+    (name,) = [name for name in manifest["files"] if name.endswith((".pt", ".pth"))]
+    content = torch.load(out / name, weights_only=True)
+    missing, extra = theirs.load_state_dict(content.get("model", content), strict=False)
+    assert not extra
+    return missing
 
 
 def same_norms(our_model: nn.Module, their_model: nn.Module) -> None:
@@ -207,6 +239,10 @@ def compare_sam2(theirs: Any, folder: Path, side: int) -> None:
                 logits, our_iou = base.decode(found, ours(points, boxes, side / 128), single=single)
                 near(logits[0], masks)
                 near(our_iou[0], iou)
+        assert all(MEMORY.match(name) for name in read_export(theirs, base, folder / "out"))
+        lowest = theirs.forward_image(pixels)["backbone_fpn"][-1]
+        adapted = base.tail(base.trunk(pixels), adapter_of(base).bind())["image"]
+        near(lowest + theirs.no_mem_embed.view(1, -1, 1, 1), adapted)
 
 
 def their_masks(
