@@ -21,7 +21,7 @@ from everseg.data import write_synthetic_stream
 from everseg.doctor import machine as machines
 from everseg.doctor.forecast import Domain, Forecast, Plan, advise, forecast
 from everseg.doctor.machine import Machine, host_memory, look
-from everseg.doctor.probe import Cost, Made, Probe, Shape, tensor_bytes
+from everseg.doctor.probe import Cost, Made, Probe, Shape, affordable, measure, tensor_bytes
 
 MIB = 2**20
 GIB = 2**30
@@ -200,6 +200,25 @@ def test_samples_are_made_as_asked() -> None:
     assert first.prompts.boxes is None and second.prompts.points is None
     assert len({s.key for s in (first, second, third, *Made([Shape(8, 8)], 1))}) == 4
     assert all(m.any() for s in made for m in s.masks)
+
+
+def test_rows_are_bound_by_time_and_memory() -> None:
+    assert affordable(16, seconds=0.5, heavy=100 * MIB, free=16 * GIB) == 16
+    assert affordable(16, seconds=5.0, heavy=100 * MIB, free=16 * GIB) == 4
+    assert affordable(16, seconds=500.0, heavy=100 * MIB, free=16 * GIB) == 2
+    assert affordable(16, seconds=0.5, heavy=2 * GIB, free=10 * GIB) == 3
+    assert affordable(16, seconds=500.0, heavy=2 * GIB, free=2 * GIB) == 1
+    assert affordable(1, seconds=0.5, heavy=MIB, free=GIB) == affordable(0, 0.5, MIB, GIB) == 1
+
+
+def test_a_small_stream_is_measured_as_it_is(micro_folder: Path) -> None:
+    shapes = [Shape(40, 30), Shape(64, 64)]
+    probe = measure(
+        RunConfig("samcl", configure("samcl", "paper", []), str(micro_folder)), shapes, {"read": 3}
+    )
+    assert {c.rows for c in probe.read} == {1, 3}
+    assert max(c.rows for c in probe.look) == 16
+    assert probe.seconds > 0 and not probe.error and not probe.stopped
 
 
 def test_tensors_are_found_wherever_they_are() -> None:

@@ -226,7 +226,7 @@ def project_files() -> list[Path]:
     """The text of the project: the top folder's own files and the places above, without what tools leave."""
     within = (path for place in PLACES for path in (ROOT / place).rglob("*"))
     files = [path for path in [*ROOT.iterdir(), *within] if path.is_file() and path.suffix in TEXT]
-    return sorted(path for path in files if "__pycache__" not in path.parts)
+    return sorted(path for path in files if not {"__pycache__", ".git"} & {*path.parts})
 
 
 # ---------------------------------------------------------------- everseg obeys

@@ -227,7 +227,8 @@ def test_a_selector_with_more_classes_than_were_learned(trained: Trained, folder
     selector.load_state_dict(found.selector.first(1))
     selector.eval()
     e = torch.randn(5, 32)
-    assert torch.equal(selector(e), trained.learner.selector(e)[:, :1])
+    # Close, not equal: a product with one column less may be summed in another order.
+    torch.testing.assert_close(selector(e), trained.learner.selector(e)[:, :1], rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------- the command line

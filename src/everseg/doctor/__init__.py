@@ -17,6 +17,7 @@ from everseg.data import Stream
 from everseg.doctor.forecast import Domain, Forecast, Plan, advise, cache_of, each, forecast
 from everseg.doctor.machine import Machine, look
 from everseg.doctor.probe import Probe, Shape, measure
+from everseg.methods import find
 from everseg.models.bases import TINY
 from everseg.results import bytes_text
 from everseg.runfolder import RunConfig
@@ -82,7 +83,8 @@ def examine(config: RunConfig, stream: Stream | None = None, folder: Path | None
     wanted = Path(cache.folder or Path.home() / ".cache") if cache.where == "disk" else folder or Path()
     machine = look(wanted)
     shapes, decode = ([], 0.0) if stream is None else _shapes(stream)
-    probe = measure(config, shapes)
+    plan = _plan(config, stream, shapes, decode)
+    probe = measure(config, shapes, _most(plan, getattr(find(config.method), "all_at_once", False)))
     name = "" if stream is None else stream.name
     found = Findings(machine, config, name, _origin(config.base), probe, None, False)
     if probe.error:
@@ -92,7 +94,6 @@ def examine(config: RunConfig, stream: Stream | None = None, folder: Path | None
         return dataclasses.replace(
             found, advice=[ended, "take a smaller base, or a machine with more memory"]
         )
-    plan = _plan(config, stream, shapes, decode)
     made = forecast(probe, config, plan, bool(machine.gpu))
     fits, said = advise(made, probe, config, plan, machine)
     return dataclasses.replace(found, forecast=made, fits=fits, advice=said)
@@ -202,3 +203,14 @@ def _plan(config: RunConfig, stream: Stream | None, shapes: Sequence[Shape], dec
         return Domain(stage.name, len(stage.train), rows, len(stage.test), stage.background, unseen)
 
     return Plan(tuple(domain(s) for s in (*stream.stages, *stream.unseen)), *how)
+
+
+def _most(plan: Plan, at_once: bool) -> dict[str, int]:
+    """The most rows of each kind of unit that any stage has."""
+    learned = [d for d in plan.learned if not (at_once and d.background)]
+    over = sum if at_once else max
+    return {
+        "read": over([0, *(d.train for d in learned)]),
+        "step": over([0, *(d.rows for d in learned)]),
+        "look": max(d.test for d in plan.domains),
+    }

@@ -4,8 +4,9 @@ The process imports what a run imports and calls what a run calls, so that its p
 habits in it. It writes a line of JSON after each measurement: if the system ends it for want of memory, what
 it had found is known.
 
-Several rows cost a multiple of one. A base for which the whole batch takes seconds or memory that there are
-not is measured at fewer rows.
+No more rows are measured than the stream has. A base for which all of them take more time or memory than
+there is, is measured at fewer, and those say what the rest cost. A small base is never measured at fewer,
+however busy the machine: its peak is what the allocator makes of a whole batch, and few rows do not tell it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,9 @@ from everseg.selector import ModuleSelector, SelectorConfig, train_selector
 from everseg.tune import PREDICT_BATCH, Prepared, TuneConfig, prepare
 from everseg.types import LearnsAllAtOnce, NoScratch, PredictsAs, Prompts, PromptSample, Stage
 
-PATIENCE = 5.0
-"""Seconds that one measurement should take: where one row takes long, fewer rows are measured."""
+PATIENCE = 20.0
+"""Seconds that one measurement should take: where one row takes long, fewer rows are measured, but two at
+least, because one does not tell what is for each row and what for all."""
 SHARE = 0.6
 """Of the memory that is free, as much as a measurement may take."""
 TENSOR = 1024
@@ -51,7 +53,8 @@ TENSOR = 1024
 STEPS = 2
 """Training steps in one measurement of several rows."""
 ROUNDS = 3
-"""How often each is measured with all its rows: what the allocator holds on to grows over the first."""
+"""How often each is measured with all its rows, where that takes no longer than twice `PATIENCE`: what the
+allocator holds on to grows over the first."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,20 @@ class Probe:
 COSTS = ("read", "step", "look", "again")
 
 
-def measure(config: RunConfig, shapes: Sequence[Shape]) -> Probe:
+def measure(config: RunConfig, shapes: Sequence[Shape], most: Mapping[str, int] | None = None) -> Probe:
     """Measure the units of a run in a fresh process, which inherits this one's environment.
+
+    most: the most rows there are of each kind ("read", "step", "look"), by default as many as a batch has.
 
     Raises:
         UserError: the method fails on what every method must bear.
     """
     probe, doing = Probe(), "it loaded the base"
-    given = {"config": configuration.plain(config), "shapes": [dataclasses.asdict(s) for s in shapes]}
+    given = {
+        "config": configuration.plain(config),
+        "shapes": [dataclasses.asdict(s) for s in shapes],
+        "most": dict(most or {}),
+    }
     # What the command line imports counts in a run's memory, so it is imported here too.
     code = "import everseg.cli; from everseg.doctor.probe import answer; answer()"
     began = time.perf_counter()
@@ -168,7 +177,7 @@ def answer() -> None:
     out = sys.stdout
     with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
         try:
-            for found in _measurements(config, shapes, Path(folder)):
+            for found in _measurements(config, shapes, given["most"], Path(folder)):
                 print(json.dumps(found), file=out, flush=True)
         except UserError as error:
             print(json.dumps({"error": str(error)}), file=out, flush=True)
@@ -220,7 +229,9 @@ class Hollow:
         return {k: v[:1].expand(len(pixels), *v.shape[1:]) for k, v in self.features.items()}
 
 
-def _measurements(config: RunConfig, shapes: Sequence[Shape], folder: Path) -> Iterator[dict[str, Any]]:
+def _measurements(
+    config: RunConfig, shapes: Sequence[Shape], most: Mapping[str, int], folder: Path
+) -> Iterator[dict[str, Any]]:
     """The fields of `Probe`, piece by piece, and what is done next."""
     base = load_base(config.base, device=world().device, precision=config.precision)
     settings = config.settings
@@ -251,12 +262,6 @@ def _measurements(config: RunConfig, shapes: Sequence[Shape], folder: Path) -> I
         first = cost(work, 1)
         return first if first.seconds > 1 else cost(work, 1)
 
-    def affordable(one: Cost, most: int) -> int:
-        """Rows for which there are time and memory."""
-        free = torch.cuda.mem_get_info()[0] if cuda else host_memory()[1]
-        heavy = one.gpu if cuda else one.host
-        return int(min(most, PATIENCE / one.seconds, SHARE * free / max(1, heavy)))
-
     def read(rows: int) -> Prepared:
         return prepare(Made(shapes, rows), base, cache, tune or TuneConfig(), "probe")
 
@@ -282,20 +287,25 @@ def _measurements(config: RunConfig, shapes: Sequence[Shape], folder: Path) -> I
 
     works: list[tuple[str, Callable[[int], Any], int]] = [("read", read, PREDICT_BATCH)]
     if tune is not None:
-        most = min(tune.fit.batch, tune.fit.micro_batch or tune.fit.batch)
-        works.append(("step", step, most))
+        works.append(("step", step, min(tune.fit.batch, tune.fit.micro_batch or tune.fit.batch)))
     works.append(("look", look, BATCH))
     many = []
-    for kind, work, most in works:
+    for kind, work, rows in works:
         yield {"doing": f"it measured {kind} of 1"}
         found = one(work)
-        many.append((kind, work, affordable(found, most)))
+        free = torch.cuda.mem_get_info()[0] if cuda else host_memory()[1]
+        heavy = found.gpu if cuda else found.host
+        many.append((kind, work, affordable(min(rows, most.get(kind, rows)), found.seconds, heavy, free)))
         yield {kind: dataclasses.asdict(found)}
     # In turns, as a run does: what one has freed the next takes, and both leave gaps.
-    for kind, work, rows in ROUNDS * many:
-        if rows > 1:
-            yield {"doing": f"it measured {kind} of {rows}"}
-            yield {kind: dataclasses.asdict(cost(work, rows))}
+    began = time.perf_counter()
+    for number in range(ROUNDS):
+        if number and time.perf_counter() - began > 2 * PATIENCE:
+            break
+        for kind, work, rows in many:
+            if rows > 1:
+                yield {"doing": f"it measured {kind} of {rows}"}
+                yield {kind: dataclasses.asdict(cost(work, rows))}
 
     yield {"rest": sorted(rest.items())}
 
@@ -323,6 +333,11 @@ def _measurements(config: RunConfig, shapes: Sequence[Shape], folder: Path) -> I
         yield {"more": (three.seconds - again.seconds) / 2 / len(seen)}
     if isinstance(getattr(settings, "selector", None), SelectorConfig):
         yield {"selector": _selector_seconds(base, settings.selector)}
+
+
+def affordable(rows: int, seconds: float, heavy: int, free: int) -> int:
+    """So many rows, or as many as there are time and memory for, if one takes so many seconds and bytes."""
+    return max(1, int(min(rows, max(2, PATIENCE / seconds), SHARE * free / max(1, heavy))))
 
 
 def _selector_seconds(base: Promptable, config: SelectorConfig) -> float:
