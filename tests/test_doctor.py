@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ import torch
 from everseg import RunConfig, cli, configure
 from everseg.cache import CacheConfig
 from everseg.data import write_synthetic_stream
+from everseg.doctor import examine, lines
 from everseg.doctor import machine as machines
 from everseg.doctor.forecast import Domain, Forecast, Plan, advise, forecast
 from everseg.doctor.machine import Machine, host_memory, look
 from everseg.doctor.probe import Cost, Made, Probe, Shape, affordable, measure, tensor_bytes
+from everseg.errors import UserError
+from everseg.methods import METHODS
 
 MIB = 2**20
 GIB = 2**30
@@ -226,6 +230,49 @@ def test_tensors_are_found_wherever_they_are() -> None:
     assert tensor_bytes({"a": [numbers, CacheConfig()], "b": (numbers, "text")}) // 1000 == 2 * 5
 
 
+def test_a_probe_that_the_system_ends_says_what_it_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "python"
+    line = json.dumps({"doing": "it measured read of 16", "host": 5})
+    script.write_text(f"#!/bin/sh\necho '{line}'\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    found = examine(a_config())
+    assert found.probe.host == 5 and not found.fits and found.forecast is None
+    told = list(lines(found))
+    assert "ended the probe while it measured read of 16" in told[-2] and "smaller base" in told[-1]
+    script.write_text("#!/bin/sh\necho 'RuntimeError: no such thing' >&2\nexit 1\n")
+    with pytest.raises(UserError, match="failed while it loaded the base: RuntimeError: no such thing"):
+        examine(a_config())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's children")
+def test_an_interrupt_ends_the_probe_too() -> None:
+    command = [sys.executable, "-m", "everseg", "doctor", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (probes := [p for p in children(process.pid) if "answer()" in command_of(p)]):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)  # Begun it is; now it is listened to.
+    process.send_signal(signal.SIGINT)
+    said, complaint = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "") and complaint.startswith("interrupted")
+    assert not Path(f"/proc/{probes[0]}").exists()
+
+
+def command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # ended between
+        return ""
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 def everseg(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """The console command, begun by a shell: a process inherits the peak of whoever begins it."""
     return subprocess.run(
@@ -240,10 +287,10 @@ def test_the_command_on_a_small_base(micro_folder: Path, tmp_path: Path) -> None
     stream = write_synthetic_stream(tmp_path / "data", ("lesions",), train=4, test=2, size=64)
     done = everseg("doctor", "--stream", stream, "--base", micro_folder, "--set", "tune.fit.epochs=2")
     assert (done.returncode, done.stderr) == (0, "")
-    words = "machine versions base probe forecast lesions natural time memory kept features fits".split()
+    words = "machine versions base speed forecast lesions natural time memory kept features fits".split()
     for word in words:
         assert re.search(f"^ *{word} ", done.stdout, re.MULTILINE), done.stdout
-    assert "fits      yes" in done.stdout
+    assert "fits      yes: " in done.stdout
 
 
 def test_without_a_base_the_rest_is_told(tmp_path: Path) -> None:
@@ -272,6 +319,31 @@ def test_bad_input_is_one_sentence(
     signal.signal(signal.SIGINT, before)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and sentence in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        *((name, []) for name in METHODS),
+        ("regcl", ["adapter=lora"]),
+        ("sequential", ["adapter=aug"]),
+        ("samcl", ["cache.where=disk", "tune.fit.micro_batch=2"]),
+    ],
+)
+def test_every_method_has_a_forecast(
+    method: str, settings: list[str], micro_folder: Path, tmp_path: Path
+) -> None:
+    stream = write_synthetic_stream(tmp_path / "data", ("lesions", "cracks"), train=4, test=2, size=64)
+    flags = ["--base", micro_folder, "--method", method]
+    flags += [flag for s in (*settings, "tune.fit.steps=2") for flag in ("--set", s) if method != "zero-shot"]
+    done = everseg("doctor", "--stream", stream, "--json", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    learned = everseg("learn", stream, "--out", tmp_path / "run", "--json", *flags)
+    told = json.loads(done.stdout)["forecast"]
+    assert told["stored"] == json.loads(learned.stdout)["stored_bytes"]
+    assert all(s["scoring"] > 0 for s in told["stages"])
+    assert any(s["training"] > 0 for s in told["stages"]) == (method != "zero-shot")
 
 
 # ---------------------------------------------------------------- against what a run measures

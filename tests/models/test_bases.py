@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,19 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         load_base(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="base ''"):
         load_base("")
+    with pytest.raises(UserError, match="is neither a file nor a folder"):
+        load_base(os.devnull)
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        load_base("x" * 300)
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        load_base(str(tmp_path))
 
 
 def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
@@ -152,9 +167,11 @@ def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("{", "found neither"),
-        ("[]", ""),
-        ("", ""),
+        ("{", "config.json of base"),
+        ("[]", "config.json of base"),
+        ("", "config.json of base"),
+        ('{"model_type": "sam", "vision_config": 7}', "field 'vision_config'"),
+        ('{"model_type": "sam", "vision_config": {"hidden_size": "big"}}', "field 'hidden_size'"),
         ('{"model_type": "vit"}', "is a 'vit' model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"),
         ('{"model_type": "sam_hq"}', "is a 'sam_hq' model; everseg adapts SAM 1"),
         ('{"model_type": "edgetam"}', "edgetam"),

@@ -1,7 +1,8 @@
 """Meta's own models beside ours, on the same random weights, by way of a checkpoint file.
 
 Meta's two packages are no dependency: where they are not installed (`pip install --no-deps`), what needs them
-skips. Only their `modeling` is imported, because the rest of them wants torchvision, hydra and more.
+skips. Beside everseg alone neither can be imported whole: `segment_anything` wants torchvision, `sam2` wants
+hydra and iopath. So only their `modeling` is imported, which holds every layer that is compared.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ from everseg.models.promptable import FramePrompts
 from everseg.results import Results
 from everseg.runfolder import Run, RunConfig
 
+SOURCES = {
+    "segment_anything": "pip install --no-deps segment-anything==1.0",
+    "sam2": "put the folder sam2 of the source of sam2==1.1.0 on PYTHONPATH",
+}
+
 
 def on_meta(kind: Any, config: Any) -> Any:
     with torch.device("meta"):
@@ -41,7 +47,7 @@ def modeling(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make `name.modeling` importable without running the package's __init__; the package's folder."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"Meta's {name} is not installed: pip install --no-deps {name.replace('_', '-')}")
+        pytest.skip(f"Meta's {name} is not installed: {SOURCES[name]}")
     for module in [m for m in sys.modules if m.partition(".")[0] == name]:
         monkeypatch.delitem(sys.modules, module)
     package = ModuleType(name)

@@ -125,9 +125,14 @@ def lines(found: Findings) -> Iterator[str]:
     if made is None:
         yield from (f"advice    {sentence}" for sentence in found.advice)
         return
-    speeds = {"read": probe.read, "trained": probe.step, "predicted": probe.look, "again": probe.again}
+    speeds = {
+        "images read": probe.read,
+        "objects trained on": probe.step,
+        "images scored": probe.look,
+        "scored once their features are known": probe.again,
+    }
     told = [f"{1 / each(c):.3g} {name}" for name, c in speeds.items() if c]
-    yield f"probe     a second: {', '.join(told)}; it took {probe.seconds:.0f} s"
+    yield f"speed     a second: {', '.join(told)} (measured in {probe.seconds:.0f} s)"
     yield ""
     of = f"a run of {found.stream}" if found.stream else f"one domain of {EXAMPLE} + {EXAMPLE} images"
     yield f"forecast of {of} with {found.config.method}, preset {found.config.preset}"
@@ -138,16 +143,21 @@ def lines(found: Findings) -> Iterator[str]:
             f"scoring {_time(s.scoring):>8}  memory {bytes_text(s.peak_memory_bytes):>9}"
         )
     parts = ", ".join(f"{what} {bytes_text(count)}" for what, count in made.peak.items() if count)
-    kept = ", ".join(f"{kind} {bytes_text(count)}" for kind, count in made.stored.items()) or "nothing"
+    kept = (
+        ", ".join(f"{kind} {bytes_text(count)}" for kind, count in made.stored.items() if count) or "nothing"
+    )
     yield f"time      {_time(made.seconds)} in all; other work on the machine makes it longer"
     yield f"memory    {bytes_text(made.peak_memory_bytes)} at the most: {parts}"
-    yield f"kept      {kept}; {bytes_text(made.stored_a_domain)} more with each further domain"
+    more = bytes_text(made.stored_a_domain) if made.stored_a_domain else "nothing"
+    yield f"kept      {kept}; {more} more with each further domain"
     where = {"memory": "in memory", "disk": "on the disk", "off": "not kept"}[cache_of(found.config).where]
     yield (
         f"features  {bytes_text(made.feature_bytes)} an image, {bytes_text(made.cache_bytes)} for all images "
         f"({where}, at most {bytes_text(cache_of(found.config).budget)} at a time)"
     )
-    yield "fits      " + ("yes" if found.fits else "no")
+    free = bytes_text(m.gpu_memory_free if m.gpu else m.memory_free)
+    wanted = bytes_text(made.peak_memory_bytes)
+    yield f"fits      {'yes' if found.fits else 'no'}: {wanted} and 15 % to spare, of {free} free"
     yield from (f"advice    {sentence}" for sentence in found.advice)
 
 

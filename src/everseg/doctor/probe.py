@@ -149,14 +149,18 @@ def measure(config: RunConfig, shapes: Sequence[Shape], most: Mapping[str, int] 
         )
         with process:
             assert process.stdout is not None
-            for line in process.stdout:
-                found = json.loads(line)
-                doing = found.pop("doing", doing)
-                for name, value in found.items():
-                    if name in COSTS:
-                        getattr(probe, name).append(Cost(**value))
-                    else:
-                        setattr(probe, name, value)
+            try:
+                for line in process.stdout:
+                    found = json.loads(line)
+                    doing = found.pop("doing", doing)
+                    for name, value in found.items():
+                        if name in COSTS:
+                            getattr(probe, name).append(Cost(**value))
+                        else:
+                            setattr(probe, name, value)
+            except BaseException:  # Ctrl-C: leaving the block waits for the process.
+                process.kill()
+                raise
         if process.returncode < 0:
             probe.stopped = doing
         elif process.returncode:

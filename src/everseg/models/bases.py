@@ -57,11 +57,17 @@ def _model(name: str) -> SamModel | Sam2Model:
     if name == TINY:
         return _tiny()
     path = Path(name)
-    if path.is_file():
-        return load_checkpoint(path)
-    if path.suffix in SUFFIXES and not path.exists():
+    try:
+        if path.is_file():
+            return load_checkpoint(path)
+        there = path.exists()
+        if there:
+            _check_folder(path, name)
+    except OSError as error:
+        raise UserError(f"base {name!r} cannot be read ({error.strerror}); give another path") from error
+    if path.suffix in SUFFIXES and not there:
         raise UserError(f"base {name!r} is no file that is there; give the path of a checkpoint")
-    return _pretrained(name)
+    return _pretrained(name, there)
 
 
 def _tiny() -> SamModel:
@@ -77,18 +83,27 @@ def _tiny() -> SamModel:
     return model
 
 
-def _pretrained(name: str) -> SamModel | Sam2Model:
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
-        hint = f"; for the checkpoint in it give {files[0]}" if files else ""
-        raise UserError(
-            f"base {name!r} has no config.json: it is not a folder that transformers' save_pretrained "
-            f"wrote{hint}"
-        )
+def _check_folder(path: Path, name: str) -> None:
+    if not path.is_dir():
+        raise UserError(f"base {name!r} is neither a file nor a folder")
+    files = sorted(path.iterdir())
+    if path / "config.json" in files:
+        return
+    checkpoint = next((p for p in files if p.suffix in SUFFIXES), None)
+    hint = f"; for the checkpoint in it give {checkpoint}" if checkpoint else ""
+    raise UserError(
+        f"base {name!r} has no config.json: it is not a folder that transformers' save_pretrained wrote{hint}"
+    )
+
+
+def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # What is written there decides which one transformers raises.
+        if local:
+            raise UserError(
+                f"config.json of base {name!r} cannot be read ({_first_line(error)}); fetch the folder again"
+            ) from error
         raise UserError(
             f"base {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); "
             f"give {TINY!r}, a checkpoint file, a folder, or an id such as facebook/sam-vit-base"
@@ -126,4 +141,4 @@ def _image_part(video: Sam2VideoConfig) -> Sam2Config:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
