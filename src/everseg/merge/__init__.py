@@ -219,6 +219,7 @@ RULES = {
         "each block from the candidate that scores best",
         "after RMM, arXiv 2503.21272",
         data="labelled",
+        order_free=False,
         on="blocks",
         closed_form=False,
     ),
