@@ -157,7 +157,7 @@ def lines(found: Findings) -> Iterator[str]:
     )
     free = bytes_text(m.gpu_memory_free if m.gpu else m.memory_free)
     wanted = bytes_text(made.peak_memory_bytes)
-    yield f"fits      {'yes' if found.fits else 'no'}: {wanted} and 15 % to spare, of {free} free"
+    yield f"fits      {'yes' if found.fits else 'no'}: it wants {wanted} and 15 % to spare, {free} are free"
     yield from (f"advice    {sentence}" for sentence in found.advice)
 
 

@@ -351,17 +351,19 @@ def _lighter(probe: Probe, config: RunConfig, plan: Plan, machine: Machine) -> l
         for micro in (0, *smaller)
     ]
     for micro, disk in tried[1:]:
-        settings, said = config.settings, []
+        settings, said, why = config.settings, [], []
         if micro:
             new = dataclasses.replace(fit, micro_batch=micro)
             settings = dataclasses.replace(settings, tune=dataclasses.replace(settings.tune, fit=new))
-            said.append(f"--set tune.fit.micro_batch={micro} (the same gradients, in pieces)")
+            said.append(f"--set tune.fit.micro_batch={micro}")
+            why.append("the same gradients in smaller pieces")
         if disk:
             new_cache = dataclasses.replace(cache_of(config), where="disk")
             settings = dataclasses.replace(settings, cache=new_cache)
             said.append("--set cache.where=disk")
+            why.append("features on the disk")
         if fits(settings):
-            return ["it fits with " + " ".join(said)]
+            return [f"it fits with {' '.join(said)} ({', '.join(why)})"]
     return ["no setting makes it fit; take a smaller base, smaller images, or a machine with more memory"]
 
 
