@@ -37,7 +37,7 @@ def doctor(
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Look at the machine and the base, measure for a while (a minute or more), and say what a run would take."""
+    """Look at the machine and the base, measure for a minute or so, and say what a run would take."""
     scores = ScoreConfig.presets()
     config = RunConfig(
         method,
