@@ -6,18 +6,20 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from everseg.data import Stream, SyntheticDomain
 from everseg.distributed import add_up, gather, shard, wait, world
 from everseg.methods import configure
 from everseg.run import run
 from everseg.runfolder import RunConfig, load
-from everseg.types import Stage
+from everseg.types import ImageQuery, SemanticSample, Stage
 
 SETTINGS = ("tune.fit.epochs=3", "tune.fit.batch=3", "selector.size=5")
 
@@ -38,6 +40,7 @@ SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
+from everseg.classscoring import ClassScoreConfig, score_classes
 from everseg.distributed import add_up, gather, shard, world
 from everseg.models.bases import load_base
 from everseg.run import run
@@ -50,6 +53,8 @@ assert gather(shard([5, 6, 7])) == [[5, 7], [6]]
 a, b = torch.full((2,), float(world().rank)), torch.ones(1, 3)
 add_up([a, b])
 assert a.tolist() == [1.0, 1.0] and b.tolist() == [[2.0, 2.0, 2.0]]
+confusion = score_classes(here.says_one, here.class_samples(), "ab", ClassScoreConfig(size="original"))
+assert confusion.counts.tolist() == [[0, 3], [0, 33]]
 run(here.stream(), here.config(sys.argv[1]), sys.argv[2], load_base(sys.argv[1]))
 """
 
@@ -66,6 +71,17 @@ def stream() -> Stream:
         for i, domain in enumerate(("lesions", "cracks"))
     ]
     return Stream(tuple(stages))
+
+
+def class_samples() -> list[SemanticSample]:
+    """Three images of twelve pixels, each with a pixel of background."""
+    labels = torch.ones(3, 4, dtype=torch.uint8)
+    labels[0, 0] = 0
+    return [SemanticSample(torch.zeros(3, 3, 4, dtype=torch.uint8), labels) for _ in range(3)]
+
+
+def says_one(queries: Sequence[ImageQuery]) -> list[Tensor]:
+    return [torch.ones(q.image.shape[1:], dtype=torch.uint8) for q in queries]
 
 
 def config(base: str) -> RunConfig:

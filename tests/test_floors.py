@@ -26,13 +26,13 @@ SHELVES = (
     ("0a", "errors seed types"),
     ("0b", "config distributed files"),
     # Floor 1: the parts a method is made of.
-    ("1a", "data heatmap instances losses merge metrics models progress results schedule"),
+    ("1a", "confusion data heatmap instances losses merge metrics models progress results schedule"),
     ("1b", "aug cache fit linear lora selector"),
     ("1c", "adapters released tune"),
     ("1d", "contribution"),
     ("1e", "mergers"),
     # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.
-    ("2a", "methods methods.* scoring"),
+    ("2a", "classscoring methods methods.* scoring"),
     ("2b", "runfolder"),
     ("2c", "adopt forget run"),
     ("2d", "join"),

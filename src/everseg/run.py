@@ -106,6 +106,8 @@ def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
     background."""
     if not isinstance(learner, LearnsAllAtOnce):
         return stream.stages
+    if stream.joint is not None:
+        return [stream.joint]
     parts: list[Any] = [s.train for s in stream.stages if not s.background]
     together: Any = ConcatDataset(parts)
     return [Stage(0, "all-domains", together, ())]

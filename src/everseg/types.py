@@ -70,6 +70,35 @@ class PromptSample:
 
 
 @dataclass(frozen=True)
+class ImageQuery:
+    """What a learner of classes may see when it predicts: an image, never the stage or the truth.
+
+    image: (3, H, W) uint8. key: as in `Query`.
+    """
+
+    image: Tensor
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class SemanticSample:
+    """One training or test example of a model that gives every pixel a class.
+
+    image: (3, H, W) uint8. labels: (H, W) uint8: 0 background, 255 ignore; in a stage of a stream of classes
+    1, 2, ... are the classes in the order in which the stages bring them, and in a reader what its files say.
+    name: for messages and reports. key: as in `Query`.
+    """
+
+    image: Tensor
+    labels: Tensor
+    name: str = ""
+    key: str = ""
+
+    def query(self) -> ImageQuery:
+        return ImageQuery(self.image, self.key)
+
+
+@dataclass(frozen=True)
 class Route:
     """Which module a learner chose for a query and how sure it was (0..1)."""
 
@@ -105,7 +134,8 @@ class Stage:
 
     train and test are lazy sequences of samples: `stage.train[i]` decodes one. The core never looks inside
     them.
-    classes: names of the classes the stage brings; empty for domains.
+    classes: names of the classes the stage brings; empty for domains. In the labels of train and test the
+        first class of the first stage is 1, and counting goes on through the stages.
     background: the stage holds natural images on which the untouched base is the right answer (SAMCL's "COCO"
     class):
         a method may learn to recognise it but should train no module for it. Its test images are not averaged

@@ -1,7 +1,6 @@
-"""Small folders of samples, and the place of the real data."""
+"""Small folders of samples, and nothing kept from one test to the next."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,9 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture
-def data_root() -> Path:
-    """The folder of real data; tests that ask for it are skipped where EVERSEG_DATA is not set."""
-    root = os.environ.get("EVERSEG_DATA")
-    if not root or not Path(root).is_dir():
-        pytest.skip("EVERSEG_DATA is not set")
-    return Path(root).resolve()
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSEG_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -49,3 +44,24 @@ def write_stream(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def make_maps(tmp_path: Path) -> Callable[..., Path]:
+    """Write `images/` and `masks/` (40x30): image i has the numbers listed for it, each in a column."""
+
+    def make(name: str, numbers: Sequence[Sequence[int]], seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        folder = tmp_path / name
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
+        for i, here in enumerate(numbers):
+            pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"im{i}.png")
+            classes = np.zeros((30, 40), np.uint8)
+            for column, number in enumerate(here):
+                classes[4:20, 3 * column + 1 : 3 * column + 4] = number
+            Image.fromarray(classes).save(folder / "masks" / f"im{i}.png")
+        return folder
+
+    return make

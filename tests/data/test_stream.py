@@ -121,7 +121,7 @@ MISTAKES = {
     "stages: [{name: a, train: {kind: voc, path: d}, test: d}]": "needs the option 'split'",
     "stages: [{name: a, train: {kind: 3}, test: d}]": "kind is 3",
     "stages: [{name: a, test: d, train: {kind: synthetic, domain: polyp, count: 1}}]": "'polyps'",
-    "stages: [{name: a, train: d, test: d, classes: [cat]}]": "'classes'",
+    "stages: [{name: a, train: d, test: d, classes: [cat]}]": "nothing names the classes",
     "seed: many\nstages: [{name: a, train: d, test: d}]": "'seed' is 'many'",
     "stages: [{name: a, train: d, test: d}]\nunseen: [{name: b, train: d, test: d}]": "stage 'b'.*'train'",
     "stages: [{name: a, train: d, test: d}]\nbackground: {name: b, train: d}": "background has no 'test'",

@@ -10,11 +10,14 @@ from statistics import median_low
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from everseg.data.classstream import ClassSamples, Together
+from everseg.data.masks import VOID
 from everseg.data.samples import Samples
 from everseg.data.stream import Stream, open_leniently
 from everseg.errors import UserError
-from everseg.types import PromptSample
+from everseg.types import PromptSample, SemanticSample
 
 OFF_MASK_ERROR = 0.05
 """Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %
@@ -111,6 +114,8 @@ class _Split:
         """The image file of a sample, or a stand-in where only the reader knows."""
         if isinstance(self.samples, Samples):
             return str(self.samples.entries[index].image)
+        if isinstance(self.samples, ClassSamples | Together):
+            return self.samples.file(index)
         return f"sample {index}"
 
     def summary(self) -> SplitSummary:
@@ -162,11 +167,12 @@ def _read(split: _Split) -> Iterator[Finding]:
     for index in range(len(split.samples)):
         file = split.file(index)
         try:
-            sample: PromptSample = split.samples[index]
+            sample: PromptSample | SemanticSample = split.samples[index]
         except UserError as error:
             yield split.finding("error", file, str(error))
             continue
-        masks = sample.masks.numpy()
+        classes = isinstance(sample, SemanticSample)
+        masks = _labelled(sample) if isinstance(sample, SemanticSample) else sample.masks.numpy()
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
         split.prompts.add(_kind_of_prompts(split.samples, sample))
@@ -180,6 +186,8 @@ def _read(split: _Split) -> Iterator[Finding]:
                     f"{file} is nearly one grey ({int(sample.image.min())} to {int(sample.image.max())}); "
                     "if it is 12-bit data in a 16-bit file, scale it to the full range",
                 )
+        if classes:  # Background alone is no fault, and neither is none of it.
+            continue
         if not masks.any():
             yield split.finding("error", file, f"the mask of {sample.name} is empty; remove the sample")
         if masks.all():
@@ -197,7 +205,15 @@ def _read(split: _Split) -> Iterator[Finding]:
                 split.off_mask.append((sample.name, int((~on).sum())))
 
 
-def _kind_of_prompts(samples: Sequence[Any], sample: PromptSample) -> str:
+def _labelled(sample: SemanticSample) -> NDArray[np.bool_]:
+    """(1, H, W) bool: the pixels of a class."""
+    labels = sample.labels.numpy()[None]
+    return np.asarray((labels != 0) & (labels != VOID))
+
+
+def _kind_of_prompts(samples: Sequence[Any], sample: PromptSample | SemanticSample) -> str:
+    if isinstance(sample, SemanticSample):
+        return "class maps"
     rule = getattr(samples, "rule", None)
     points = 0 if sample.prompts.points is None else sample.prompts.points.shape[1]
     clicks = f"{points} {'stored' if rule and 'stored' in rule.kind else 'drawn' if rule else 'given'} clicks"

@@ -33,16 +33,16 @@ READERS: dict[str, Reader] = {
 }
 
 
-def reader(kind: str) -> Reader:
-    """The reader of a name in `READERS` or of an import path "package.module:callable".
+def reader(kind: str, readers: Mapping[str, Reader] = READERS) -> Reader:
+    """The reader of a name in `readers` or of an import path "package.module:callable".
 
     Raises:
         UserError: no such name, module or callable.
     """
     if ":" not in kind:
-        if kind not in READERS:
-            raise unknown("kind", kind, READERS)
-        return READERS[kind]
+        if kind not in readers:
+            raise unknown("kind", kind, readers)
+        return readers[kind]
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -55,16 +55,33 @@ def reader(kind: str) -> Reader:
     return found
 
 
-def parameters(kind: str) -> set[str] | None:
+def kind_and_options(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a stream file says of a split, a folder or a mapping, as a reader's name and its options.
+
+    Raises:
+        UserError: a kind that is no text.
+    """
+    options: dict[str, Any] = {"path": given} if isinstance(given, str) else dict(given)
+    kind = options.pop("kind", "folder")
+    if not isinstance(kind, str):
+        raise UserError(f"kind is {kind!r}; write a reader's name or package.module:callable")
+    return kind, options
+
+
+def parameters(call: Reader) -> set[str] | None:
     """Names of the options a reader takes; None if it takes any (`**kwargs`)."""
-    given = inspect.signature(reader(kind)).parameters.values()
+    given = inspect.signature(call).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in given):
         return None
     return {p.name for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
 def open_samples(
-    kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any], root: Path
+    kind: str,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    root: Path,
+    readers: Mapping[str, Reader] = READERS,
 ) -> Sequence[Any]:
     """Call the reader of `kind` with checked options; relative paths start at `root`.
 
@@ -73,9 +90,9 @@ def open_samples(
     Raises:
         UserError: an unknown, missing or ill-typed option, or what the reader itself raises.
     """
-    call = reader(kind)
+    call = reader(kind, readers)
     signature = inspect.signature(call).parameters
-    known = parameters(kind)
+    known = parameters(call)
     for key in options:
         if known is not None and key not in known:
             raise unknown(f"option of kind {kind!r}:", key, known)
@@ -100,7 +117,9 @@ def open_samples(
 
 
 def _checked(key: str, value: Any, hint: Any, root: Path) -> Any:
-    if hint in (Path, str | Path):
+    if hint in (Path, str | Path, Path | None):
+        if value is None and hint == Path | None:
+            return None
         if not isinstance(value, str | Path):
             raise UserError(f"option {key!r} is {value!r}; it must be a path")
         return root / Path(value).expanduser()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
@@ -75,8 +75,8 @@ class Samples(Sequence[PromptSample]):
         if isinstance(index, slice):
             return Samples(self.entries[index], self.rule)
         entry = self.entries[index]
-        content = read_file(entry.image)
-        image = decode_image(content, entry.image)
+        file = read_file(entry.image)
+        image = decode_image(file, entry.image)
         mask = entry.mask()
         if mask.shape != tuple(image.shape[1:]):
             raise UserError(
@@ -84,7 +84,7 @@ class Samples(Sequence[PromptSample]):
                 f"is {mask.shape[1]}x{mask.shape[0]}; make it as large and turned as the image is shown"
             )
         prompts = self.rule.prompts(mask, entry.name, entry.stored)
-        key = f"{hashlib.sha256(content).hexdigest()}:{DECODING}"
+        key = f"{hashlib.sha256(file).hexdigest()}:{DECODING}"
         return PromptSample(image, prompts, torch.from_numpy(mask)[None], entry.name, key)
 
     def fingerprint(self) -> str:
@@ -95,8 +95,8 @@ class Samples(Sequence[PromptSample]):
         for entry in self.entries:
             stored = entry.stored if "stored" in self.rule.kind else None
             clicks = [stored.points, stored.labels] if stored else None
-            truth = [_content(part) if isinstance(part, Path) else part for part in entry.truth()]
-            line = [entry.name, _content(entry.image), truth, clicks]
+            truth = [content(part) if isinstance(part, Path) else part for part in entry.truth()]
+            line = [entry.name, content(entry.image), truth, clicks]
             digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
@@ -108,14 +108,20 @@ class PartlyReadable(UserError):
     Learning stops here; `check` goes on with the rest to report everything in one go.
     """
 
-    def __init__(self, problems: Sequence[str], rest: Samples) -> None:
+    def __init__(self, problems: Sequence[str], rest: Sequence[Any]) -> None:
         more = f" (and {len(problems) - 1} more: `everseg data check` lists all)" if len(problems) > 1 else ""
         super().__init__(problems[0] + more)
         self.problems = tuple(problems)
         self.rest = rest
 
 
-def _content(path: Path) -> list[Any]:
+OnFault = Callable[[str, str, UserError], Sequence[Any]]
+"""What to do with a split that cannot be opened: (stage, split, error) -> the samples to go on with, or
+raise.
+"""
+
+
+def content(path: Path) -> list[Any]:
     """File name, size and content hash. A file is read once: the hash is kept for its path, size and time of
     change.
     """

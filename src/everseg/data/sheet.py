@@ -14,7 +14,7 @@ from everseg.data.samples import take_evenly
 from everseg.data.stream import Stream
 from everseg.errors import UserError
 from everseg.files import atomic_path
-from everseg.types import PromptSample, Stage
+from everseg.types import PromptSample, SemanticSample, Stage
 
 TILE = 200
 GAP = 8
@@ -29,13 +29,16 @@ OUTLINE = (0, 229, 160)
 CLICK_IN = (255, 214, 10)
 CLICK_OUT = (255, 69, 58)
 BOX = (64, 156, 255)
+SWATCHES = 8
+"""Classes named beside a stage of a stream of classes; the tiles leave room for no more."""
 
 
 def contact_sheet(stream: Stream | str | Path, path: str | Path, columns: int = 6) -> Path:
     """Write a PNG: a row for each stage with its name and counts, and samples evenly spaced over its splits.
 
     Two thirds of the columns show train, the rest test. The mask's outline is green, clicks are yellow (red:
-    off the object), boxes blue. A sample that cannot be read shows the reason.
+    off the object), boxes blue. In streams of classes the labels that a stage sees are laid over the image,
+    each class in a colour of its own, void in white. A sample that cannot be read shows the reason.
 
     Raises:
         UserError: the stream cannot be opened or the file not be written.
@@ -50,7 +53,8 @@ def contact_sheet(stream: Stream | str | Path, path: str | Path, columns: int = 
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 18), stream.name, INK, ImageFont.load_default(26))
-    _legend(draw, width - MARGIN, 26)
+    if not stages[0].classes:
+        _legend(draw, width - MARGIN, 26)
     split = columns - max(1, columns // 3)  # the first column of test samples
 
     def left(column: int) -> int:
@@ -93,13 +97,35 @@ def _label(draw: ImageDraw.ImageDraw, stage: Stage, stream: Stream, top: int) ->
     draw.text((MARGIN, top + 80), name, INK, ImageFont.load_default(21))
     counts = [f"{len(s):,} {what}" for s, what in ((stage.train, "train"), (stage.test, "test")) if len(s)]
     draw.text((MARGIN, top + 110), " · ".join(counts), FADED, ImageFont.load_default(14))
+    known = sum(len(s.classes) for s in stream.stages[: stage.index])
+    for i, name in enumerate(stage.classes[:SWATCHES]):
+        left, line = MARGIN + LABEL // 2 * (i % 2), top + 134 + 15 * (i // 2)
+        draw.rectangle((left, line + 2, left + 9, line + 11), fill=class_colour(known + i + 1))
+        draw.text((left + 14, line), name[:10], FADED, ImageFont.load_default(11))
+    if len(stage.classes) > SWATCHES:
+        text = f"and {len(stage.classes) - SWATCHES} more"
+        draw.text((MARGIN, top + 134 + 15 * (SWATCHES // 2)), text, FADED, ImageFont.load_default(11))
+
+
+def class_colour(channel: int) -> tuple[int, int, int]:
+    """PASCAL VOC's colour of a class: the bits of its number dealt out to red, green and blue, highest first.
+
+    Source: the colour map of the VOC development kit. Void, 255, is (224, 224, 192), nearly white.
+    """
+    parts = [0, 0, 0]
+    for bit in range(8):
+        parts[bit % 3] |= (channel >> bit & 1) << (7 - bit // 3)
+    return parts[0], parts[1], parts[2]
+
+
+COLOURS = np.array([class_colour(channel) for channel in range(256)])
 
 
 def _tile(samples: Sequence[Any], index: int) -> Image.Image:
     """One sample, fitted into a square, enlarged or reduced, with what is marked on it."""
     tile = Image.new("RGB", (TILE, TILE), (232, 232, 228))
     try:
-        sample: PromptSample = samples[index]
+        sample: PromptSample | SemanticSample = samples[index]
     except UserError as error:
         words, lines = str(error).split("; ")[0].split(), [""]
         for word in words:
@@ -112,12 +138,19 @@ def _tile(samples: Sequence[Any], index: int) -> Image.Image:
     scale = TILE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).copy()
+    place = ((TILE - size[0]) // 2, (TILE - size[1]) // 2)
+    if isinstance(sample, SemanticSample):
+        labels = np.asarray(Image.fromarray(sample.labels.numpy()).resize(size, Image.Resampling.NEAREST))
+        over = labels != 0
+        pixels[over] = (0.4 * pixels[over] + 0.6 * COLOURS[labels[over]]).astype(np.uint8)
+        tile.paste(Image.fromarray(pixels), place)
+        return tile
     for mask in sample.masks.numpy():
         small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
         inside = np.asarray(small) > 127
         pixels[ndimage.binary_dilation(inside, iterations=2) & ~inside] = (12, 40, 32)
         pixels[inside & ~ndimage.binary_erosion(inside, iterations=1)] = OUTLINE
-    tile.paste(Image.fromarray(pixels), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    tile.paste(Image.fromarray(pixels), place)
     _marks(tile, sample, scale, size)
     return tile
 

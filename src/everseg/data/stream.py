@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from everseg.data.readers import open_samples, parameters
-from everseg.data.samples import PartlyReadable
-from everseg.data.streamfile import NAME, SplitSpec, StageSpec, StreamSpec, UnseenSpec, read_stream_file
+from everseg.data.classmaps import Labelled
+from everseg.data.classstream import class_stages, open_class_stages
+from everseg.data.legend import Classes, Legend
+from everseg.data.readers import kind_and_options, open_samples, parameters, reader
+from everseg.data.samples import OnFault, PartlyReadable
+from everseg.data.steps import ClassSteps, Setting, UnseenAs
+from everseg.data.streamfile import (
+    NAME,
+    ClassStreamSpec,
+    SplitSpec,
+    StageSpec,
+    StreamSpec,
+    UnseenSpec,
+    read_stream_file,
+)
 from everseg.errors import UserError
 from everseg.files import sha256_tensors
-from everseg.types import Stage
-
-OnFault = Callable[[str, str, UserError], Sequence[Any]]
-"""What to do with a split that cannot be opened: (stage, split, error) -> the samples to go on with, or
-raise.
-"""
+from everseg.types import SemanticSample, Stage
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Stream:
     name: str = "stream"
     source: Path | None = None
     gone: frozenset[str] = frozenset()
+    joint: Stage | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -93,10 +101,41 @@ class Stream:
         splits += [(s, "test", s.test) for s in (*stream.stages, *stream.unseen)]
         for stage, split, samples in splits:
             if not len(samples) and stage.name not in gone:
-                raise UserError(
-                    f"{path}: stage {stage.name!r}, {split}: there are no samples; check its options"
-                )
+                what = f"no image has one of {', '.join(stage.classes)}" if stage.classes else "no samples"
+                raise UserError(f"{path}: stage {stage.name!r}, {split}: there are {what}; check its options")
         return stream
+
+    @staticmethod
+    def of_classes(
+        train: Sequence[SemanticSample],
+        test: Sequence[SemanticSample],
+        steps: str | Sequence[Sequence[str | int]],
+        *,
+        classes: Classes | None = None,
+        order: Sequence[str | int] | None = None,
+        setting: Setting = "overlapped",
+        unseen_as: UnseenAs = "background",
+        name: str = "stream",
+    ) -> Stream:
+        """A stream of classes from images with class maps whose labels are the numbers in `classes`.
+
+        steps: as "15-1", over `order`, or the classes of each step. classes: what the numbers are; the
+        reader's own where None. unseen_as: what classes not seen yet are in the test labels.
+
+        Raises:
+            UserError: a class or number that does not exist, or a split that does not come out even.
+        """
+        legend = None if classes is None else Legend.of(classes)
+        images, scored = Labelled.of(train, legend), Labelled.of(test, legend)
+        if isinstance(steps, str):
+            plan = ClassSteps.split(steps, images.legend, order)
+        else:
+            plan = ClassSteps.of(steps, images.legend)
+        names = [f"step-{t}" for t in range(len(plan))]
+        stages, joint = class_stages(
+            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as
+        )
+        return Stream(stages, name=name, joint=joint)
 
     def fingerprint(self, stage: Stage) -> str:
         """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and
@@ -128,9 +167,15 @@ def _fingerprint(samples: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def open_stream(spec: StreamSpec, path: Path, on_fault: OnFault) -> Stream:
+def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:
     """Open every split of a checked stream file; `on_fault` decides what becomes of those that fail."""
     root = path.parent / Path(spec.root).expanduser()
+    if isinstance(spec, ClassStreamSpec):
+        try:
+            of_classes, joint = open_class_stages(spec, root, on_fault)
+        except UserError as error:
+            raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+        return Stream(of_classes, (), spec.name or path.stem, path, joint=joint)
 
     def opened(stage: StageSpec | UnseenSpec, split: str) -> Sequence[Any]:
         try:
@@ -152,12 +197,9 @@ def open_stream(spec: StreamSpec, path: Path, on_fault: OnFault) -> Stream:
 def _open_split(
     given: SplitSpec, split: str, stage: StageSpec | UnseenSpec, spec: StreamSpec, root: Path
 ) -> Sequence[Any]:
-    options: dict[str, Any] = {"path": given} if isinstance(given, str) else dict(given)
-    kind = options.pop("kind", "folder")
-    if not isinstance(kind, str):
-        raise UserError(f"kind is {kind!r}; write a reader's name or package.module:callable")
+    kind, options = kind_and_options(given)
     for key in stage.given():
-        known = parameters(kind)
+        known = parameters(reader(kind))
         if known is not None and key not in known:
             raise UserError(f"kind {kind!r} has no option {key!r}, which the stage gives; remove it")
     defaults: dict[str, Any] = {"seed": spec.seed, "split": split}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from everseg.data.masks import Threshold
 from everseg.data.prompts import PromptKind
+from everseg.data.steps import Setting, UnseenAs
 from everseg.errors import UserError, unknown
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -60,7 +61,40 @@ class StreamSpec(_Strict):
     unseen: list[UnseenSpec] = []
 
 
-def read_stream_file(path: Path) -> StreamSpec:
+class ClassStageSpec(_Strict):
+    """classes: by name or number. train, test: the stage's own images; the stream's where None."""
+
+    name: Name
+    classes: list[str | int]
+    train: SplitSpec | None = None
+    test: SplitSpec | None = None
+
+
+class ClassStreamSpec(_Strict):
+    """A stream file of classes as it was written. Of `steps` and `stages` one is given."""
+
+    name: str = ""
+    root: str = "."
+    seed: int = 0
+    classes: str | list[str] | dict[int, str] | None = None
+    train: SplitSpec | None = None
+    test: SplitSpec | None = None
+    setting: Setting = "overlapped"
+    unseen_as: UnseenAs = "background"
+    steps: str | None = None
+    order: list[str | int] | None = None
+    stages: list[ClassStageSpec] = []
+
+
+def of_classes(tree: dict[str, Any]) -> bool:
+    """Whether a stream file is one of classes: it says something that only those say."""
+    if set(tree) & (set(ClassStreamSpec.model_fields) - set(StreamSpec.model_fields)):
+        return True
+    stages = tree.get("stages")
+    return isinstance(stages, list) and any(isinstance(s, dict) and "classes" in s for s in stages)
+
+
+def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
     """Parse and check a stream file.
 
     Raises:
@@ -81,10 +115,27 @@ def read_stream_file(path: Path) -> StreamSpec:
         ) from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping; a stream file begins with name:, root: and stages:")
+    kind = ClassStreamSpec if of_classes(tree) else StreamSpec
     try:
-        return StreamSpec.model_validate(_expand(tree, path))
+        spec = kind.model_validate(_expand(tree, path))
     except ValidationError as error:
-        raise _sentence(error, tree, path) from error
+        raise _sentence(error, tree, path, kind) from error
+    if isinstance(spec, ClassStreamSpec):
+        _check(spec, path)
+    return spec
+
+
+def _check(spec: ClassStreamSpec, path: Path) -> None:
+    """What one key of a stream of classes asks of another."""
+    if bool(spec.stages) == bool(spec.steps):
+        raise UserError(f"{path}: give either steps: 15-1 or a list of stages: with their classes")
+    if spec.order is not None and not spec.steps:
+        raise UserError(f"{path}: order: belongs to steps:; stages list their classes themselves")
+    for split in ("train", "test"):
+        lacking = [s.name for s in spec.stages if getattr(s, split) is None]
+        if getattr(spec, split) is None and (lacking or not spec.stages):
+            whose = f"stage {lacking[0]!r}" if lacking else "the stream"
+            raise UserError(f"{path}: {whose} has no {split!r}; add {split}: ... to it or to the stream")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -124,21 +175,32 @@ def _expand(value: Any, path: Path) -> Any:
     return re.sub(r"\$\{(\w+)(?::-?([^}]*))?\}", variable, value)
 
 
-def _sentence(error: ValidationError, tree: dict[str, Any], path: Path) -> UserError:
+_TAGS = re.compile(r"str|int|.*\[.*")
+"""What pydantic adds to a place to say which member of a union it tried."""
+
+
+def _sentence(
+    error: ValidationError,
+    tree: dict[str, Any],
+    path: Path,
+    kind: type[StreamSpec] | type[ClassStreamSpec],
+) -> UserError:
     """The first fault pydantic found, in our words; misspelt keys come before the missing ones."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = [p for p in first["loc"] if p not in ("str", "int", "dict[str,any]")]
-    place, model, field = f"{path}", StreamSpec, str(location[-1])
+    location = [p for p in first["loc"] if not (isinstance(p, str) and _TAGS.fullmatch(p))]
+    stage: type[_Strict] = ClassStageSpec if kind is ClassStreamSpec else StageSpec
+    place, field = f"{path}", str(location[-1])
+    model: type[_Strict] = kind
     match location:
         case ["stages" | "unseen" as part, int(number), *_]:
             given = tree[part][number]
             name = given.get("name") if isinstance(given, dict) else None
             place += f": stage {name!r}" if name else f": {part}[{number}]"
-            model = StageSpec if part == "stages" else UnseenSpec  # type: ignore[assignment]
+            model = stage if part == "stages" else UnseenSpec
             field = str(location[2]) if len(location) > 2 else ""
         case ["background", *rest]:
             place += ": background"
-            model, field = StageSpec, str(rest[0]) if rest else ""  # type: ignore[assignment]
+            model, field = StageSpec, str(rest[0]) if rest else ""
         case _:
             field = str(location[0])
     value = first["input"]
@@ -152,7 +214,8 @@ def _sentence(error: ValidationError, tree: dict[str, Any], path: Path) -> UserE
             "use letters, digits, '.', '_' and '-' (numbers in quotes)"
         )
     if not field:
-        return UserError(f"{place} is {value!r}; it must be a mapping with name:, train: and test:")
+        keys = "name: and classes:" if model is ClassStageSpec else "name:, train: and test:"
+        return UserError(f"{place} is {value!r}; it must be a mapping with {keys}")
     if field in ("train", "test"):
         return UserError(
             f"{place}: {field!r} is {value!r}; give a folder, or a mapping with kind: and its options"

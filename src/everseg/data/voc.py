@@ -59,30 +59,42 @@ class VocReader(Samples):
         part: tuple[int, int] | None = None,
         limit: int | None = None,
     ) -> None:
-        path = Path(path)
-        lists = path / "ImageSets" / "Segmentation"
-        folders = [path / name for name in ("SegmentationClassAug", "SegmentationClass")]
-        maps = next((f for f in folders if f.is_dir()), None)
-        if maps is None or not lists.is_dir():
-            raise UserError(
-                f"{path} is not in VOC's layout; it has JPEGImages, SegmentationClass, ImageSets/Segmentation"
-            )
-        file = lists / f"{split}.txt"
-        if not file.is_file():
-            raise unknown(f"split in {lists}:", split, [f.stem for f in lists.glob("*.txt")])
-        stems = sorted(
-            {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
-        )
-        entries, problems = [], []
-        for stem in take_evenly(take_part(stems, part), limit):
-            entry = LargestOfClasses(path / "JPEGImages" / f"{stem}.jpg", maps / f"{stem}.png")
-            missing = [f for f in (entry.image, entry.path) if not f.is_file()]
-            problems += [
-                f"{f} is listed in {file} but does not exist; add it or take it off the list" for f in missing
-            ]
-            if not missing:
-                entries.append(entry)
+        pairs, problems = voc_pairs(Path(path), split, part, limit)
+        entries = [LargestOfClasses(image, path) for image, path in pairs]
         kind: PromptKind = prompts
         super().__init__(entries, PromptRule(kind, clicks, seed))
         if problems:
             raise PartlyReadable(problems, Samples(self.entries, self.rule))
+
+
+def voc_pairs(
+    path: Path, split: str, part: tuple[int, int] | None, limit: int | None
+) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(image, class map) of a list, sorted by name, and a sentence for each file that is missing.
+
+    Raises:
+        UserError: not VOC's layout, or no such list.
+    """
+    lists = path / "ImageSets" / "Segmentation"
+    folders = [path / name for name in ("SegmentationClassAug", "SegmentationClass")]
+    maps = next((f for f in folders if f.is_dir()), None)
+    if maps is None or not lists.is_dir():
+        raise UserError(
+            f"{path} is not in VOC's layout; it has JPEGImages, SegmentationClass, ImageSets/Segmentation"
+        )
+    file = lists / f"{split}.txt"
+    if not file.is_file():
+        raise unknown(f"split in {lists}:", split, [f.stem for f in lists.glob("*.txt")])
+    stems = sorted(
+        {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
+    )
+    pairs, problems = [], []
+    for stem in take_evenly(take_part(stems, part), limit):
+        pair = (path / "JPEGImages" / f"{stem}.jpg", maps / f"{stem}.png")
+        missing = [f for f in pair if not f.is_file()]
+        problems += [
+            f"{f} is listed in {file} but does not exist; add it or take it off the list" for f in missing
+        ]
+        if not missing:
+            pairs.append(pair)
+    return pairs, problems

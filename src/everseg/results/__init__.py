@@ -1,5 +1,6 @@
 """What a run scored, and what the scores say about forgetting: see docs/metrics.md for every definition.
 
+classes.py     means of old, new and all classes
 matrix.py      ResultMatrix of one metric, and the averages taken over it
 store.py       Results: matrices and per-image scores that grow with the stream, and their JSON
 intervals.py   bootstrap intervals and the paired test between two runs
@@ -9,6 +10,7 @@ tables.py      tables for the terminal
 """
 
 from everseg.results.bootstrap import Difference, Interval, headline, intervals, paired_difference
+from everseg.results.classes import ClassMeans, average_over_steps, class_means, with_class_row
 from everseg.results.matrix import (
     ResultMatrix,
     average,
@@ -24,6 +26,7 @@ from everseg.results.tables import as_text, compare_table, table
 
 __all__ = [
     "BASE",
+    "ClassMeans",
     "Difference",
     "ImageScore",
     "Interval",
@@ -33,8 +36,10 @@ __all__ = [
     "Summary",
     "as_text",
     "average",
+    "average_over_steps",
     "backward_transfer",
     "bytes_text",
+    "class_means",
     "compare_table",
     "forgetting",
     "forward_transfer",
@@ -45,4 +50,5 @@ __all__ = [
     "stored_bytes",
     "table",
     "unseen_average",
+    "with_class_row",
 ]

@@ -1,0 +1,77 @@
+"""The means that class-incremental segmentation reports, read off a matrix whose columns are classes.
+
+A column's value is the IoU of its class over the whole test set, and the background is a column that the
+first stage taught. So "all" is the average of the matrix, and forgetting and transfer are those of any
+stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from everseg.results.matrix import ResultMatrix, average
+from everseg.results.store import Results
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Mean IoU after a stage; NaN where there is nothing to average.
+
+    old: classes of the first stage and the background (columns headed "0-15", and "1-15" in several papers).
+    new: classes of all later stages. all: every class seen and the background. harmonic: of old and new.
+    """
+
+    old: float
+    new: float
+    all: float
+    harmonic: float
+
+
+def class_means(matrix: ResultMatrix, row: int = -1) -> ClassMeans:
+    """Old, new, all and their harmonic mean, scored after `row`.
+
+    Source: MiB (Cermelli et al. 2020) for old, new and all; DKD for the harmonic mean. EIR's published
+    evaluation counts the background among the old classes, as here.
+    """
+    if not len(matrix.values):
+        return ClassMeans(math.nan, math.nan, math.nan, math.nan)
+    seen = matrix.tasks(row)
+    scores, first = matrix.values[matrix.row(row), seen], matrix.learned_at[seen] == 0
+    old, new = (float(part.mean()) if len(part) else math.nan for part in (scores[first], scores[~first]))
+    harmonic = 2 * old * new / (old + new) if old + new else old + new
+    return ClassMeans(old, new, average(matrix, row), harmonic)
+
+
+def average_over_steps(matrix: ResultMatrix) -> float:
+    """Mean over the stages of the "all" measured after each, over the classes seen by then.
+
+    It depends on what the truth says where a class has not been seen yet: background or ignored.
+
+    Source: PLOP (Douillard et al. 2021), "avg".
+    """
+    rows = [average(matrix, row) for row in range(len(matrix.values))]
+    return sum(rows) / len(rows) if rows else math.nan
+
+
+def with_class_row(
+    results: Results,
+    stage: str,
+    taught: Sequence[str],
+    scores: Mapping[str, Mapping[str, float]],
+) -> Results:
+    """Results with a row for a stage of classes.
+
+    taught: columns that the stage taught; those of the first stage begin with the background. scores:
+    {metric: {column: IoU}}, NaN for an absent class that no mean is to have: its column stays, and is no
+    task in the averages.
+    """
+    columns = {column: None for values in scores.values() for column in values}
+    cells = {
+        column: {metric: values[column] for metric, values in scores.items()}
+        for column in columns
+        if not any(math.isnan(values[column]) for values in scores.values())
+    }
+    absent = [column for column in taught if column not in cells]
+    return results.with_stage(stage, cells=cells, learned=taught, background=absent)
