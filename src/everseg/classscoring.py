@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from everseg.config import MACHINE, at_least
-from everseg.confusion import Absent, Confusion
+from everseg.confusion import Confusion
 from everseg.data import CentreCropped
 from everseg.distributed import shard
 from everseg.progress import bar
@@ -23,11 +23,10 @@ Label = Callable[[Sequence[ImageQuery]], Sequence[Tensor]]
 @dataclass(frozen=True)
 class ClassScoreConfig:
     """size: "original", or the side of the square in the middle of the image that is predicted and compared,
-    after its short side was brought to that (`centre_crop`). absent: IoU of classes that no test image has.
-    batch: images predicted together. workers: decoding processes."""
+    after its short side was brought to that (`centre_crop`). batch: images predicted together. workers:
+    decoding processes."""
 
     size: Literal["original"] | int = 512
-    absent: Absent = "zero"
     batch: int = field(default=16, metadata=MACHINE)
     workers: int = field(default=0, metadata=MACHINE)
 
@@ -39,7 +38,7 @@ class ClassScoreConfig:
 
     @classmethod
     def presets(cls) -> dict[str, ClassScoreConfig]:
-        """Papers and published code compare on the crop, and count absent classes as 0 (DKD, EIR)."""
+        """Papers and published code alike compare on the crop."""
         return {"paper": cls(), "reference": cls()}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -118,10 +118,12 @@ def test_samples_in_memory_make_the_same_stream_as_files(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("two")
 def test_the_joint_stage_has_every_label(write_stream: Write) -> None:
-    joint = Stream.from_yaml(write_stream(f"{NAMES}train: train\ntest: test\n{STEPS}")).joint
+    stream = Stream.from_yaml(write_stream(f"{NAMES}train: train\ntest: test\n{STEPS}"))
+    joint = stream.joint
     assert joint is not None and joint.classes == ("dog", "cat", "cow")
     assert names(joint.train) == [0, 1, 2, 3, 5]
     assert [values(s) for s in joint.train] == [[0, 2], [0, 1], [0, 1, 2, 255], [0, 1, 3], [0, 1, 2, 3]]
+    assert len(joint.test) == len(stream.stages[-1].test)
 
 
 def test_a_stage_with_images_and_numbers_of_its_own(make_maps: Make, write_stream: Write) -> None:
@@ -162,21 +164,20 @@ def test_appending_a_stage_leaves_the_earlier_ones_as_they_are(write_stream: Wri
 
 
 @pytest.mark.usefixtures("two")
-def test_the_fingerprint_follows_content_and_labels_not_place(write_stream: Write, tmp_path: Path) -> None:
+def test_the_fingerprint_follows_content_and_labels_not_place(
+    write_stream: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = f"{NAMES}root: ${{PLACE:-.}}\ntrain: train\ntest: test\n{STEPS}"
     stream = Stream.from_yaml(write_stream(text))
     before = [stream.fingerprint(s) for s in stream.stages]
-    os.environ["PLACE"] = "moved"
-    try:
-        (tmp_path / "moved").mkdir()
-        for split in ("train", "test"):
-            (tmp_path / split).rename(tmp_path / "moved" / split)
-        moved = Stream.from_yaml(write_stream(text))
-    finally:
-        del os.environ["PLACE"]
+    (tmp_path / "moved").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / split).rename(tmp_path / "moved" / split)
+    monkeypatch.setenv("PLACE", "moved")
+    moved = Stream.from_yaml(write_stream(text))
     assert [moved.fingerprint(s) for s in moved.stages] == before
     mask = tmp_path / "moved/train/masks/im1.png"
-    Image.fromarray(np.asarray(Image.open(mask)).T.copy().reshape(30, 40)).save(mask)
+    Image.fromarray(np.asarray(Image.open(mask))[::-1]).save(mask)
     assert moved.fingerprint(moved.stages[0]) != before[0]
     assert moved.fingerprint(moved.stages[1]) == before[1]
 
@@ -357,6 +358,15 @@ def test_the_full_voc_recipe_is_a_stream_file(monkeypatch: pytest.MonkeyPatch) -
     for name in ("voc15-1", "voc256", "camvid"):
         spec = read_stream_file(EXAMPLES / f"{name}.yaml")
         assert isinstance(spec, ClassStreamSpec) and spec.name == name and spec.setting == "overlapped"
+
+
+def test_the_stream_file_of_the_page_is_one(make_maps: Make, write_stream: Write) -> None:
+    make_maps("data/pets/train", TRAIN)
+    make_maps("data/pets/test", TEST)
+    page = (EXAMPLES.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    (text,) = [t for t in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "classes:" in t]
+    stream = Stream.from_yaml(write_stream(text))
+    assert [(s.name, s.classes) for s in stream.stages] == [("first", ("dog",)), ("then", ("cat", "cow"))]
 
 
 @pytest.mark.realdata

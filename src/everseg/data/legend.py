@@ -52,7 +52,7 @@ class Legend:
         if isinstance(classes, str):
             return cls.of(VOC) if classes == "voc" else _named_in(root / Path(classes).expanduser())
         if not isinstance(classes, Mapping):
-            classes = dict(enumerate(classes, 0 if classes[:1] == [BACKGROUND_NAME] else 1))
+            classes = dict(enumerate(classes, 0 if list(classes[:1]) == [BACKGROUND_NAME] else 1))
         names: dict[int, str] = {}
         for number, name in sorted(classes.items()):
             if not 0 <= number <= 255:

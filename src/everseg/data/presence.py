@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image
 
 from everseg.data.images import open_image, read_file
 from everseg.errors import UserError
-from everseg.files import load_state, save_state, write_text
+from everseg.files import load_state, save_state
 
 Bools = NDArray[np.bool_]
 
@@ -136,18 +136,3 @@ def listed(path: Path, stems: Sequence[str]) -> Bools:
             raise UserError(f"{path} does not list {stem}; add its classes or leave out index:")
         present[i, numbers[stem]] = True
     return present
-
-
-def write_list(path: Path, stems: Sequence[str], present: Bools, names: Mapping[int, str]) -> None:
-    """Write the list that `listed` reads; names: the numbers that are classes.
-
-    Raises:
-        UserError: 0 is a class, which the form cannot say, or the file cannot be written.
-    """
-    if 0 in names:
-        raise UserError(f"cannot list {names[0]!r} in {path}: its number is 0, and a list begins with 1")
-    lines = [
-        " ".join([stem, *(str(n - 1) for n in np.flatnonzero(row) if n in names)])
-        for stem, row in zip(stems, present, strict=True)
-    ]
-    write_text(path, "\n".join(lines) + "\n")

@@ -153,16 +153,12 @@ def _fingerprint(samples: Sequence[Any]) -> str:
         return str(own())
     digest = hashlib.sha256()
     for sample in samples:
-        prompts = {
-            "points": sample.prompts.points,
-            "labels": sample.prompts.labels,
-            "boxes": sample.prompts.boxes,
-        }
-        tensors = {
-            "image": sample.image,
-            "masks": sample.masks,
-            **{k: v for k, v in prompts.items() if v is not None},
-        }
+        if isinstance(sample, SemanticSample):
+            tensors = {"image": sample.image, "labels": sample.labels}
+        else:
+            given = {part: getattr(sample.prompts, part) for part in ("points", "labels", "boxes")}
+            tensors = {"image": sample.image, "masks": sample.masks}
+            tensors |= {part: tensor for part, tensor in given.items() if tensor is not None}
         digest.update(f"{sample.name}|{sha256_tensors(tensors)}\n".encode())
     return digest.hexdigest()
 
