@@ -204,6 +204,13 @@ def test_joint_learns_everything_but_the_background_at_once(micro: Any, tmp_path
         run(stream("lesions", "cracks", "nuclei"), config("joint"), tmp_path / "run", micro)
 
 
+def test_joint_takes_the_joint_stage_of_a_stream_that_has_one(micro: Any, tmp_path: Path) -> None:
+    given = stream()
+    own = replace(given, joint=Stage(0, "everything", given.stages[0].train[:3], ()))
+    done = run(own, config("joint"), tmp_path / "run", micro)
+    assert done.learned == ["everything"] and done.record["learned"][0]["images"] == 3
+
+
 # ---------------------------------------------------------------- growing
 
 

@@ -360,7 +360,10 @@ def test_the_full_voc_recipe_is_a_stream_file(monkeypatch: pytest.MonkeyPatch) -
         assert isinstance(spec, ClassStreamSpec) and spec.name == name and spec.setting == "overlapped"
 
 
-def test_the_stream_file_of_the_page_is_one(make_maps: Make, write_stream: Write) -> None:
+def test_the_stream_file_of_the_page_is_one(
+    make_maps: Make, write_stream: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVERSEG_DATA", raising=False)
     make_maps("data/pets/train", TRAIN)
     make_maps("data/pets/test", TEST)
     page = (EXAMPLES.parent / "docs" / "data.md").read_text(encoding="utf-8")

@@ -140,7 +140,7 @@ def class_stages(
         learned: list[ClassSamples] = []
         for split, source in (("train", train[t]), ("test", test[t])):
             if source is not None:
-                _ = [source.legend.name(c, f"stage {name!r}, {split}: ") for c in classes]
+                source.legend.check(classes, f"stage {name!r}, {split}: ")
         if (source := train[t]) is not None:
             places = steps.train_images(t, source.present, source.legend, setting)
             learned = [ClassSamples(source, places, steps.train_table(t, source.legend, setting))]

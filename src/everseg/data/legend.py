@@ -84,6 +84,11 @@ class Legend:
             raise unknown(f"{place}class" if place else "class", given, self.names.values())
         return given
 
+    def check(self, names: Sequence[str], place: str) -> None:
+        """Raise `UserError` unless all of these are classes here."""
+        for name in names:
+            self.name(name, place)
+
 
 SPECIAL = (BACKGROUND_NAME, VOID_NAME)
 

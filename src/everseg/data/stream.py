@@ -101,8 +101,10 @@ class Stream:
         splits += [(s, "test", s.test) for s in (*stream.stages, *stream.unseen)]
         for stage, split, samples in splits:
             if not len(samples) and stage.name not in gone:
-                what = f"no image has one of {', '.join(stage.classes)}" if stage.classes else "no samples"
-                raise UserError(f"{path}: stage {stage.name!r}, {split}: there are {what}; check its options")
+                what = "there are no samples; check its options"
+                if stage.classes:
+                    what = f"no image has one of {', '.join(stage.classes)}; check its options"
+                raise UserError(f"{path}: stage {stage.name!r}, {split}: {what}")
         return stream
 
     @staticmethod
