@@ -171,7 +171,6 @@ def _read(split: _Split) -> Iterator[Finding]:
         except UserError as error:
             yield split.finding("error", file, str(error))
             continue
-        classes = isinstance(sample, SemanticSample)
         masks = _labelled(sample) if isinstance(sample, SemanticSample) else sample.masks.numpy()
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
@@ -186,7 +185,7 @@ def _read(split: _Split) -> Iterator[Finding]:
                     f"{file} is nearly one grey ({int(sample.image.min())} to {int(sample.image.max())}); "
                     "if it is 12-bit data in a 16-bit file, scale it to the full range",
                 )
-        if classes:  # Background alone is no fault, and neither is none of it.
+        if isinstance(sample, SemanticSample):  # Background alone is no fault, and neither is none of it.
             continue
         if not masks.any():
             yield split.finding("error", file, f"the mask of {sample.name} is empty; remove the sample")
