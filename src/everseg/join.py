@@ -174,8 +174,10 @@ def _config(
         other = chosen.merger.rule != rule  # Whose options are no concern of this one.
         own = [*(["merger.options={}"] if other else []), f"merger.rule={rule}"]
     chosen = override(chosen, [*own, *settings])
-    values = {} if kept is None else {k: kept[k] for k in ("base", "seed", "precision", "preset")}
-    return RunConfig(method, chosen, **(values | ({"base": base} if base else {})))
+    values = {} if kept is None else {k: v for k, v in kept.items() if k not in ("method", "settings")}
+    values |= {"method": method, "settings": chosen} | ({"base": base} if base else {})
+    config: RunConfig = configuration.restore(RunConfig, values, f"{sources[0]}/run.json")
+    return config
 
 
 def _check_base(found: Sequence[Given], model: Promptable, config: RunConfig) -> None:
