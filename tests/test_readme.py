@@ -10,6 +10,9 @@ from typer import Typer
 
 from everseg.cli.shared import app, data_app, import_app
 from everseg.data import Stream
+from everseg.merge import RULES
+from everseg.mergers.steps import STEPS
+from everseg.mergers.sums import SUMS
 from everseg.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +56,19 @@ def test_every_command_exists(page: Path) -> None:
         assert verb in names(app) | set(groups), f"{page.name} names 'everseg {verb}'"
         if verb in groups and second:
             assert second in groups[verb], f"{page.name} names 'everseg {verb} {second}'"
+
+
+def test_every_rule_of_merging_is_in_its_table_as_it_is() -> None:
+    page = (ROOT / "docs" / "merging.md").read_text(encoding="utf-8")
+    rows = {r: row for r in RULES for row in page.splitlines() if row.startswith(f"| `{r}` |")}
+    assert set(rows) == set(RULES)
+    for name, rule in RULES.items():
+        _, _, _, data, keeps, order, _, forgets, _ = (cell.strip() for cell in rows[name].split("|"))
+        assert (data == "none") == (rule.data == "none"), name
+        assert ("samples" in keeps) == (rule.data != "none"), name
+        assert order.startswith("free") == (rule.order_free and name not in ("concrete", "adamerging")), name
+        wanted = "subtracting" if name in SUMS else "merging anew" if name in STEPS else "dropping"
+        assert forgets == wanted, name
 
 
 def test_every_method_is_in_the_table() -> None:

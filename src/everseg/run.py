@@ -46,7 +46,7 @@ def run_stages(
     stream: Stream, config: RunConfig, out: Path | str, base: Promptable | None = None
 ) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
-    out = Path(out)
+    out, stream = Path(out), stream.of_domains
     model = base_of(config, base)
     with locked(out) if world().main else nullcontext():
         current = _open(config, out, model)

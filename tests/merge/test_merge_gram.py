@@ -55,7 +55,7 @@ def test_sums_in_float64_lose_less_than_a_mean_in_float32() -> None:
 
 def test_a_large_batch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     x = rows()
-    monkeypatch.setattr(gram_module, "CHUNK", 13)
+    monkeypatch.setattr(gram_module, "CHUNK", (13, 1))
     torch.testing.assert_close(measured(x).total, x.T @ x, rtol=1e-12, atol=1e-12)
 
 

@@ -47,7 +47,7 @@ def doctor(
         score=scores.get(preset, ScoreConfig()),
         precision=precision,
     )
-    found = examine(config, None if stream is None else Stream.from_yaml(stream))
+    found = examine(config, None if stream is None else Stream.from_yaml(stream).of_domains)
     if as_json:
         print(json.dumps(found.to_json()))
     else:

@@ -67,7 +67,7 @@ def merge(
         weighting=weighting,
         weights=dict(map(_weight, weight or [])),
         settings=settings or [],
-        stream=None if stream is None else Stream.from_yaml(stream),
+        stream=None if stream is None else Stream.from_yaml(stream).of_domains,
     )
     merged = {e["name"]: e["figures"] for e in run.record["learned"]}
     if as_json:

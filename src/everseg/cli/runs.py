@@ -67,6 +67,9 @@ def learn(
         Precision,
         typer.Option(help="the base computes in; auto: bf16 on a GPU that has it, else fp32"),
     ] = "auto",
+    archive: Annotated[
+        bool, typer.Option(help="keep what each domain brings, to merge it elsewhere or forget it")
+    ] = True,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -82,6 +85,7 @@ def learn(
         evaluate,
         baseline,
         precision,
+        archive,
     )
     if workers:
         config = everywhere(config, "workers", workers)

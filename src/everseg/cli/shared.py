@@ -35,7 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tabl
 
 def open_stream(path: Path, run: Path) -> Stream:
     """A stream file, in which the data of stages that `run` has learned may be gone."""
-    return Stream.from_yaml(path, learned_stages(run))
+    return Stream.from_yaml(path, learned_stages(run)).of_domains
 
 
 def own_stream(current: Run) -> Stream:

@@ -18,9 +18,10 @@ from everseg.config import at_least
 from everseg.distributed import add_up
 from everseg.errors import UserError
 
-CHUNK = 256
-"""Rows in one float32 product; what is added up over more of them is float64. Some kernels add up one row
-after another, and so the error of a product grows with its rows."""
+CHUNK = (256, 4)
+"""Rows in one float32 product, at least, and for each column: what is added up over more of them is float64.
+Kernels for narrow matrices add up one row after another, so that the error of a product grows with its rows;
+for wide ones, adding a product up costs as much as some hundred rows of it."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Gram:
         device = "cpu" if x_ND.device.type == "mps" else x_ND.device
         total = torch.zeros(self.side, self.side, dtype=torch.float64, device=device)
         with torch.autocast(x_ND.device.type, enabled=False):
-            for part in x_ND.split(CHUNK):
+            for part in x_ND.split(max(CHUNK[0], CHUNK[1] * self.side)):
                 total += (part.T @ part).to(device)
         return total
 
