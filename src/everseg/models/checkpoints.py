@@ -115,13 +115,15 @@ def load_checkpoint(path: Path) -> SamModel | Sam2Model:
 # ---------------------------------------------------------------- the file
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, known: str = KNOWN) -> dict[str, Tensor]:
     """The tensors of a file that `torch.save` or safetensors wrote, by name. Nothing in it is executed.
+
+    known: what the reader could use, for messages.
 
     Raises:
         UserError: the file is damaged, is something else, or wants more than tensors.
     """
-    kind = _kind(path)
+    kind = _kind(path, known)
     try:
         if kind == "safetensors":
             return load_file(path)
@@ -139,10 +141,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path} is a TorchScript program, which is not opened; give the model's state_dict()"
             ) from error
         raise UserError(_damaged(path, error)) from error
-    return _state_dict(content, path)
+    return _state_dict(content, path, known)
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, known: str) -> str:
     """What wrote a file, by how it begins: "zip" and "pickle" are torch.save's formats, new and old."""
     try:
         size = path.stat().st_size
@@ -168,7 +170,7 @@ def _kind(path: Path) -> str:
         )
     what = "a text file" if b"\0" not in head else "of another format"
     raise UserError(
-        f"{path} was written neither by torch.save nor by safetensors: it is {what} ({size} bytes); {KNOWN}"
+        f"{path} was written neither by torch.save nor by safetensors: it is {what} ({size} bytes); {known}"
     )
 
 
@@ -184,17 +186,17 @@ def _load(path: Path, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: Any, path: Path, known: str) -> dict[str, Tensor]:
     """The state dict in what `torch.save` was given: itself, or under one of the usual keys."""
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict; {KNOWN}")
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict; {known}")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(map(str, list(content)[:3])) or "nothing"
-        raise UserError(f"{path} holds no state dict (at its top: {keys}); {KNOWN}")
+        raise UserError(f"{path} holds no state dict (at its top: {keys}); {known}")
     return tensors
 
 

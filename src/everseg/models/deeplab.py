@@ -1,0 +1,62 @@
+"""DeepLabV3's head: one feature map seen at several scales at once.
+
+Shape suffixes: B images, C channels, h w the feature map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everseg.errors import UserError
+
+WIDTH = 256
+DROPOUT = 0.1
+REACH = (96, 192, 288)
+"""The atrous convolutions' dilations in pixels of the image: 6, 12, 18 at stride 16, twice as many at 8."""
+
+
+def _conv(c_in: int, c_out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(c_out),
+        nn.ReLU(),
+    )
+
+
+class DeepLabHead(nn.Module):
+    """Atrous spatial pyramid pooling: (B, C, h, w) -> (B, 256, h, w), no smaller than zero.
+
+    A 1x1 convolution, three 3x3 with dilation, and the mean over the whole map, side by side; joined by 1x1
+    and a last 3x3. 16,125,440 parameters on 2,048 channels.
+
+    stride: pixels of the image for one of the map; the dilations reach equally far in the image whatever it
+    is.
+
+    Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (2017); dropout and
+    the last 3x3 are torchvision's and DKD's, MiB's head has no such convolution.
+    """
+
+    def __init__(self, channels: int, stride: int, width: int = WIDTH) -> None:
+        super().__init__()
+        self.width = width
+        dilations = [max(1, reach // stride) for reach in REACH]
+        self.branches = nn.ModuleList(
+            [_conv(channels, width), *(_conv(channels, width, 3, dilation) for dilation in dilations)]
+        )
+        self.pool = _conv(channels, width)
+        self.join = nn.Sequential(*_conv(5 * width, width), nn.Dropout(DROPOUT))
+        self.last = _conv(width, width, 3)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        if self.pool[1].training and len(x_BChw) == 1:
+            raise UserError(
+                "one image at a time cannot train the head's batch normalisation (it pools an image to one "
+                "value); train on at least 2 in a micro-batch"
+            )
+        pooled = self.pool(x_BChw.mean((2, 3), keepdim=True))
+        maps = [branch(x_BChw) for branch in self.branches]
+        maps.append(F.interpolate(pooled, size=x_BChw.shape[-2:]))  # one value for every place
+        return self.last(self.join(torch.cat(maps, 1)))
