@@ -26,7 +26,11 @@ SHELVES = (
     ("0a", "errors seed types"),
     ("0b", "config distributed files"),
     # Floor 1: the parts a method is made of.
-    ("1a", "confusion data heatmap instances losses merge metrics models progress results schedule"),
+    (
+        "1a",
+        "confusion data heatmap instances losses merge metrics models progress results schedule "
+        "semantic_losses",
+    ),
     ("1b", "aug cache fit linear lora selector"),
     ("1c", "adapters released tune"),
     ("1d", "contribution"),
@@ -54,6 +58,7 @@ INWARD = {
     "models": "the families of base models share the protocol and the windows",
     "report": "a page is put together from its figures, tables and pictures",
     "results": "tables and intervals are read off the matrix and the store",
+    "semantic_losses": "the package gathers its functions",
 }
 """Packages whose modules may import one another, without a cycle, and why. Elsewhere each is on its own."""
 

@@ -1,0 +1,89 @@
+"""Labels that the old model completes where the new data say "background".
+
+Shape suffixes: B images, O channels of the old model (0 and the old classes), H W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+VOID = 255
+FLOOR = 0.001
+BINS = 4096
+
+
+def pseudo_labels(labels_BHW: Tensor, scores_BOHW: Tensor, threshold: float = 0.7) -> Tensor:
+    """Background pixels in which the old model is sure to see an old class get that class: (B, H, W).
+
+    scores: the old model's sigmoids, with channel 0, which can win and then leaves the pixel background.
+    Everything that has a label, void too, keeps it. Source: EIR and SSUL: at least 0.7; DKD-M 0.9.
+    """
+    score, best = scores_BOHW.max(1)
+    seen = (labels_BHW == 0) & (best > 0) & (score >= threshold)
+    return torch.where(seen, best.to(labels_BHW.dtype), labels_BHW)
+
+
+def new_region(labels_BHW: Tensor, new: range, share_BLHW: Tensor | None = None) -> Tensor:
+    """Pixels labelled with a class of this step before anything was pasted, and not pasted on: (B, H, W)
+    bool. For `region_kd`."""
+    region = (labels_BHW >= new.start) & (labels_BHW < new.stop)
+    return region if share_BLHW is None else region & ~(share_BLHW > 0).any(1)
+
+
+def entropy(logits_BOHW: Tensor, over: Literal["sum", "mean"] = "sum") -> Tensor:
+    """Entropy of the softmax in units of log O: (B, H, W), from 0, certain, to 1.
+
+    "mean" averages over channels instead of summing, as PLOP's code does: 1 / O of it at most.
+    """
+    log_p = logits_BOHW.log_softmax(1)
+    terms = -log_p.exp() * log_p / torch.log(torch.tensor(float(logits_BOHW.shape[1])))
+    return terms.sum(1) if over == "sum" else terms.mean(1)
+
+
+class EntropyMedians:
+    """The median entropy of each class that the old model predicts on the new data's background.
+
+    `add` batches; a histogram for each class is kept, so that its size does not grow with the data. A median
+    is exact to 1 / 4096.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.counts = torch.zeros(channels, BINS, dtype=torch.int64)
+
+    def add(self, old_logits_BOHW: Tensor, labels_BHW: Tensor) -> None:
+        """Count the background pixels of a batch."""
+        channels = len(self.counts)
+        background = labels_BHW == 0
+        bins = (entropy(old_logits_BOHW)[background] * BINS).long().clamp(0, BINS - 1)
+        index = old_logits_BOHW.argmax(1)[background] * BINS + bins
+        self.counts += torch.bincount(index, minlength=channels * BINS).view(channels, BINS).cpu()
+
+    def thresholds(self) -> Tensor:
+        """tau_c = max(median, 0.001) for each channel: (O,). A class that was never predicted has 0.001."""
+        below = self.counts.cumsum(1)
+        half = (below[:, -1:] + 1) // 2
+        middle = (below >= half.clamp(min=1)).int().argmax(1)
+        median = (middle + 0.5) / BINS
+        return torch.where(below[:, -1] > 0, median, 0.0).clamp(min=FLOOR)
+
+
+def completed(labels_BHW: Tensor, old_logits_BOHW: Tensor, thresholds_O: Tensor) -> tuple[Tensor, Tensor]:
+    """PLOP's pseudo-labels: labels (B, H, W), and the share of each image's background that got one (B,).
+
+    A background pixel gets the class that the old model predicts, which may be background, where its entropy
+    is under the class's threshold, and is void elsewhere. The share weighs the image's loss; it is 1 where
+    there is no background.
+
+    Source: PLOP (Douillard et al., CVPR 2021), eq. 8-10. Its code averages the entropy over channels, which
+    only moves the floor of 0.001.
+    """
+    best = old_logits_BOHW.argmax(1)
+    sure = entropy(old_logits_BOHW) < thresholds_O.to(best.device)[best]
+    background = labels_BHW == 0
+    filled = torch.where(sure, best.to(labels_BHW.dtype), VOID)
+    number = background.sum((1, 2))
+    share = torch.where(number > 0, (background & sure).sum((1, 2)) / number.clamp(min=1), 1.0)
+    return torch.where(background, filled, labels_BHW), share
