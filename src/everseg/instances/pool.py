@@ -1,0 +1,187 @@
+"""A pool of cut-out instances that never outgrows its budget."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from everseg.errors import UserError, unknown
+from everseg.seed import numpy_generator
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One cut-out, encoded: what is kept is what is counted.
+
+    picture: JPEG or PNG. mask: 1-bit PNG. label: its class, as in the label map. image: where it came from.
+    box: top, left, bottom, right there, which may be larger than the picture. size: (H, W) of that image.
+    step: when its class was learned.
+    """
+
+    picture: bytes
+    mask: bytes
+    label: int
+    image: str
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    step: int
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.picture) + len(self.mask)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the picture and the mask."""
+        return hashlib.sha256(self.picture + self.mask).hexdigest()
+
+    @cached_property
+    def name(self) -> str:
+        """Its class and a checksum of what it is and where from, so that it has one name for ever."""
+        place = hashlib.sha256(f"{self.image}|{self.box}|{self.sha256}".encode()).hexdigest()
+        return f"{self.label:03d}-{place[:12]}"
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """(3, h, w) uint8, decoded once."""
+        rgb = np.array(Image.open(io.BytesIO(self.picture)).convert("RGB"))
+        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """(h, w) bool, decoded once."""
+        return torch.from_numpy(np.array(Image.open(io.BytesIO(self.mask)).convert("1")))
+
+    def record(self) -> dict[str, Any]:
+        """All but the bytes, as plain values."""
+        return {
+            "image": self.image,
+            "classes": [self.label],
+            "box": list(self.box),
+            "size": list(self.size),
+            "step": self.step,
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def restore(cls, record: Mapping[str, Any], picture: bytes, mask: bytes) -> Instance:
+        """From what `record` gave, and the bytes."""
+        (label,), box, size = record["classes"], record["box"], record["size"]
+        return cls(picture, mask, int(label), record["image"], tuple(box), tuple(size), int(record["step"]))
+
+
+def balanced(groups: Mapping[int, Sequence[T]], generator: np.random.Generator) -> Iterator[T]:
+    """Everything in `groups`, a class in turn in a random order of the classes, each in a random order.
+
+    However many are taken, no class that has more to give is more than one behind another. It ends when all
+    are given. Source: EIR's sampler, which goes on for ever where the candidates run out.
+    """
+    order = generator.permutation(sorted(groups)).tolist()
+    queues = {label: [groups[label][i] for i in generator.permutation(len(groups[label]))] for label in order}
+    for turn in range(max(map(len, queues.values()), default=0)):
+        for label in order:
+            if turn < len(queues[label]):
+                yield queues[label][turn]
+
+
+class InstancePool:
+    """Instances of old classes: at most `count`, and `max_bytes` together (0: as many as they take)."""
+
+    def __init__(self, count: int = 100, max_bytes: int = 0) -> None:
+        self.count, self.max_bytes = count, max_bytes
+        self.items: dict[str, Instance] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(item.nbytes for item in self.items.values())
+
+    def by_class(self) -> dict[int, list[Instance]]:
+        """Instances of each class, in the order of the classes and of their names."""
+        groups: dict[int, list[Instance]] = {}
+        for name in sorted(self.items):
+            groups.setdefault(self.items[name].label, []).append(self.items[name])
+        return dict(sorted(groups.items()))
+
+    def refill(self, found: Sequence[T], cut: Callable[[T], Instance], *, seed: int, step: int) -> None:
+        """Share the budget out anew among the classes of the pool and those of what was found.
+
+        found: candidates with a `label`. cut: makes an instance of one; only what is chosen is cut out.
+        Each class gets the same number, one more or less. A class with fewer candidates leaves the rest to
+        the others. Where bytes run out, what does not fit is passed over, until nothing did for as many
+        candidates as there are classes.
+        """
+        groups: dict[int, list[Any]] = {label: list(items) for label, items in self.by_class().items()}
+        for candidate in found:
+            label = candidate.label  # type: ignore[attr-defined]
+            groups.setdefault(label, []).append(candidate)
+        kept: dict[str, Instance] = {}
+        used = refused = 0
+        for candidate in balanced(groups, numpy_generator(seed, "pool", step)):
+            if len(kept) >= self.count or refused >= len(groups):
+                break
+            item = candidate if isinstance(candidate, Instance) else cut(candidate)
+            if item.name in kept:
+                continue
+            if self.max_bytes and used + item.nbytes > self.max_bytes:
+                refused += 1
+                continue
+            kept[item.name] = item
+            used, refused = used + item.nbytes, 0
+        self.items = kept
+
+    def remove(self, *, name: str = "", image: str = "", prefix: str = "") -> list[str]:
+        """Take out one instance, all of an image, or all of images whose names begin alike (a patient's).
+        Returns the instances' names.
+
+        Raises:
+            UserError: there is none.
+        """
+        given = [name, image, prefix]
+        assert sum(map(bool, given)) == 1, "one of name, image and prefix"
+        if name and name not in self.items:
+            raise unknown("instance", name, self.items) if self.items else UserError("the pool is empty")
+        gone = [
+            key
+            for key, item in self.items.items()
+            if (name and key == name)
+            or (image and item.image == image)
+            or (prefix and item.image.startswith(prefix))
+        ]
+        if not gone:
+            images = sorted({item.image for item in self.items.values()})
+            what = f"image {image!r}" if image else f"an image whose name begins with {prefix!r}"
+            raise UserError(f"the pool has no instance of {what}; it has some of {', '.join(images[:5])}")
+        self.items = {key: item for key, item in self.items.items() if key not in gone}
+        return gone
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pool as a learner remembers it: the bytes as one tensor (uint8), the records beside it."""
+        items = [self.items[name] for name in sorted(self.items)]
+        content = b"".join(item.picture + item.mask for item in items)
+        records = [item.record() | {"picture": len(item.picture), "mask": len(item.mask)} for item in items]
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
+        return {"count": self.count, "max_bytes": self.max_bytes, "instances": data, "records": records}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.count, self.max_bytes, self.items = state["count"], state["max_bytes"], {}
+        content, at = state["instances"].cpu().numpy().tobytes(), 0
+        for record in state["records"]:
+            middle, end = at + record["picture"], at + record["picture"] + record["mask"]
+            item = Instance.restore(record, content[at:middle], content[middle:end])
+            self.items[item.name] = item
+            at = end
