@@ -19,7 +19,7 @@ from everseg.instances import (
     seen_classes,
 )
 from everseg.instances.paste import MEAN_COLOUR, Pasted, _blend
-from everseg.instances.place import best_window, filling_size, integral, native_size, ranked_cells
+from everseg.instances.place import best_window, covered, filling_size, native_size, ranked_cells
 
 PAPER, REFERENCE = PasteConfig.presets()["paper"], PasteConfig.presets()["reference"]
 
@@ -67,22 +67,21 @@ def test_the_published_cells() -> None:
         ranked_cells(taken[:400, :400], 250)
 
 
-def test_the_best_window_is_the_freest(generator: np.random.Generator) -> None:
+@pytest.mark.parametrize("size", [(20, 33), (70, 90), (1, 1), (8, 16), (69, 2)])
+def test_the_best_window_is_the_freest(size: tuple[int, int], generator: np.random.Generator) -> None:
     taken = np.random.default_rng(1).random((70, 90)) < 0.3
-    sums = integral(taken)
-    for size in ((20, 33), (70, 90), (1, 1)):
-        top, left = best_window(sums, size, 8, generator)
-        every = {
-            (y, x): taken[y : y + size[0], x : x + size[1]].sum()
-            for y in range(0, 71 - size[0], 8)
-            for x in range(0, 91 - size[1], 8)
-        }
-        assert every[top, left] == min(every.values())
+    every = {
+        (y, x): int(taken[y : y + size[0], x : x + size[1]].sum())
+        for y in range(0, 71 - size[0], 8)
+        for x in range(0, 91 - size[1], 8)
+    }
+    assert covered(taken, size, 8).ravel().tolist() == [*every.values()]
+    assert every[best_window(taken, size, 8, generator)] == min(every.values())
 
 
 def test_equal_windows_are_drawn_from(generator: np.random.Generator) -> None:
-    sums = integral(np.zeros((64, 64), bool))
-    assert len({best_window(sums, (8, 8), 8, generator) for _ in range(40)}) > 10
+    taken = np.zeros((64, 64), bool)
+    assert len({best_window(taken, (8, 8), 8, generator) for _ in range(40)}) > 10
 
 
 def test_the_native_size_has_its_caps() -> None:
@@ -194,7 +193,8 @@ def crowded() -> tuple[Tensor, Tensor]:
     return image, labels
 
 
-def covered(config: PasteConfig, pool: InstancePool, seed: int) -> int:
+def hidden(config: PasteConfig, pool: InstancePool, seed: int) -> int:
+    """Pixels of the foreground that a paste changed."""
     image, labels = crowded()
     result = paste(image, labels, pool, np.random.default_rng(seed), config)
     foreground = labels == 6
@@ -204,12 +204,12 @@ def covered(config: PasteConfig, pool: InstancePool, seed: int) -> int:
 
 def test_foreground_is_never_covered(pool: InstancePool) -> None:
     for seed in range(10):
-        assert covered(PAPER, pool, seed) == 0
-        assert covered(replace(PAPER, blend="hard"), pool, seed) == 0
+        assert hidden(PAPER, pool, seed) == 0
+        assert hidden(replace(PAPER, blend="hard"), pool, seed) == 0
 
 
 def test_the_published_code_covers_foreground(pool: InstancePool) -> None:
-    assert all(covered(REFERENCE, pool, seed) > 0 for seed in range(3))
+    assert all(hidden(REFERENCE, pool, seed) > 0 for seed in range(3))
 
 
 def test_pastes_do_not_cover_each_other_nor_void(pool: InstancePool, generator: np.random.Generator) -> None:

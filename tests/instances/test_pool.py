@@ -143,6 +143,7 @@ def test_the_state_is_tensors_and_comes_back(pool: InstancePool, tmp_path: Path)
 
 
 def test_the_folder_can_be_read_by_a_person_and_by_us(pool: InstancePool, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"somebody's own")
     save_pool(pool, tmp_path)
     again = load_pool(tmp_path)
     assert again.items == pool.items
@@ -153,6 +154,7 @@ def test_the_folder_can_be_read_by_a_person_and_by_us(pool: InstancePool, tmp_pa
     gone = pool.remove(prefix="patient0")
     save_pool(pool, tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(tuple(gone))]
+    assert (tmp_path / "holiday.jpg").is_file()
     assert load_pool(tmp_path).items == pool.items
     (name, *_) = pool.items
     assert torch.equal(pool.items[name].pixels, load_pool(tmp_path).items[name].pixels)
@@ -167,9 +169,12 @@ def test_a_folder_that_was_meddled_with_is_refused(pool: InstancePool, tmp_path:
     (tmp_path / f"{name}.png").unlink()
     with pytest.raises(UserError, match="is missing"):
         load_pool(tmp_path)
-    (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="no manifest of a pool"):
-        load_pool(tmp_path)
+    for text in ("{}", "[1]", '{"format": 1, "count": 1, "max_bytes": 0, "instances": {"a": {}}}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match="no manifest of a pool"):
+            load_pool(tmp_path)
+        with pytest.raises(UserError, match="no manifest of a pool"):
+            save_pool(pool, tmp_path)
 
 
 def test_the_contact_sheet_shows_every_class(pool: InstancePool) -> None:

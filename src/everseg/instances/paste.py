@@ -6,7 +6,7 @@ Shapes: image (3, H, W) uint8; labels (H, W), 0 background, 255 void; L layers o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everseg.config import at_least
-from everseg.instances.place import best_window, filling_size, integral, native_size, ranked_cells
+from everseg.instances.place import best_window, filling_size, native_size, ranked_cells
 from everseg.instances.pool import Instance, InstancePool
 
 VOID = 255
@@ -82,8 +82,8 @@ class PasteConfig:
             void_is_free=True,
             resample="nearest",
         )
-        ade = {"fill_below": 1, "filler_skips_last": False, "cell": 200, "rank": "least_free"}
-        return {"paper": cls(), "reference": reference, "reference_ade": cls(**(vars(reference) | ade))}
+        ade = replace(reference, fill_below=1, filler_skips_last=False, cell=200, rank="least_free")
+        return {"paper": cls(), "reference": reference, "reference_ade": ade}
 
 
 class Pasted(NamedTuple):
@@ -166,7 +166,7 @@ def paste(
         if cells:
             corner = cells[rank]
         else:
-            corner = best_window(integral(taken), size, config.grid, generator)
+            corner = best_window(taken, size, config.grid, generator)
         pixels, inside = _resized(instance, size, config, generator)
         share = float(generator.random())  # drawn in any case, so that switches compare the same pastes
         window = (slice(corner[0], corner[0] + size[0]), slice(corner[1], corner[1] + size[1]))

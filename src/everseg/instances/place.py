@@ -5,7 +5,7 @@ Sizes and boxes are (height, width) and (top, left), in pixels. taken: (H, W) bo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +13,33 @@ from numpy.typing import NDArray
 from everseg.errors import UserError
 
 Bool = NDArray[np.bool_]
-Sums = NDArray[np.int32]
 
 
-def integral(taken: Bool) -> Sums:
-    """Summed area table: entry (y, x) is the number of taken pixels above and left of it, (H + 1, W + 1)."""
-    sums = np.zeros((taken.shape[0] + 1, taken.shape[1] + 1), np.int32)
-    np.cumsum(taken, axis=0, dtype=np.int32, out=sums[1:, 1:])
-    np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
-    return sums
+def covered(taken: Bool, size: tuple[int, int], grid: int) -> NDArray[np.int32]:
+    """How many taken pixels each window of this size covers whose corner lies on a grid: one entry a corner.
+
+    A summed area table, of which only what the grid needs is made; rows are summed as they lie in memory.
+    """
+    return _run_sums(np.ascontiguousarray(_run_sums(taken, size[1], grid).T), size[0], grid).T
+
+
+def _run_sums(x: NDArray[Any], length: int, grid: int) -> NDArray[np.int32]:
+    """Sums over `length` columns from every grid-th column on."""
+    starts = np.arange(0, x.shape[1] - length + 1, grid)
+    sums = np.zeros((len(x), x.shape[1] + 1), np.int32)
+    np.cumsum(x, axis=1, out=sums[:, 1:])
+    return sums[:, starts + length] - sums[:, starts]
 
 
 def best_window(
-    sums: Sums, size: tuple[int, int], grid: int, generator: np.random.Generator
+    taken: Bool, size: tuple[int, int], grid: int, generator: np.random.Generator
 ) -> tuple[int, int]:
     """The corner of the window of this size, on a grid, that covers the fewest taken pixels; among equals a
     random one. The window fits into the image."""
-    height, width = size
-    ys = np.arange(0, sums.shape[0] - height, grid)
-    xs = np.arange(0, sums.shape[1] - width, grid)
-    upper, lower = sums[ys], sums[ys + height]
-    covered = lower[:, xs + width] - lower[:, xs] - upper[:, xs + width] + upper[:, xs]
-    best = np.flatnonzero(covered == covered.min())
-    y, x = np.unravel_index(best[generator.integers(len(best))], covered.shape)
-    return int(ys[y]), int(xs[x])
+    counts = covered(taken, size, grid)
+    best = np.flatnonzero(counts == counts.min())
+    y, x = divmod(int(best[generator.integers(len(best))]), counts.shape[1])
+    return y * grid, x * grid
 
 
 def native_size(
@@ -90,12 +93,6 @@ def ranked_cells(
             f"four cells of {cell} pixels do not fit into an image of {height} x {width}; set a cell of at "
             f"most {min(height, width) // 2}"
         )
-    sums = integral(taken)
     corners = [(y, x) for y in (0, cell) for x in (0, cell)]
-
-    def covered(corner: tuple[int, int]) -> int:
-        y, x = corner
-        return int(sums[y + cell, x + cell] - sums[y, x + cell] - sums[y + cell, x] + sums[y, x])
-
     sign = 1 if rank == "most_free" else -1
-    return sorted(corners, key=lambda corner: sign * covered(corner))[:3]
+    return sorted(corners, key=lambda c: sign * int(taken[c[0] : c[0] + cell, c[1] : c[1] + cell].sum()))[:3]

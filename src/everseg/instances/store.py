@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from everseg.errors import UserError
 from everseg.files import read_json, write_bytes, write_json
@@ -11,18 +12,21 @@ from everseg.instances.pool import Instance, InstancePool
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+KINDS = ("picture", "mask")
+FIELDS = {*KINDS, "image", "classes", "box", "size", "step", "sha256"}
 
 
 def save_pool(pool: InstancePool, folder: Path) -> None:
     """Write the pool: `NAME.jpg` or `.png`, `NAME.mask.png`, and `manifest.json`.
 
-    The manifest is replaced last, and what it no longer names is deleted after that: an interrupted save
+    The manifest is replaced last, and what only the old one named is deleted after that: an interrupted save
     leaves the old pool or the new one.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or holds a manifest of something else.
     """
-    records = {}
+    old = _files(_manifest(folder)) if (folder / MANIFEST).exists() else set()
+    records: dict[str, Any] = {}
     for name, item in pool.items.items():
         picture = name + (".png" if item.picture.startswith(b"\x89PNG") else ".jpg")
         files = {"picture": picture, "mask": f"{name}.mask.png"}
@@ -32,10 +36,8 @@ def save_pool(pool: InstancePool, folder: Path) -> None:
         records[name] = item.record() | files
     manifest = {"format": FORMAT, "count": pool.count, "max_bytes": pool.max_bytes, "instances": records}
     write_json(folder / MANIFEST, manifest)
-    named = {MANIFEST} | {record[kind] for record in records.values() for kind in ("picture", "mask")}
-    for path in folder.iterdir():
-        if path.name not in named and path.suffix in (".png", ".jpg"):
-            path.unlink()
+    for file in old - _files(manifest):
+        (folder / file).unlink(missing_ok=True)
 
 
 def load_pool(folder: Path) -> InstancePool:
@@ -44,13 +46,11 @@ def load_pool(folder: Path) -> InstancePool:
     Raises:
         UserError: there is no manifest, or a picture is missing or not the one that was saved.
     """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{folder / MANIFEST} is no manifest of a pool, or one of another version of everseg")
+    manifest = _manifest(folder)
     pool = InstancePool(manifest["count"], manifest["max_bytes"])
     for name, record in manifest["instances"].items():
         content = []
-        for kind in ("picture", "mask"):
+        for kind in KINDS:
             path = folder / record[kind]
             if not path.is_file():
                 raise UserError(
@@ -62,6 +62,25 @@ def load_pool(folder: Path) -> InstancePool:
                 f"{folder / record['picture']} or its mask was changed after it was saved; restore both from "
                 f"a copy, or take {name} out of {folder / MANIFEST}"
             )
-        item = Instance.restore(record, *content)
-        pool.items[name] = item
+        pool.items[name] = Instance.restore(record, *content)
     return pool
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, if everything that is read of it is there."""
+    manifest = read_json(folder / MANIFEST)
+    try:
+        whole = manifest["format"] == FORMAT and {"count", "max_bytes"} <= set(manifest)
+        whole = whole and all(FIELDS <= set(record) for record in manifest["instances"].values())
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{folder / MANIFEST} is no manifest of a pool, or one of another version of everseg; restore it "
+            "from a copy, or choose another folder"
+        )
+    return manifest
+
+
+def _files(manifest: dict[str, Any]) -> set[str]:
+    return {record[kind] for record in manifest["instances"].values() for kind in KINDS}

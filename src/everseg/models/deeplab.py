@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from everseg.errors import UserError
 
@@ -58,5 +57,5 @@ class DeepLabHead(nn.Module):
             )
         pooled = self.pool(x_BChw.mean((2, 3), keepdim=True))
         maps = [branch(x_BChw) for branch in self.branches]
-        maps.append(F.interpolate(pooled, size=x_BChw.shape[-2:]))  # one value for every place
+        maps.append(pooled.expand(-1, -1, *x_BChw.shape[-2:]))
         return self.last(self.join(torch.cat(maps, 1)))

@@ -45,8 +45,8 @@ class Output(NamedTuple):
     size: tuple[int, int]
 
     def full(self) -> Tensor:
-        """Logits at the input's resolution: (B, K, H, W)."""
-        return F.interpolate(self.logits, size=self.size, mode="bilinear", align_corners=False)
+        """Logits at the input's resolution, (B, K, H, W) float32 whatever the model computed in."""
+        return F.interpolate(self.logits.float(), size=self.size, mode="bilinear", align_corners=False)
 
 
 class Group(NamedTuple):
