@@ -10,6 +10,11 @@ from torch import Tensor
 from everseg.instances import HarvestConfig, InstancePool, cut, find_instances
 
 
+@pytest.fixture(autouse=True)
+def micro_tensors() -> None:
+    """All here is as small as the micro base, and by this name `tests/conftest.py` gives it one thread."""
+
+
 def drawn_image(height: int = 96, width: int = 128, seed: int = 0) -> Tensor:
     """Noise: a pixel that moved is seen to have moved."""
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed)).byte()

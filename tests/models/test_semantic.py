@@ -9,10 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetModel, SegformerConfig, SegformerModel, ViTConfig, ViTModel
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetConfig,
+    ResNetModel,
+    SegformerConfig,
+    SegformerModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from everseg.errors import UserError
 from everseg.models.backbones import ResNet
+from everseg.models.deeplab import DeepLabHead
 from everseg.models.encoders import (
     ARCHITECTURES,
     PACKAGE,
@@ -25,8 +35,17 @@ from everseg.models.encoders import (
 from everseg.models.semantic import Segmenter, decide, load_segmenter
 
 
+@pytest.fixture(autouse=True)
+def micro_tensors() -> None:
+    """All here is as small as the micro base, and by this name `tests/conftest.py` gives it one thread."""
+
+
 def small_resnet() -> ResNetModel:
     return ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[16, 16, 16, 16], depths=[1, 1, 2, 2]))
+
+
+def small_mobilenet(tf_padding: bool) -> MobileNetV2Model:
+    return MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, tf_padding=tf_padding))
 
 
 @pytest.fixture
@@ -65,10 +84,9 @@ def test_the_parameters_of_resnet_101_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize(("stride", "side"), [(8, 12), (16, 6), (32, 3)])
-@pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2"])
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2", "mobilenet_v2 of TensorFlow"])
 def test_convolutional_backbones_are_dilated(kind: str, stride: int, side: int) -> None:
-    torch.manual_seed(0)
-    built = small_resnet() if kind == "resnet" else ARCHITECTURES["mobilenet_v2"]()
+    built = small_resnet() if kind == "resnet" else small_mobilenet(kind.endswith("TensorFlow"))
     backbone = as_backbone(built, kind, stride).eval()
     with torch.no_grad():
         maps = backbone(torch.zeros(1, 3, 96, 96))
@@ -76,10 +94,20 @@ def test_convolutional_backbones_are_dilated(kind: str, stride: int, side: int) 
     assert len(maps.stages) == 4 and maps.stages[-1].shape == maps.last.shape
 
 
-def test_dilation_keeps_what_a_stage_computes() -> None:
+@pytest.mark.parametrize(("stride", "dilations"), [(8, [1, 12, 24, 36]), (16, [1, 6, 12, 18])])
+def test_the_head_reaches_equally_far_at_any_stride(stride: int, dilations: list[int]) -> None:
+    head = DeepLabHead(16, stride)
+    assert [branch[0].dilation[0] for branch in head.branches] == dilations
+    assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.1]
+
+
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2"])
+def test_dilation_keeps_what_a_stage_computes(kind: str) -> None:
     """Where the strided map has a value, the dilated one has the same: each weight meets the same pixels."""
-    plain = as_backbone(small_resnet(), "plain", 32).eval()
-    finer = as_backbone(small_resnet(), "finer", 16).eval()
+    plain, finer = (
+        as_backbone(small_resnet() if kind == "resnet" else small_mobilenet(False), kind, stride).eval()
+        for stride in (32, 16)
+    )
     finer.load_state_dict(plain.state_dict())
     pixels = torch.randn(1, 3, 256, 256)
     with torch.no_grad():

@@ -145,9 +145,10 @@ def _architecture(name: str, weights: str | Path | None, seed: int) -> PreTraine
             torch.manual_seed(fold(seed, "backbone", name))
             return build()
     path = _offline(name) if weights is None else Path(weights)
+    tensors = read_tensors(path, KNOWN)
     with torch.device("meta"):
         model = build()
-    model.load_state_dict(_renamed(read_tensors(path, KNOWN), model, name, path), assign=True)
+    model.load_state_dict(_renamed(tensors, model, name, path), assign=True)
     return model
 
 
