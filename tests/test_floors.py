@@ -51,9 +51,9 @@ SHELVES = (
 
 INWARD = {
     "cli": "groups of verbs hang on one app and share their arguments",
-    "instances": "harvesting, pool and pasting share what an instance is",
     "data": "readers of several formats share how a sample is decoded and prompted",
     "doctor": "a forecast multiplies what the probe measured on the machine that was looked at",
+    "instances": "harvesting, pool and pasting share what an instance is",
     "merge": "the rules of merging share the statistics they merge by",
     "mergers": "the mergers share what a rule is given and how the domains are kept account of",
     "models": "the families of base models share the protocol and the windows",
