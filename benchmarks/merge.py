@@ -121,8 +121,7 @@ def excess(domains: int, rows: int, condition: float) -> tuple[float, float, flo
     theirs = regmean(models, [{"l": measured(x, config)} for x in xs], REFERENCE)[0]["l.weight"]
     mean = torch.stack(weights).mean(0)
     least = objective(best)
-    return tuple(max(0.0, objective(w) / least - 1) for w in (mine, theirs, mean))  # type:
-    ignore[return-value]
+    return tuple(max(0.0, objective(w) / least - 1) for w in (mine, theirs, mean))  # type: ignore[return-value]
 
 
 def orders(domains: list[Domain], repeat: int) -> None:
@@ -135,8 +134,8 @@ def orders(domains: list[Domain], repeat: int) -> None:
             merged[frozenset(subset)] = summed([domains[k] for k in subset]).solve()[0]
     mine = time.perf_counter() - began
     # The alternative merges every prefix anew; timed once for each length.
-    each = [milliseconds(lambda n=n: naive(domains[:n]), max(1, repeat // 5)) for n in range(1, count + 1)] 
-    # type: ignore[misc] number = math.factorial(count)
+    each = [milliseconds(lambda n=n: naive(domains[:n]), max(1, repeat // 5)) for n in range(1, count + 1)]  # type: ignore[misc]
+    number = math.factorial(count)
     theirs = number * sum(each) / 1000
     whole = merged[frozenset(range(count))]
     backwards = summed(domains[::-1]).solve()[0]
@@ -158,8 +157,9 @@ def gram_pass(repeat: int) -> None:
         tap = torch.randn(rows, base.grid, base.grid, base.width)
         heat = torch.rand(rows, base.grid, base.grid)
         for kind in ("aug", "lora"):
-            adapter = fresh_adapter(kind, base, RANK, torch.Generator().manual_seed(0), mix=True)  # type:
-            ignore[arg-type] collector = GramCollector(linears(adapter, prompt_branch=False), GramConfig(zero_rows="count"))
+            draw = torch.Generator().manual_seed(0)
+            adapter = fresh_adapter(kind, base, RANK, draw, mix=True)  # type: ignore[arg-type]
+            collector = GramCollector(linears(adapter, False), GramConfig(zero_rows="count"))
 
             def observe(name: str, x: Tensor, collector: GramCollector = collector) -> None:
                 if name in collector.modules:
