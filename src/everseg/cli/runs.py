@@ -53,7 +53,9 @@ def learn(
     out: Annotated[Path, typer.Option(help="run folder; the same command again goes on with it")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class")] = "samcl",
     base: Annotated[str, typer.Option(help="tiny (embedded), a checkpoint, a folder, or a hub id")] = "tiny",
-    preset: Annotated[str, typer.Option(help="paper, or reference: the published code's quirks")] = "paper",
+    preset: Annotated[
+        str, typer.Option(help="paper, or reference: the published code's quirks; regcl has more")
+    ] = "paper",
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     settings: Annotated[
         list[str] | None,
