@@ -230,6 +230,10 @@ def test_data_verbs(everseg_command: Command, made: Made, tmp_path: Path) -> Non
     )
     assert (done.code, done.out.strip()) == (0, str(tmp_path / "new" / "stream.yaml"))
     assert (tmp_path / "new" / "shadows" / "train" / "images").is_dir()
+    classes = ("--steps", "7-1", "--train", "8", "--test", "8", "--size", "48")
+    done = everseg_command("data", "synthetic-classes", tmp_path / "classes", *classes)
+    assert (done.code, done.out.strip()) == (0, str(tmp_path / "classes" / "stream.yaml"))
+    assert "step-1" in everseg_command("data", "check", done.out.strip()).out
 
 
 def test_help_and_version(everseg_command: Command) -> None:

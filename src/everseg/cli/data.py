@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from everseg.cli.shared import AsJson, StreamFile, data_app
-from everseg.data import SCENES, check, contact_sheet, write_points, write_synthetic_stream
+from everseg.data import (
+    SCENES,
+    check,
+    contact_sheet,
+    write_points,
+    write_synthetic_classes,
+    write_synthetic_stream,
+)
+from everseg.data.steps import Setting
 from everseg.progress import console as remarks
 
 
@@ -60,3 +68,17 @@ def data_synthetic(
 ) -> None:
     """Write made-up domains as image folders with a stream file."""
     print(write_synthetic_stream(out, tuple(domain or SCENES), train=train, test=test, seed=seed))
+
+
+@data_app.command("synthetic-classes")
+def data_synthetic_classes(
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    steps: Annotated[str, typer.Option(help="so many of the eight classes first, then so many")] = "4-2",
+    setting: Annotated[Setting, typer.Option(help="which images and labels a step has")] = "overlapped",
+    train: Annotated[int, typer.Option(min=1, help="training images")] = 240,
+    test: Annotated[int, typer.Option(min=1, help="test images")] = 60,
+    size: Annotated[int, typer.Option(min=48, help="side of an image in pixels")] = 128,
+    seed: Annotated[int, typer.Option(help="of every image")] = 0,
+) -> None:
+    """Write made-up images of eight classes with class maps, and a stream file that brings them in steps."""
+    print(write_synthetic_classes(out, steps, train, test, seed, size, setting))

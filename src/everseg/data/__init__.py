@@ -8,6 +8,7 @@ from everseg.data.check import Finding, Report, SplitSummary, check
 from everseg.data.classmaps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
 from everseg.data.classstream import ClassSamples
 from everseg.data.coco import CocoReader
+from everseg.data.colours import class_colour
 from everseg.data.crop import CentreCropped, centre_crop
 from everseg.data.folder import FolderReader
 from everseg.data.images import read_image
@@ -19,10 +20,11 @@ from everseg.data.prompts import PromptRule, StoredClicks, draw_clicks, tight_bo
 from everseg.data.readers import READERS
 from everseg.data.samples import Samples
 from everseg.data.scenes import SCENES
-from everseg.data.sheet import class_colour, contact_sheet
+from everseg.data.sheet import contact_sheet
 from everseg.data.steps import ClassSteps, LabelTable
 from everseg.data.stream import Stream
 from everseg.data.synthetic import SyntheticDomain, write_synthetic, write_synthetic_stream
+from everseg.data.syntheticclasses import SyntheticClasses, write_synthetic_classes
 from everseg.data.voc import VocReader
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "SplitSummary",
     "StoredClicks",
     "Stream",
+    "SyntheticClasses",
     "SyntheticDomain",
     "VocReader",
     "ade20k_maps",
@@ -63,5 +66,6 @@ __all__ = [
     "voc_maps",
     "write_points",
     "write_synthetic",
+    "write_synthetic_classes",
     "write_synthetic_stream",
 ]

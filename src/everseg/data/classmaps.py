@@ -17,6 +17,7 @@ from everseg.data.images import DECODING, decode_image, read_file
 from everseg.data.legend import Legend
 from everseg.data.presence import listed, occurring, open_map
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
+from everseg.data.syntheticclasses import SyntheticClasses
 from everseg.data.voc import voc_pairs
 from everseg.errors import UserError
 from everseg.files import sha256_tensors
@@ -152,6 +153,7 @@ CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
     "folder": folder_maps,
     "voc": voc_maps,
     "ade20k": ade20k_maps,
+    "synthetic": SyntheticClasses,
 }
 """Readers of class maps by name. To add one, write a function that gives a sequence of `SemanticSample` whose
 labels are numbers of a legend, and add a line. The sequence may have `legend`, `presence()`, `content(i)` and

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from everseg.data.colours import COLOURS, class_colour
 from everseg.data.samples import take_evenly
 from everseg.data.stream import Stream
 from everseg.errors import UserError
@@ -105,20 +106,6 @@ def _label(draw: ImageDraw.ImageDraw, stage: Stage, stream: Stream, top: int) ->
     if len(stage.classes) > SWATCHES:
         text = f"and {len(stage.classes) - SWATCHES} more"
         draw.text((MARGIN, top + 134 + 15 * (SWATCHES // 2)), text, FADED, ImageFont.load_default(11))
-
-
-def class_colour(channel: int) -> tuple[int, int, int]:
-    """PASCAL VOC's colour of a class: the bits of its number dealt out to red, green and blue, highest first.
-
-    Source: the colour map of the VOC development kit. Void, 255, is (224, 224, 192), nearly white.
-    """
-    parts = [0, 0, 0]
-    for bit in range(8):
-        parts[bit % 3] |= (channel >> bit & 1) << (7 - bit // 3)
-    return parts[0], parts[1], parts[2]
-
-
-COLOURS = np.array([class_colour(channel) for channel in range(256)])
 
 
 def _tile(samples: Sequence[Any], index: int) -> Image.Image:
