@@ -38,7 +38,7 @@ SHELVES = (
     # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.
     ("2a", "classscoring methods methods.* scoring"),
     ("2b", "runfolder"),
-    ("2c", "adopt forget run"),
+    ("2c", "adopt forget pools run"),
     ("2d", "join"),
     # Floor 3: what is made of a run. The demo runs a stream and reports on it.
     ("3a", "doctor export inference report serve"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer import Typer
 
-from everseg.cli.shared import app, data_app, import_app
+from everseg.cli.shared import app, data_app, import_app, pool_app
 from everseg.data import Stream
 from everseg.merge import RULES
 from everseg.mergers.steps import STEPS
@@ -50,7 +50,7 @@ def test_every_command_exists(page: Path) -> None:
     def names(found: Typer) -> set[str]:
         return {c.name or c.callback.__name__ for c in found.registered_commands if c.callback}
 
-    groups = {"data": names(data_app), "import": names(import_app)}
+    groups = {"data": names(data_app), "import": names(import_app), "pool": names(pool_app)}
     text = page.read_text(encoding="utf-8")
     for verb, second in re.findall(r"(?:^    |`)everseg ([a-z]+)(?: ([a-z]+))?", text, re.MULTILINE):
         assert verb in names(app) | set(groups), f"{page.name} names 'everseg {verb}'"

@@ -291,6 +291,20 @@ def stream_of(folder: Path | str) -> Path | None:
     return Path(source) if source else None
 
 
+def state_of(folder: Path) -> tuple[State, dict[str, Any]]:
+    """All that a run's learner remembers, and run.json, without building the learner or its base.
+
+    Raises:
+        UserError: there is no run, or it is damaged.
+    """
+    record = _read_record(folder / "run.json")
+    path = folder / record["state"]
+    state = load_state(path)
+    if sha256_file(path) != record["sha256"]["state"]:
+        raise UserError(f"{path} is not what this run wrote (its checksum differs); restore it from a copy")
+    return state, record
+
+
 def clear_up(out: Path, record: dict[str, Any]) -> None:
     """Delete what run.json does not count any more."""
     for old in [*out.glob("state-*.safetensors"), *out.glob("results-*.json"), *out.glob(".*.partial")]:

@@ -18,6 +18,8 @@ HELP = "Keep one image segmenter up to date for ever: learn a stream of domains 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make the data of a stream.")
 app.add_typer(data_app, name="data")
+pool_app = typer.Typer(no_args_is_help=True, help="The instances that a run keeps of old classes.")
+app.add_typer(pool_app, name="pool")
 import_app = typer.Typer(no_args_is_help=True, help="Take over what others have trained.")
 app.add_typer(import_app, name="import")
 # Where there is no terminal to fit into, tables keep their columns whole.

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from everseg.results.matrix import ResultMatrix, average
 from everseg.results.store import Results
 
+BACKGROUND = "background"
+"""The column of what is no class, as `ClassSteps.columns` names it."""
+
 
 @dataclass(frozen=True)
 class ClassMeans:
@@ -53,6 +56,11 @@ def average_over_steps(matrix: ResultMatrix) -> float:
     """
     rows = [average(matrix, row) for row in range(len(matrix.values))]
     return sum(rows) / len(rows) if rows else math.nan
+
+
+def of_classes(results: Results) -> bool:
+    """Whether the columns are classes: the first is the background, which no stage is named after."""
+    return results.columns[:1] == (BACKGROUND,) and BACKGROUND not in results.stages
 
 
 def with_class_row(
