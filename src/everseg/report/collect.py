@@ -9,7 +9,9 @@ from everseg.data import Stream
 from everseg.methods import build, configure
 from everseg.metrics import binary_scores
 from everseg.report.choice import pick
+from everseg.report.classexamples import class_examples
 from everseg.report.data import Example, ReportData
+from everseg.results import of_classes
 from everseg.runfolder import Run
 from everseg.types import PromptSample, Stage
 
@@ -20,8 +22,14 @@ def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
     """A run's report: its scores and costs, and `count` test images a domain where the stream's data are at
     hand.
 
-    The images are picked by their last scores: the worst, evenly spread ones, the best.
+    The images are picked by their last scores: the worst, evenly spread ones, the best. Of a run of classes
+    they are those of `class_examples`.
     """
+    if of_classes(run.results):
+        stages = [] if stream is None else stream.stages
+        known = [stage for stage in stages if set(stage.classes) <= set(run.results.learned_at)]
+        shown = class_examples(run.learner.predict, known, count)
+        return ReportData(run.folder.name, plain_values(run.config), run.results, run.summary(), (), shown)
     examples = [] if stream is None else _examples(run, [*stream.stages, *stream.unseen], count)
     return ReportData(run.folder.name, plain_values(run.config), run.results, run.summary(), examples)
 

@@ -41,11 +41,32 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
+class ClassExample:
+    """One test image of a run of classes and what came of it.
+
+    step: the stage for some of whose classes it was chosen. image: (3, H, W) uint8. truth: (H, W) uint8,
+    channels, 255 void. predicted: (H, W) channels. Channels are the results' columns, the background first.
+    """
+
+    step: str
+    name: str
+    image: Tensor
+    truth: Tensor
+    predicted: Tensor
+
+    def __post_init__(self) -> None:
+        size = tuple(self.image.shape[1:])
+        assert tuple(self.truth.shape) == tuple(self.predicted.shape) == size, "one size for all"
+
+
+@dataclass(frozen=True, eq=False)
 class ReportData:
-    """A run: its name, its resolved configuration, its scores, what it cost, and a few test images."""
+    """A run: its name, its resolved configuration, its scores, what it cost, and a few test images: examples
+    of domains, or class_examples where the columns of its results are classes."""
 
     name: str
     config: Mapping[str, Any]
     results: Results
     summary: Summary
     examples: Sequence[Example] = ()
+    class_examples: Sequence[ClassExample] = ()

@@ -48,6 +48,11 @@ def bar(share: float, shown: str) -> str:
     return f'<td class="bar">{fill}<span>{text(shown)}</span></td>'
 
 
+def swatch(colour: tuple[int, int, int]) -> str:
+    """A patch of a colour, for legends."""
+    return f'<i class="swatch" style="background:rgb{colour}"></i>'
+
+
 def picture(content: bytes, alt: str) -> str:
     """A JPEG inside the page."""
     data = base64.b64encode(content).decode()

@@ -7,12 +7,15 @@ from pathlib import Path
 import yaml
 
 from everseg.files import write_text
+from everseg.report.classexamples import class_gallery
+from everseg.report.classscores import class_panel
 from everseg.report.costs import merges, stages, storage
 from everseg.report.data import ReportData
 from everseg.report.examples import gallery
 from everseg.report.html import section, text
-from everseg.report.scores import panels, routing_table
+from everseg.report.scores import domain_panel, panels, routing_table
 from everseg.report.style import STYLE
+from everseg.results import of_classes
 
 
 def write_report(data: ReportData, out: Path) -> Path:
@@ -41,9 +44,10 @@ def page(data: ReportData) -> str:
 <body>
 <main>
 {_header(data)}
-{panels(data.results, data.summary)}
+{panels(data.results, data.summary, class_panel if of_classes(data.results) else domain_panel)}
 {routing_table(data.results)}
 {gallery(data)}
+{class_gallery(data.class_examples, data.results.columns, data.results.stages)}
 <div class="pair">
 {storage(data.summary)}
 {stages(data.results, data.summary)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,8 +22,11 @@ from everseg.results import (
     stored_bytes,
 )
 
+Panel = Callable[[Results, Summary, str, int], str]
+"""From results, summary and a metric to HTML; the number keeps several panels in one page apart."""
 
-def panels(results: Results, summary: Summary) -> str:
+
+def panels(results: Results, summary: Summary, panel: Panel) -> str:
     """A panel for each metric, one visible at a time, switched by radio buttons without any script."""
     metrics = list(results.lower_is_better)
     switches = "".join(
@@ -32,7 +36,7 @@ def panels(results: Results, summary: Summary) -> str:
     )
     shown = "".join(f"#metric-{i}:checked ~ .panel-{i} {{ display: block }}\n" for i in range(len(metrics)))
     bodies = "".join(
-        f'<div class="panel panel-{i}">{_panel(results, summary, metric, i)}</div>\n'
+        f'<div class="panel panel-{i}">{panel(results, summary, metric, i)}</div>\n'
         for i, metric in enumerate(metrics)
     )
     return (
@@ -42,11 +46,11 @@ def panels(results: Results, summary: Summary) -> str:
     )
 
 
-def _panel(results: Results, summary: Summary, metric: str, index: int) -> str:
+def domain_panel(results: Results, summary: Summary, metric: str, index: int) -> str:
     matrix = results.matrix(metric)
     meaning = METRICS[metric].meaning if metric in METRICS else ""
     better = "Lower is better." if matrix.lower_is_better else "Higher is better."
-    curves, words = svg(plot_curves(results, metric), f"curves {index}"), text(_curves_in_words(matrix))
+    curves, words = svg(plot_curves(results, metric), f"curves {index}"), text(curves_in_words(matrix))
     return (
         key_numbers(results, summary, metric)
         + section(
@@ -88,7 +92,7 @@ def key_numbers(results: Results, summary: Summary, metric: str) -> str:
     routes = routing(results)
     if routes is not None:
         cards.append(
-            _card(
+            card(
                 "Routing",
                 "accuracy",
                 number(routes.accuracy),
@@ -99,7 +103,7 @@ def key_numbers(results: Results, summary: Summary, metric: str) -> str:
     stored = stored_bytes(summary)
     if stored is not None:
         cards.append(
-            _card("Stored", "", bytes_text(stored), "", "All that must be kept besides the base model.")
+            card("Stored", "", bytes_text(stored), "", "All that must be kept besides the base model.")
         )
     known = not math.isnan(found["AA"].low)
     note = '<p class="hint">Small figures: 95 % intervals over test images.</p>\n' if known else ""
@@ -110,10 +114,10 @@ def _score(name: str, long: str, value: Interval, meaning: str) -> str:
     if math.isnan(value.estimate):
         return ""
     ends = "" if math.isnan(value.low) else f"{value.low:.3f} to {value.high:.3f}"
-    return _card(name, long, number(value.estimate), ends, meaning)
+    return card(name, long, number(value.estimate), ends, meaning)
 
 
-def _card(name: str, long: str, value: str, ends: str, meaning: str) -> str:
+def card(name: str, long: str, value: str, ends: str, meaning: str) -> str:
     return (
         f'<div><dt>{text(name)} <span class="hint">{text(long)}</span></dt>'
         f'<dd class="value">{text(value)}</dd><dd class="hint ends">{text(ends)}</dd>'
@@ -129,7 +133,7 @@ def heat_map(matrix: ResultMatrix, metric: str) -> str:
     rows = []
     for i, name in enumerate(names):
         cells = [
-            _heat_cell(
+            heat_cell(
                 value, ends, matrix.lower_is_better, learned=int(matrix.learned_at[j]), stage=i - offset
             )
             for j, value in enumerate(values[i].tolist())
@@ -146,7 +150,7 @@ def heat_map(matrix: ResultMatrix, metric: str) -> str:
     return table(caption, ["", *columns, "AA"], rows, "heat")
 
 
-def _heat_cell(
+def heat_cell(
     value: float, ends: tuple[float, float], lower_is_better: bool, *, learned: int, stage: int
 ) -> str:
     if math.isnan(value):
@@ -156,7 +160,7 @@ def _heat_cell(
     return f'<td class="{kind}" style="background:{ground};color:{ink}"><span>{number(value)}</span></td>'
 
 
-def _curves_in_words(matrix: ResultMatrix) -> str:
+def curves_in_words(matrix: ResultMatrix) -> str:
     """What the curves show, for those who cannot see them."""
     told = []
     for j in matrix.tasks():

@@ -76,7 +76,7 @@ class Results:
             background = taught if background else ()
         assert set(background) <= set(taught), "a background column is one of the stage's own"
         grown = self._with_row(row, scores, cells or {})
-        unordered = (*grown.columns, *(column for column in taught if column not in grown.columns))
+        unordered = dict.fromkeys([*self.columns, *taught, *grown.columns])
         learned_at = {**self.learned_at, **{column: row for column in taught}}
         return replace(
             grown,
