@@ -67,7 +67,8 @@ td { text-align: right; padding: .4rem .6rem; white-space: nowrap }
   color: var(--soft); font-size: .82rem }
 .classes th[scope=row] { padding: .15rem 1rem .15rem 0 }
 .swatch { display: inline-block; width: .85em; height: .85em; border-radius: .2em; margin-right: .35em;
-  vertical-align: -.06em; box-shadow: inset 0 0 0 1px rgb(128 128 128 / .5); print-color-adjust: exact; -webkit-print-color-adjust: exact }
+  vertical-align: -.06em; box-shadow: inset 0 0 0 1px rgb(128 128 128 / .5);
+  print-color-adjust: exact; -webkit-print-color-adjust: exact }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .4rem 0 0; font-size: .85rem }
 .legend > span { white-space: nowrap }
 .bars th[scope=row] { width: 1% }
