@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ PUBLISHED_ITERATIONS = {"15-5": 22140, "15-1": 23100, "19-1": 27600, "10-1": 397
 """Of EIR's overlapped runs on VOC, from its image lists: batches of 32 in the first two, else 24."""
 
 
+@cache
 def recipe(name: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.recipe.yaml").read_text(encoding="utf-8"))
     return found

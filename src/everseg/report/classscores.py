@@ -76,7 +76,7 @@ def key_numbers(matrix: ResultMatrix, summary: Summary) -> str:
         ("Old", "", means.old, f"The background and the {old - 1} classes of the first step."),
         ("New", "", means.new, f"The {new} classes of all later steps."),
         ("Harmonic", "mean", means.harmonic, "Of old and new: high only if both are."),
-        ("Average", "over steps", average_over_steps(matrix), f"Mean of All after each of {steps} steps."),
+        ("Avg", "over steps", average_over_steps(matrix), f"Mean of All after each of {steps} steps."),
         (
             "FM",
             "forgetting",
