@@ -1,5 +1,6 @@
-"""One contract for every method that learns domains: what a learner promises, whatever it does inside. That of
-classes is test_class_contract.py.
+"""One contract for every method that learns domains: what a learner promises, whatever it does inside.
+
+Methods that learn classes have theirs in test_class_contract.py.
 
 A new method is tested here by its line in `METHODS`. One from outside passes with `Contract` as a guide.
 """

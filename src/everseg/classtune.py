@@ -237,22 +237,15 @@ def train(
     *,
     scratch: Scratch,
     groups: Sequence[Group] | None = None,
-    also: Sequence[nn.Parameter] = (),
 ) -> dict[str, float]:
     """Minimise `loss` by gradient steps on the model, in place; returns `fit`'s figures.
 
     loss(batch) is a mean over the pixels of the batch. A batch in parts, or shared out among processes, is
     averaged part by part, as the published code does on several GPUs: void is shared out unevenly then.
-    groups: what trains, by default all that requires a gradient. also: parameters outside the model, in a
-    group of their own.
+    groups: what trains and how fast; by default all of the model that requires a gradient.
     """
     how = config.later if len(model.counts) > 1 else config.first
-    if groups is None:
-        decayed = config.decay_old or len(model.counts) < 2
-        groups = model.groups(how.weight_decay, decay_old=decayed)
-    groups = [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in groups]
-    if also:
-        groups.append(Group("also", list(also), config.head_lr, how.weight_decay))
+    groups = groups_of(model, config) if groups is None else groups
 
     def weighed(batch: Batch, size: int) -> Tensor:
         with _drawn(batch.seeds[0], model.device):
@@ -272,7 +265,19 @@ def train(
         buffers=_statistics(model),
     )
     model.eval()
+    for group in groups:
+        for parameter in group.parameters:
+            parameter.grad = None
     return figures | {"trainable_parameters": float(sum(p.numel() for g in groups for p in g.parameters))}
+
+
+def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
+    """What of a model trains in its newest step, with the learning rates and the weight decay that go with
+    it."""
+    first = len(model.counts) < 2
+    decay = (config.first if first else config.later).weight_decay
+    found = model.groups(decay, decay_old=config.decay_old or first)
+    return [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in found]
 
 
 def _statistics(model: Segmenter) -> list[Tensor]:

@@ -1,5 +1,5 @@
 """Methods by name. Adding one: a file here and a line in `METHODS`; or no line, with an import path as the
-name."""
+name. What a method learns, domains or classes, its class says (`learns`)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ METHODS = {
     "joint": "everseg.methods.finetune:Joint",
     "fine-tuning": "everseg.methods.fine_tuning:FineTuning",
     "joint-classes": "everseg.methods.fine_tuning:JointClasses",
+    "eir": "everseg.methods.eir:EIR",
+    "dkd": "everseg.methods.dkd:DKD",
+    "ssul": "everseg.methods.ssul:SSUL",
+    "plop": "everseg.methods.plop:PLOP",
+    "mib": "everseg.methods.mib:MiB",
+    "ilt": "everseg.methods.ilt:ILT",
+    "lwf": "everseg.methods.lwf:LwF",
+    "dft": "everseg.methods.dft:DFT",
 }
 
 
