@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -517,3 +518,124 @@ def test_a_full_disk_is_said_in_one_line(made: Made, tmp_path: Path) -> None:
     )
     refused(Done(done.returncode, done.stdout, done.stderr), "cannot write", "run the same command again")
     assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+# ---------------------------------------------------------------- what domains brought
+
+
+@pytest.fixture(scope="module")
+def sites(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two sites that have each learned one domain with RegCL, and one run of both. Nobody writes to them."""
+    root = tmp_path_factory.mktemp("sites")
+    runs = {}
+    for name, domains in {"a": ["lesions"], "b": ["cracks"], "both": ["lesions", "cracks"]}.items():
+        lines = [f"root: {made.stream.parent}", "stages:"]
+        lines += [f"  - {{name: {d}, train: {d}/train, test: {d}/test}}" for d in domains]
+        (root / f"{name}.yaml").write_text("\n".join(lines))
+        flags = ["--method", "regcl", "--base", str(made.base), "--no-baseline", *SMALL[:4]]
+        given = ["learn", str(root / f"{name}.yaml"), "--out", str(root / name), *flags]
+        subprocess.run([sys.executable, "-m", "everseg", *given], env=environment(), check=True)
+        runs[name] = root / name
+    return runs
+
+
+def test_sites_are_merged_and_the_merge_can_be_used(
+    everseg_command: Command, made: Made, sites: dict[str, Path], tmp_path: Path
+) -> None:
+    stream = sites["both"].parent / "both.yaml"
+    out = tmp_path / "merged"
+    done = everseg_command("merge", sites["a"], sites["b"], "--out", out, "--stream", stream)
+    assert (done.code, done.err) == (0, "")
+    assert "iou (higher is better)" in done.out
+    assert re.search(r"2 domains \(lesions, cracks\) merged by regmean: objective 0\.\d+ of", done.out)
+    predicted = everseg_command("predict", out, made.image, "--point", "9,9", "--out", tmp_path / "masks")
+    assert predicted.code == 0
+    page = everseg_command("report", out)
+    assert page.code == 0 and "The merges" in (out / "report.html").read_text()
+    central = everseg_command("compare", sites["both"], "--json").out
+    ours = everseg_command("compare", out, "--json").out
+    both = [next(iter(json.loads(text).values()))["scores"]["iou"]["AA"] for text in (central, ours)]
+    assert both[0] == pytest.approx(both[1], abs=1e-3)
+    told = everseg_command(
+        "merge", sites["a"], sites["b"], "--out", tmp_path / "m2", "--method", "ties", "--json"
+    )
+    assert json.loads(told.out)["rule"] == "ties" and set(json.loads(told.out)["merged"]) == {
+        "lesions",
+        "cracks",
+    }
+
+
+def test_a_domain_is_forgotten_and_another_counts_double(
+    everseg_command: Command, sites: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sites["both"], run)
+    heavier = everseg_command("reweigh", run, "--domain", "cracks", "--weight", "2")
+    assert (heavier.code, heavier.err) == (0, "")
+    assert "(cracks x 2)" in heavier.out and "cracks counts 2" in heavier.out
+    done = everseg_command("forget", run, "--domain", "lesions")
+    assert (done.code, done.err) == (0, "")
+    assert "(without lesions)" in done.out
+    assert "lesions is forgotten exactly: " in done.out and "as if" not in done.out
+    assert json.loads((run / "forgotten" / "lesions.json").read_text())["exact"] is True
+    told = json.loads(everseg_command("forget", run, "--domain", "cracks", "--no-score", "--json").out)
+    assert told["forgotten"] == "cracks" and told["remaining"] == {}
+    assert everseg_command("report", run).code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["merge", "{a}", "{both}"], "both named 'lesions'"),
+        (["merge", "{a}", "{nowhere}"], "nowhere is neither a run folder nor a contribution's file"),
+        (["merge", "{a}", "--method", "regmeen"], "rule of merging 'regmeen'"),
+        (["merge", "{a}", "{b}", "--weight", "cracks"], "write it as NAME=FACTOR"),
+        (["merge", "{a}", "{b}", "--weight", "isic=2"], "--weight names 'isic'"),
+        (["merge", "{a}", "{b}", "--method", "fisher"], "without its Fisher information"),
+        (["merge", "{a}", "{b}", "--method", "lorm"], "adapter=lora"),
+        (["merge", "{a}", "{b}", "--method", "concrete"], "kept no samples"),
+        (
+            ["merge", "{a}", "{b}", "--method", "ties", "--set", "merger.options={{kep: 1}}"],
+            "option of ties 'kep'",
+        ),
+        (["merge", "{samcl}"], "kept nothing that can be merged"),
+        (["forget", "{a}", "--domain", "cracks"], "has not learned 'cracks'; it learned lesions"),
+        (["forget", "{nowhere}", "--domain", "cracks"], "holds no run"),
+        (["reweigh", "{a}", "--domain", "lesions", "--weight", "0"], "a number above 0"),
+        (["reweigh", "{samcl}", "--domain", "lesions", "--weight", "2"], "weighs no domains"),
+    ],
+)
+def test_mistakes_with_what_domains_brought(
+    everseg_command: Command,
+    made: Made,
+    sites: dict[str, Path],
+    tmp_path: Path,
+    given: list[str],
+    said: str,
+) -> None:
+    places = {**sites, "samcl": made.run, "nowhere": tmp_path / "nowhere"}
+    filled = [part.format(**places) for part in given]
+    out = tmp_path / "out"
+    done = everseg_command(*filled, *(["--out", out] if given[0] == "merge" else []))
+    assert done.code == 2
+    assert said in done.err and done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert not (out / "run.json").exists()
+    assert "Traceback" not in done.err
+
+
+def test_a_stream_of_classes_is_not_for_methods_that_learn_domains(
+    everseg_command: Command, tmp_path: Path
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for n in range(2):
+            pixels = np.full((8, 8, 3) if folder == "images" else (8, 8), n + 1, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{n}.png")
+    stream = tmp_path / "classes.yaml"
+    stream.write_text(
+        f"root: {tmp_path}\nclasses: [background, cat, dog]\nsteps: 1-1\ntrain: {{path: .}}\ntest: "
+        f"{{path: .}}\n"
+    )
+    done = everseg_command("learn", stream, "--out", tmp_path / "run", "--method", "zero-shot")
+    assert done.code == 2
+    assert "brings classes" in done.err

@@ -163,6 +163,29 @@ def test_the_results_go_on_with_a_row_of_how_it_does_now(three: Path, micro: Any
     assert average(matrix) == pytest.approx((matrix.last[0] + matrix.last[1]) / 2)
 
 
+def test_an_interruption_before_it_has_cleaned_up_is_made_good(
+    three: Path, micro: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, whole = copied(three, tmp_path / "run"), copied(three, tmp_path / "whole")
+    forget(whole, "cracks", base=micro)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for where in ("everseg.runfolder.save_state", "everseg.forget._forget_log"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(where, killed)
+            forget(folder, "cracks", base=micro)
+    assert "cracks" not in load(folder, micro).learned
+    certificate = forget(folder, "cracks", base=micro)
+    assert certificate == json.loads((folder / "forgotten" / "cracks.json").read_text())
+    ours, theirs = content(folder), content(whole)
+    for log in (ours, theirs):
+        log.pop("events.jsonl")  # Seconds and memory differ.
+    assert ours == theirs
+    assert '"cracks"' not in (folder / "events.jsonl").read_text()
+
+
 def test_it_is_not_learned_again_by_accident(three: Path, micro: Any, tmp_path: Path) -> None:
     folder = copied(three, tmp_path / "run")
     forget(folder, "cracks", base=micro)

@@ -46,6 +46,10 @@ def forget(
     folder = Path(folder)
     with locked(folder):
         run = load(folder, base)
+        before_that = [c for c in run.record.get("forgotten", []) if c["forgotten"] == domain]
+        if before_that:  # Perhaps interrupted before it had cleaned up.
+            _clear_traces(run, before_that[0])
+            return dict(before_that[0])
         _check_learned(run, domain)
         if problem_of(run.config.method).name == "classes":
             raise UserError(
@@ -77,12 +81,8 @@ def forget(
         run.record["forgotten"] = [*run.record.get("forgotten", []), certificate]
         row = _fresh_name(run, f"without {domain}")
         _rescore(run, row, stream, also=[domain])
-        _forget_log(folder, domain)
         write(run, {"stage": row, "seconds": 0.0, "scoring_seconds": 0.0})
-        (folder / REPORT).unlink(missing_ok=True)
-        certificate["state_after"] = sha256_file(folder / run.record["state"])
-        write_json(folder / "run.json", run.record)
-        write_json(folder / "forgotten" / f"{domain}.json", certificate)
+        _clear_traces(run, certificate)
     return certificate
 
 
@@ -162,8 +162,18 @@ def _rescore(run: Run, row: str, stream: Stream | None, also: Sequence[str] = ()
     run.results = run.results.with_stage(row, rows, learned=[])
 
 
-def _forget_log(folder: Path, domain: str) -> None:
-    path = folder / "events.jsonl"
+def _clear_traces(run: Run, certificate: dict[str, Any]) -> None:
+    """What `write` leaves of a forgotten domain; then its certificate. Interrupted, it can be done again."""
+    folder, domain = run.folder, certificate["forgotten"]
+    (folder / REPORT).unlink(missing_ok=True)
+    _forget_log(folder / "events.jsonl", domain)
+    if "state_after" not in certificate:
+        certificate["state_after"] = sha256_file(folder / run.record["state"])
+        write_json(folder / "run.json", run.record)
+    write_json(folder / "forgotten" / f"{domain}.json", certificate)
+
+
+def _forget_log(path: Path, domain: str) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if not _tells_of(line, domain)]

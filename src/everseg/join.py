@@ -96,13 +96,15 @@ def merge_runs(
         events = []
         for position, given in enumerate(found):
             started = time.perf_counter()
-            figures = learner.take_in(given.contribution, given.weight)
+            figures = dict(learner.take_in(given.contribution, given.weight))
+            trained = sum(value.numel() for value in given.contribution.weights.values())
+            figures["trainable_parameters"] = float(trained)
             merged_in = time.perf_counter() - started
             _row(run, stream, given, stages, found[position + 1 :])
             scored_in = time.perf_counter() - started - merged_in
             save_state(archived(out, given.contribution.domain), given.contribution.to_state())
             digest = sha256_file(archived(out, given.contribution.domain))
-            entry = {**given.entry, "figures": dict(figures), "contribution": digest}
+            entry = {**given.entry, "figures": figures, "contribution": digest}
             record["learned"] = [*record["learned"], entry]
             name = given.contribution.domain
             events.append({"stage": name, "seconds": merged_in, "scoring_seconds": scored_in, **figures})

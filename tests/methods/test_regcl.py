@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from everseg.adapters import PROMPT_BRANCH
 from everseg.aug import AugConfig, AugModule
 from everseg.config import override
 from everseg.data import SyntheticDomain
+from everseg.errors import UserError
 from everseg.files import state_bytes
+from everseg.lora import ParallelLoRA
+from everseg.mergers.sums import Sums
 from everseg.methods.regcl import RegCL, RegCLConfig
 from everseg.tune import PREDICT_BATCH, observe_inputs, prepare
 from everseg.types import NoScratch, Stage
@@ -49,7 +53,7 @@ def test_the_published_adapter_has_these_numbers() -> None:
     assert len(by_form) == 11
 
 
-@pytest.mark.parametrize("adapter", ["aug", "lora"])
+@pytest.mark.parametrize("adapter", ["aug", "lora", "linear"])
 @pytest.mark.parametrize("preset", ["paper", "reference", "robust"])
 def test_one_domain_keeps_its_own_adapter(micro: Any, adapter: str, preset: str) -> None:
     found = taught(micro, "lesions", preset=preset, settings=(f"adapter={adapter}", "start=sequ"))
@@ -88,6 +92,57 @@ def test_what_is_kept_does_not_grow(micro: Any) -> None:
         assert state_bytes(found.state_dict()) == size
     grown = taught(micro, "lesions", "cracks", preset="reference")
     assert set(grown.sums.state_dict()["kept"]) == {"lesions", "cracks"}
+
+
+def test_fifty_domains_take_what_two_do(micro: Any) -> None:
+    found = taught(micro, "lesions", "cracks")
+    size = state_bytes(found.state_dict())
+    assert found.newest is not None
+    for number in range(48):
+        found.take_in(replace(found.newest, domain=f"domain-{number}"))
+    assert len(found.weights) == 50
+    assert state_bytes(found.state_dict()) == size
+    assert all(torch.isfinite(p).all() for p in found.merged.parameters())
+
+
+def test_on_products_unaligned_adapters_lose_less(micro: Any) -> None:
+    """Of the same adapters, tuned from one start: the objective as a share of averaging's own."""
+    figures = {}
+    for on in ("factors", "products"):
+        found = taught(micro, "lesions", settings=("adapter=lora", f"on={on}"))
+        figures[on] = found.learn(stage("cracks"), NoScratch())["merge_objective"]
+    assert 0 < figures["products"] < 1 and 0 < figures["factors"] < 1
+    assert isinstance(found.merged, ParallelLoRA) and found.merged.config.rank == 3
+
+
+def test_an_osrm_start_lies_where_the_domains_before_have_least_energy(micro: Any) -> None:
+    settings = ("adapter=lora", "on=products", "start=osrm")
+    found = taught(micro, "lesions", settings=settings)
+    assert isinstance(found.sums, Sums)
+    still = RegCL(micro, override(found.config, ["tune.fit.epochs=0"]))
+    still.load_state_dict(found.state_dict())
+    still.learn(stage("cracks"), NoScratch())
+    assert still.newest is not None and still.newest.after == ("lesions",)
+    for i in range(2):
+        down, up = (still.newest.weights[f"{part}.{i}.weight"].double() for part in ("down", "up"))
+        assert not up.any(), "fresh, it is the identity"
+        rows = down / down.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(rows @ rows.T, torch.eye(3).double(), rtol=0, atol=1e-5)
+        second = found.sums.sums.layers[str(i)].second
+        least = torch.linalg.eigvalsh(second)[:3].sum()
+        assert float((rows @ second @ rows.T).trace()) == pytest.approx(float(least), rel=1e-3, abs=1e-6)
+    # The starts differ, and on products that is no matter.
+    assert still.learn(stage("nuclei"), NoScratch())["merge_condition"] >= 1
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    for settings, said in (
+        (["on=products"], "adapter=lora"),
+        (["start=osrm"], "on=products"),
+        (["adapter=lora", "merge.arithmetic=fp32_inverse", "on=products"], "float64"),
+    ):
+        with pytest.raises(UserError, match=said):
+            override(RegCLConfig(), settings)
 
 
 def test_merging_is_better_than_averaging_by_its_own_measure(micro: Any) -> None:

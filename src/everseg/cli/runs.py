@@ -59,7 +59,9 @@ def learn(
             help="a checkpoint, a folder, or a hub id; default: tiny (embedded), for classes mobilenet"
         ),
     ] = "",
-    preset: Annotated[str, typer.Option(help="paper, or reference: the published code's quirks")] = "paper",
+    preset: Annotated[
+        str, typer.Option(help="paper, or reference: the published code's quirks; some methods have more")
+    ] = "paper",
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     settings: Annotated[
         list[str] | None,

@@ -11,7 +11,7 @@ RegMean (Jin et al., ICLR 2023).
 
 No image is kept, and of the domains only the sums, whose size does not depend on their number.
 
-What the `paper`, `reference` and `robust` presets differ in is listed in docs/regcl.md.
+What the `paper`, `reference`, `robust` and `delta` presets differ in is listed in docs/regcl.md.
 """
 
 from __future__ import annotations
@@ -94,6 +94,12 @@ class RegCLConfig:
             "robust": cls(
                 prompt_branch=True,
                 gram=GramConfig(affine=True, zero_rows="drop"),
+                merge=merge["robust"],
+            ),
+            "delta": cls(
+                adapter="lora",
+                on="products",
+                gram=GramConfig(affine=True),
                 merge=merge["robust"],
             ),
         }
