@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.config import at_least
-from everseg.fit import FitConfig, fit
+from everseg.fit import FitConfig, fit, steps_of
 from everseg.models.promptable import resolved
 from everseg.models.semantic import Group, Init, Output, Rule, Segmenter, decide
 from everseg.models.semantic_base import SemanticBase
@@ -252,18 +252,20 @@ def train(
             return loss(batch) * (len(batch.images) / size)
 
     model.train()
-    figures = fit(
-        groups,
-        crops,
-        collate,
-        weighed,
-        how,
-        seed=crops.seed,
-        name=crops.name,
-        scratch=scratch,
-        scaled=resolved(model.precision, model.device) == "fp16",
-        buffers=_statistics(model),
-    )
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    with _following(norms, steps_of(how, len(crops))):
+        figures = fit(
+            groups,
+            crops,
+            collate,
+            weighed,
+            how,
+            seed=crops.seed,
+            name=crops.name,
+            scratch=scratch,
+            scaled=resolved(model.precision, model.device) == "fp16",
+            buffers=[b for norm in norms for b in norm.buffers()],
+        )
     model.eval()
     for group in groups:
         for parameter in group.parameters:
@@ -280,10 +282,22 @@ def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
     return [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in found]
 
 
-def _statistics(model: Segmenter) -> list[Tensor]:
-    """The running statistics that training moves."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-    return [b for norm in norms for b in norm.buffers()]
+@contextmanager
+def _following(norms: Sequence[nn.BatchNorm2d], steps: int) -> Iterator[None]:
+    """Let running statistics forget what was before the last tenth of a training, where that is shorter than
+    what they remember by themselves.
+
+    A backbone's remember the last hundred steps. Those of a short training would be still on their way from
+    the pretrained weights' when they are frozen, and a later step would start from noise.
+    """
+    before = [norm.momentum for norm in norms]
+    for norm, own in zip(norms, before, strict=True):
+        norm.momentum = max(own or 0.0, min(1.0, 10 / max(1, steps)))
+    try:
+        yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            norm.momentum = own
 
 
 @contextmanager

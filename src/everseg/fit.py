@@ -110,9 +110,7 @@ def fit(
     parameters = [p for group in groups for p in group.parameters]
     device = parameters[0].device
     optimiser = _optimiser(groups, config)
-    full, rest = divmod(len(examples), config.batch)
-    per_epoch = full if full and config.drop_last else full + bool(rest)
-    steps = (config.steps or config.epochs * per_epoch) if per_epoch else 0
+    per_epoch, steps = _per_epoch(config, len(examples)), steps_of(config, len(examples))
     epochs = math.ceil(steps / per_epoch) if per_epoch else 0
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
     start = _resume(parameters, buffers, optimiser, scaler, scratch.load(name), name)
@@ -193,6 +191,17 @@ def _accumulate(
             p.grad = torch.zeros_like(p)
     add_up([p.grad for p in parameters if p.grad is not None])
     return total
+
+
+def steps_of(config: FitConfig, rows: int) -> int:
+    """How many gradient steps so many rows get."""
+    per_epoch = _per_epoch(config, rows)
+    return (config.steps or config.epochs * per_epoch) if per_epoch else 0
+
+
+def _per_epoch(config: FitConfig, rows: int) -> int:
+    full, rest = divmod(rows, config.batch)
+    return full if full and config.drop_last else full + bool(rest)
 
 
 def _groups(trained: Sequence[nn.Parameter] | Sequence[Group], config: FitConfig) -> list[Group]:
