@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from everseg.cli import main
@@ -78,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def learned(folder: Path, micro_backbone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """EIR after both stages; nobody changes it."""
+    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "eir"
     with pytest.MonkeyPatch.context() as patch:
         for stream in ("one.yaml", "two.yaml"):

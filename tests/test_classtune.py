@@ -101,7 +101,8 @@ def test_the_published_schedules() -> None:
 def test_statistics_of_a_short_training_are_its_own_and_momenta_come_back(
     micro_backbone: SemanticBase,
 ) -> None:
-    """After three steps a momentum of 0.01 would leave 97 % of what was there before."""
+    """After three steps the backbone's own momentum would leave 97 % of what was there before, 0.1 leaves
+    73 %."""
     model = micro_backbone.segmenter(detached=True)
     before = [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     config = replace(CONFIG, first=replace(CONFIG.first, steps=3, batch=2, lr=0.0))
@@ -114,7 +115,8 @@ def test_statistics_of_a_short_training_are_its_own_and_momenta_come_back(
 
     figures = train(model, Crops([sample()] * 2, config, 0, "s"), loss, config, scratch=NoScratch())
     assert figures["steps"] == 3
-    assert norm.running_mean is not None and float(norm.running_mean.abs().max()) < 10
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, torch.full_like(norm.running_mean, 729.0), rtol=0, atol=5)
     assert [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == before
     assert not any(p.grad is not None for p in model.parameters())
 

@@ -31,6 +31,9 @@ PREDICT_BATCH = 8
 TRIALS = 10
 RATIO = (3 / 4, 4 / 3)
 
+FASTEST = 0.1
+"""The most weight that running statistics give to one batch, unless they have more by themselves."""
+
 VOID = 255
 
 Loss = Literal["ce", "bce"]
@@ -285,14 +288,15 @@ def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
 @contextmanager
 def _following(norms: Sequence[nn.BatchNorm2d], steps: int) -> Iterator[None]:
     """Let running statistics forget what was before the last tenth of a training, where that is shorter than
-    what they remember by themselves.
+    what they remember by themselves; but no faster than PyTorch's default.
 
     A backbone's remember the last hundred steps. Those of a short training would be still on their way from
-    the pretrained weights' when they are frozen, and a later step would start from noise.
+    the pretrained weights' when they are frozen, and a later step would start from noise; those of a handful
+    of batches alone would be noise themselves.
     """
     before = [norm.momentum for norm in norms]
     for norm, own in zip(norms, before, strict=True):
-        norm.momentum = max(own or 0.0, min(1.0, 10 / max(1, steps)))
+        norm.momentum = max(own or 0.0, min(FASTEST, 10 / max(1, steps)))
     try:
         yield
     finally:
