@@ -163,6 +163,38 @@ def micro2_folder(micro2_model: Any, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
+@pytest.fixture(scope="session")
+def micro_backbone_model() -> Any:
+    """A random MobileNetV2, as narrow as can be."""
+    from transformers import MobileNetV2Config, MobileNetV2Model
+
+    torch.manual_seed(0)
+    narrow = MobileNetV2Config(depth_multiplier=0.1, min_depth=4, depth_divisible_by=4, tf_padding=False)
+    return MobileNetV2Model(narrow, add_pooling_layer=False)
+
+
+@pytest.fixture(scope="session")
+def micro_backbone(micro_backbone_model: Any) -> Any:
+    """What a run of classes starts from, in no time."""
+    import copy
+
+    from everseg.models.backbones import set_momentum
+    from everseg.models.encoders import as_backbone
+    from everseg.models.semantic_base import SemanticBase
+
+    backbone = as_backbone(copy.deepcopy(micro_backbone_model), "micro")
+    set_momentum(backbone)
+    return SemanticBase(backbone, "micro")
+
+
+@pytest.fixture(scope="session")
+def micro_backbone_folder(micro_backbone_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro backbone as a folder that `--base` takes."""
+    folder = tmp_path_factory.mktemp("base") / "backbone"
+    micro_backbone_model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_for_small_things(request: pytest.FixtureRequest) -> Iterator[None]:
     """On tensors as small as the micro base's, threads wait for each other for longer than they work."""

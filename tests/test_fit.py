@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from everseg.errors import UserError
-from everseg.fit import FitConfig, fit
+from everseg.fit import FitConfig, fit, steps_of
+from everseg.models.semantic import Group
 from everseg.schedule import lr_at
 from everseg.seed import torch_generator
 from everseg.types import NoScratch, State
@@ -261,3 +262,98 @@ def test_unfinished_work_of_another_shape_is_refused() -> None:
             name="stage",
             scratch=scratch,
         )
+
+
+# ---------------------------------------------------------------- groups, momentum, rows drawn anew
+
+
+SGD = FitConfig(epochs=3, batch=4, lr=0.05, optimiser="sgd", schedule="poly", drop_last=True)
+
+
+def test_groups_have_their_own_rate_and_decay_under_nesterovs_momentum() -> None:
+    """Against the update written out: g += decay w; v = 0.9 v + g; w -= rate scale (g + 0.9 v)."""
+    net, hand = model(), model()
+    parts = list(net.parameters())
+    groups = [Group("slow", parts[:1], 0.1, 0.0), Group("fast", parts[1:], 2.0, 0.3)]
+    fit(groups, Rows(), collate, loss_of(net), SGD, seed=7, name="stage", scratch=NoScratch())
+    velocity = [torch.zeros_like(p) for p in hand.parameters()]
+    for epoch in range(3):
+        order = torch.randperm(ROWS, generator=torch_generator(7, "stage", "order", epoch)).tolist()
+        for step, start in enumerate((0, 4)):  # The last three fill no batch.
+            rate = lr_at(epoch * 2 + step, 6, 0.05, "poly")
+            hand.zero_grad()
+            rows = collate([Rows()[i] for i in order[start : start + 4]])
+            loss_of(hand)(rows, 4).backward()
+            with torch.no_grad():
+                for i, p in enumerate(hand.parameters()):
+                    scale, decay = (0.1, 0.0) if i == 0 else (2.0, 0.3)
+                    assert p.grad is not None
+                    g = p.grad + decay * p
+                    velocity[i] = 0.9 * velocity[i] + g
+                    p -= rate * scale * (g + 0.9 * velocity[i])
+    for ours, theirs in zip(net.parameters(), hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+class Shifted:
+    """Rows that differ from epoch to epoch."""
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def at(self, epoch: int) -> Sequence[Any]:
+        return [(x, y + epoch) for x, y in (Rows()[i] for i in range(ROWS))]
+
+
+def test_rows_drawn_anew_statistics_and_momentum_go_on_with_the_same_bits() -> None:
+    def trained(scratch: Any) -> tuple[nn.Module, Tensor]:
+        net, seen = model(), torch.zeros(1)
+        plain = loss_of(net)
+
+        def loss(rows: Any, size: int) -> Tensor:
+            seen.mul_(0.9).add_(rows[1].mean())
+            return plain(rows, size)
+
+        fit(
+            list(net.parameters()),
+            Shifted(),
+            collate,
+            loss,
+            SGD,
+            seed=7,
+            name="stage",
+            scratch=scratch,
+            buffers=[seen],
+        )
+        return net, seen
+
+    whole, seen = trained(NoScratch())
+    scratch = Kept(saves=2)
+    with pytest.raises(KeyboardInterrupt):
+        trained(scratch)
+    scratch.left = 10**9
+    resumed, seen_too = trained(scratch)
+    assert same(whole, resumed) and torch.equal(seen, seen_too)
+    assert float(seen) > 1  # Later epochs were shifted.
+    with pytest.raises(UserError, match="does not fit its settings"):
+        fit(
+            list(whole.parameters()),
+            Shifted(),
+            collate,
+            loss_of(whole),
+            SGD,
+            seed=7,
+            name="stage",
+            scratch=scratch,
+            buffers=[torch.zeros(2)],
+        )
+
+
+def test_a_lone_short_batch_is_not_left_out() -> None:
+    net = model()
+    figures = fit(
+        list(net.parameters()), Rows(3), collate, loss_of(net), SGD, seed=7, name="stage", scratch=NoScratch()
+    )
+    assert figures["steps"] == 3 == steps_of(SGD, 3)
+    assert steps_of(SGD, ROWS) == 6 and steps_of(SGD, 0) == 0
+    assert not same(net, model())

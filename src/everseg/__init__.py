@@ -10,18 +10,20 @@ from everseg.methods.samcl import SAMCL
 from everseg.models.bases import load_base
 from everseg.run import run
 from everseg.runfolder import Run, RunConfig, load
-from everseg.types import Prompts, PromptSample, Query, Stage
+from everseg.types import ImageQuery, Prompts, PromptSample, Query, SemanticSample, Stage
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "SAMCL",
+    "ImageQuery",
     "PromptSample",
     "Prompts",
     "Query",
     "Run",
     "RunConfig",
+    "SemanticSample",
     "Stage",
     "Stream",
     "UserError",

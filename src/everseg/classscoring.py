@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from everseg.config import MACHINE, at_least
-from everseg.confusion import Confusion
+from everseg.confusion import Absent, Confusion
 from everseg.data import CentreCropped
 from everseg.distributed import shard
 from everseg.progress import bar
@@ -23,10 +23,12 @@ Label = Callable[[Sequence[ImageQuery]], Sequence[Tensor]]
 @dataclass(frozen=True)
 class ClassScoreConfig:
     """size: "original", or the side of the square in the middle of the image that is predicted and compared,
-    after its short side was brought to that (`centre_crop`). batch: images predicted together. workers:
+    after its short side was brought to that (`centre_crop`). absent: what the IoU is of a class that no pixel
+    of the truth is of, "zero" or no number at all ("exclude"). batch: images predicted together. workers:
     decoding processes."""
 
     size: Literal["original"] | int = 512
+    absent: Absent = "zero"
     batch: int = field(default=16, metadata=MACHINE)
     workers: int = field(default=0, metadata=MACHINE)
 

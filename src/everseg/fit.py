@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from everseg.config import MACHINE, at_least
 from everseg.distributed import add_up, shard, world
 from everseg.errors import UserError
+from everseg.models.semantic import Group
 from everseg.progress import bar
 from everseg.schedule import Schedule, lr_at
 from everseg.seed import torch_generator
@@ -25,7 +26,9 @@ from everseg.types import Scratch
 class FitConfig:
     """epochs; steps: train so many steps whatever the number of examples, in as many epochs as that takes (0:
     `epochs` decides); batch: rows in one step over all processes; lr: at the start; optimiser and its decay;
-    schedule: see `schedule.lr_at`; clip: largest gradient norm (0: none);
+    schedule: see `schedule.lr_at`; clip: largest gradient norm (0: none); momentum: of "sgd", which is
+    Nesterov's where there is any;
+    drop_last: leave out what fills no batch at the end of an epoch that has a full one;
     micro_batch: rows of one process in one pass (0: all), gradients are accumulated; workers: decoding
     processes."""
 
@@ -33,15 +36,19 @@ class FitConfig:
     steps: int = 0
     batch: int = 8
     lr: float = 5e-3
-    optimiser: Literal["adam", "adamw"] = "adam"
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = 0.0
+    momentum: float = 0.9
     schedule: Schedule = "total"
     clip: float = 0.0
+    drop_last: bool = False
     micro_batch: int = 0
     workers: int = field(default=0, metadata=MACHINE)
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "epochs", "steps", "lr", "weight_decay", "clip", "micro_batch", "workers")
+        at_least(
+            self, 0, "epochs", "steps", "lr", "weight_decay", "momentum", "clip", "micro_batch", "workers"
+        )
         at_least(self, 1, "batch")
 
 
@@ -53,9 +60,18 @@ class Examples(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
+@runtime_checkable
+class Redrawn(Protocol):
+    """Training rows that differ from epoch to epoch, as augmented ones do; there are as many in each."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, epoch: int, /) -> Examples: ...
+
+
 def fit(
-    parameters: Sequence[nn.Parameter],
-    examples: Examples,
+    trained: Sequence[nn.Parameter] | Sequence[Group],
+    examples: Examples | Redrawn,
     collate: Callable[[list[Any]], Any],
     loss: Callable[[Any, int], Tensor],
     config: FitConfig,
@@ -64,8 +80,12 @@ def fit(
     name: str,
     scratch: Scratch,
     scaled: bool = False,
+    buffers: Sequence[Tensor] = (),
 ) -> dict[str, float]:
-    """Minimise `loss` over `examples` by gradient steps on `parameters`, in place.
+    """Minimise `loss` over `examples` by gradient steps on parameters, in place.
+
+    trained: parameters, or groups of them with a learning rate (times the configuration's) and a weight decay
+    of their own.
 
     loss(batch, size) is given some rows of a step's batch and the number of rows in all of it, and returns a
     scalar; the scalars of the parts must add up to the loss of the whole. So accumulation over micro-batches
@@ -78,31 +98,36 @@ def fit(
     scaled: scale the loss while its gradients are taken, which float16 wants: small ones would be lost. A
     step whose gradients overflow is left out and the scale halved.
 
+    buffers: tensors that training changes besides the parameters, such as running statistics. Each process
+    has its own in an epoch, and all have the mean after it.
+
     Returns "loss" (mean of the last epoch over its steps), "steps" and "seconds" of this call.
 
     Raises:
         UserError: the loss is not finite.
     """
+    groups = _groups(trained, config)
+    parameters = [p for group in groups for p in group.parameters]
     device = parameters[0].device
-    optimiser = _optimiser(parameters, config)
-    per_epoch = math.ceil(len(examples) / config.batch)
-    steps = (config.steps or config.epochs * per_epoch) if per_epoch else 0
+    optimiser = _optimiser(groups, config)
+    per_epoch, steps = _per_epoch(config, len(examples)), steps_of(config, len(examples))
     epochs = math.ceil(steps / per_epoch) if per_epoch else 0
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-    start = _resume(parameters, optimiser, scaler, scratch.load(name), name)
+    start = _resume(parameters, buffers, optimiser, scaler, scratch.load(name), name)
     began, mean = time.perf_counter(), float("nan")
     with bar(name, max(0, steps - start * per_epoch)) as advance:
         for epoch in range(start, epochs):
             generator = torch_generator(seed, name, "order", epoch)
             order = torch.randperm(len(examples), generator=generator).tolist()
             batches = [order[i : i + config.batch] for i in range(0, len(order), config.batch)]
-            batches = batches[: steps - epoch * per_epoch]
+            batches = batches[: min(per_epoch, steps - epoch * per_epoch)]
+            rows = examples.at(epoch) if isinstance(examples, Redrawn) else examples
             # The sum stays on the device: reading a loss each step would wait for it.
             total = torch.zeros((), device=device)
-            for step, (size, pieces) in enumerate(_batches(examples, batches, collate, config)):
+            for step, (size, pieces) in enumerate(_batches(rows, batches, collate, config)):
                 rate = lr_at(epoch * per_epoch + step, steps, config.lr, config.schedule, epochs)
                 for group in optimiser.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["scale"]
                 optimiser.zero_grad()
                 total += _accumulate(parameters, pieces, loss, size, scaler)
                 scaler.unscale_(optimiser)
@@ -116,10 +141,12 @@ def fit(
             if not math.isfinite(mean):
                 raise UserError(
                     f"{name}: the loss became {mean} in epoch {epoch + 1}; "
-                    "try a lower learning rate (--set tune.fit.lr=...)"
+                    "try a lower learning rate (--set tune.fit.lr=..., for classes tune.first.lr=... or "
+                    "tune.later.lr=...)"
                 )
+            _average(buffers)
             if world().main:
-                scratch.save(name, _checkpoint(parameters, optimiser, scaler, epoch + 1, mean))
+                scratch.save(name, _checkpoint(parameters, buffers, optimiser, scaler, epoch + 1, mean))
     if start == epochs:  # Interrupted between the last epoch and what follows it.
         mean = (scratch.load(name) or {}).get("loss", mean)
     return {"loss": mean, "steps": float(steps), "seconds": time.perf_counter() - began}
@@ -166,13 +193,45 @@ def _accumulate(
     return total
 
 
-def _optimiser(parameters: Sequence[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+def steps_of(config: FitConfig, rows: int) -> int:
+    """How many gradient steps so many rows get."""
+    per_epoch = _per_epoch(config, rows)
+    return (config.steps or config.epochs * per_epoch) if per_epoch else 0
+
+
+def _per_epoch(config: FitConfig, rows: int) -> int:
+    full, rest = divmod(rows, config.batch)
+    return full if full and config.drop_last else full + bool(rest)
+
+
+def _groups(trained: Sequence[nn.Parameter] | Sequence[Group], config: FitConfig) -> list[Group]:
+    groups = [item for item in trained if isinstance(item, Group)]
+    bare = [item for item in trained if isinstance(item, nn.Parameter)]
+    return groups or [Group("all", bare, 1.0, config.weight_decay)]
+
+
+def _optimiser(groups: Sequence[Group], config: FitConfig) -> torch.optim.Optimizer:
+    given: list[dict[str, Any]] = [
+        {"params": g.parameters, "scale": g.scale, "weight_decay": g.weight_decay} for g in groups
+    ]
+    if config.optimiser == "sgd":
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(given, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
-    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return kind(given, lr=config.lr)
+
+
+def _average(buffers: Sequence[Tensor]) -> None:
+    """Replace each process's running statistics by the mean over processes; what counts is alike already."""
+    floating = [b for b in buffers if b.is_floating_point()]
+    add_up(floating)
+    for buffer in floating if world().size > 1 else ():
+        buffer.div_(world().size)
 
 
 def _checkpoint(
     parameters: Sequence[nn.Parameter],
+    buffers: Sequence[Tensor],
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     epoch: int,
@@ -183,6 +242,7 @@ def _checkpoint(
         "epoch": epoch,
         "loss": loss,
         "parameters": [p.detach() for p in parameters],
+        "buffers": list(buffers),
         "optimiser": {str(i): dict(entry) for i, entry in state.items()},
         "scaler": scaler.state_dict(),
     }
@@ -190,6 +250,7 @@ def _checkpoint(
 
 def _resume(
     parameters: Sequence[nn.Parameter],
+    buffers: Sequence[Tensor],
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     kept: dict[str, Any] | None,
@@ -198,12 +259,13 @@ def _resume(
     """Load a checkpoint in place and return the number of epochs already done."""
     if kept is None:
         return 0
-    if [p.shape for p in parameters] != [v.shape for v in kept["parameters"]]:
+    found = [*kept["parameters"], *kept.get("buffers", ())]
+    if [p.shape for p in (*parameters, *buffers)] != [v.shape for v in found]:
         raise UserError(
             f"{name}: the unfinished work kept in this run does not fit its settings; use another --out"
         )
     with torch.no_grad():
-        for p, value in zip(parameters, kept["parameters"], strict=True):
+        for p, value in zip((*parameters, *buffers), found, strict=True):
             p.copy_(value)
     whole = optimiser.state_dict()
     optimiser.load_state_dict(whole | {"state": {int(i): entry for i, entry in kept["optimiser"].items()}})

@@ -17,6 +17,7 @@ from everseg.errors import UserError
 from everseg.files import load_state, locked, sha256_file, write_json, write_text
 from everseg.methods import METHODS, find
 from everseg.models.promptable import Promptable
+from everseg.problems import problem_of
 from everseg.runfolder import Run, archived, load, write
 from everseg.scoring import score
 from everseg.types import Archive, Forgets, Reweighs, State
@@ -50,6 +51,11 @@ def forget(
             _clear_traces(run, before_that[0])
             return dict(before_that[0])
         _check_learned(run, domain)
+        if problem_of(run.config.method).name == "classes":
+            raise UserError(
+                f"{folder} learns classes, and what a class taught cannot be taken out of a trained "
+                "segmenter; only domains are forgotten"
+            )
         if not isinstance(run.learner, Forgets):
             able = ", ".join(name for name in METHODS if hasattr(find(name), "forget"))
             raise UserError(

@@ -25,8 +25,8 @@ from everseg.methods.regcl import RegCLConfig
 from everseg.metrics import METRICS
 from everseg.models.promptable import Promptable
 from everseg.results import Results
-from everseg.run import score_stage
-from everseg.runfolder import FORMAT, Run, RunConfig, archived, base_of, check_free, write
+from everseg.rows import rows_of
+from everseg.runfolder import FORMAT, Run, RunConfig, archived, base_of, check_free, read_config, write
 from everseg.seed import torch_generator
 from everseg.types import Stage
 
@@ -178,8 +178,7 @@ def _config(
     chosen = override(chosen, [*own, *settings])
     values = {} if kept is None else {k: v for k, v in kept.items() if k not in ("method", "settings")}
     values |= {"method": method, "settings": chosen} | ({"base": base} if base else {})
-    config: RunConfig = configuration.restore(RunConfig, values, f"{sources[0]}/run.json")
-    return config
+    return read_config(values, f"{sources[0]}/run.json")
 
 
 def _check_base(found: Sequence[Given], model: Promptable, config: RunConfig) -> None:
@@ -219,4 +218,4 @@ def _row(
     following = (
         [stages[rest[0].contribution.domain]] if rest and rest[0].contribution.domain in stages else []
     )
-    score_stage(run, stream, stages[name], [*known, *following], last=not rest)
+    rows_of(run).add(run, stream, stages[name], [*known, *following], last=not rest)

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,57 @@ from torch.utils.data import ConcatDataset
 
 from everseg import config as configuration
 from everseg.data import Stream
+from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.distributed import wait, world
 from everseg.errors import UserError
 from everseg.files import locked, read_json, write_json
-from everseg.methods import build, configure
-from everseg.metrics import METRICS
-from everseg.models.promptable import Promptable
-from everseg.results import BASE, Results
-from everseg.runfolder import FORMAT, Run, RunConfig, StageScratch, base_of, check_free, clear_up, load, write
-from everseg.scoring import score
-from everseg.types import Learner, LearnsAllAtOnce, PredictsAs, Stage
+from everseg.methods import build
+from everseg.problems import check_fits, problem_of
+from everseg.results import Results
+from everseg.rows import rows_of
+from everseg.runfolder import (
+    FORMAT,
+    Run,
+    RunConfig,
+    StageScratch,
+    base_of,
+    check_free,
+    clear_up,
+    load,
+    write,
+)
+from everseg.types import Learner, LearnsAllAtOnce, Stage
 
 
-def run(stream: Stream, config: RunConfig, out: Path | str, base: Promptable | None = None) -> Run:
+def run(stream: Stream, config: RunConfig, out: Path | str, base: Any = None) -> Run:
     """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
 
     The same call goes on after an interruption and ends with the same bytes; with a longer stream it learns
     what was added. `base` saves loading it again.
 
     Raises:
-        UserError: the folder holds another run (method, settings, base, seed), or the data of a learned stage
-        changed.
+        UserError: the method does not learn what the stream brings; the folder holds another run (method,
+        settings, base, seed), or the data of a learned stage changed.
     """
     *_, current = [None, *run_stages(stream, config, out, base)]
     return load(out, base) if current is None else current
 
 
-def run_stages(
-    stream: Stream, config: RunConfig, out: Path | str, base: Promptable | None = None
-) -> Iterator[Run]:
+def run_stages(stream: Stream, config: RunConfig, out: Path | str, base: Any = None) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
-    out, stream = Path(out), stream.of_domains
+    out = Path(out)
+    problem = check_fits(stream, config.method)
     model = base_of(config, base)
     with locked(out) if world().main else nullcontext():
         current = _open(config, out, model)
         stages = _stages(stream, current.learner)
+        problem.check_order(stream, current.record["learned"])
         _check_learned(stream, stages, current)
         todo = [s for s in stages if s.name not in current.learned]
         _check_not_forgotten(stream, todo, current)
         current.record["stream"] = str(stream.source.resolve()) if stream.source else ""
+        if stream.stages[0].classes:
+            current.record["first_classes"] = [BACKGROUND, *stream.stages[0].classes]
         for position, stage in enumerate(todo):
             began = time.perf_counter()
             if torch.cuda.is_available():
@@ -66,13 +77,13 @@ def run_stages(
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
             )
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
-            score_stage(current, stream, stage, columns, last=position + 1 == len(todo))
+            rows_of(current).add(current, stream, stage, columns, last=position + 1 == len(todo))
             scored_in = time.perf_counter() - began - learned_in
             _save(current, stage, fingerprint, figures, learned_in, scored_in)
             yield current
 
 
-def _open(config: RunConfig, out: Path, base: Promptable) -> Run:
+def _open(config: RunConfig, out: Path, base: Any) -> Run:
     """A new run, or the one in the folder if it is the same run."""
     if not (out / "run.json").exists():
         check_free(out)
@@ -83,7 +94,7 @@ def _open(config: RunConfig, out: Path, base: Promptable) -> Run:
             "base": {"name": base.name, "fingerprint": base.fingerprint},
             "learned": [],
         }
-        results = Results({name: m.lower_is_better for name, m in METRICS.items()})
+        results = Results(problem_of(config.method).lower_is_better)
         return Run(out, config, learner, base, results, record)
     found = load(out, base=base)
     ours, theirs = (configuration.plain(c, machine=False) for c in (config, found.config))
@@ -166,35 +177,6 @@ def _scratch(current: Run, stage: Stage, fingerprint: str) -> StageScratch:
     return StageScratch(folder)
 
 
-def score_stage(current: Run, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool) -> None:
-    """Add this stage's row; with the last stage also the unseen domains, the untouched base and the
-    oracle."""
-    learner, how = current.learner, current.config.score
-    at_once = isinstance(learner, LearnsAllAtOnce)
-    if at_once:
-        columns = stream.stages
-    tested = [c for c in columns if len(c.test)] + (list(stream.unseen) if last else [])
-    rows = [s for column in tested for s in score(learner.predict, column.test, column.name, how)]
-    learned = [c.name for c in columns] if at_once else [stage.name]
-    background = [c.name for c in columns if c.background and c.name in learned]
-    current.results = current.results.with_stage(stage.name, rows, learned=learned, background=background)
-    if not last:
-        return
-    if current.config.baseline:
-        plain = build("zero-shot", current.base, configure("zero-shot"), current.config.seed)
-        known = {score.column for score in current.results.scores.get(BASE, ())}
-        new = [c for c in tested if c.name not in known]
-        untouched = [s for column in new for s in score(plain.predict, column.test, column.name, how)]
-        current.results = current.results.with_baseline(untouched)
-    if isinstance(learner, PredictsAs):
-        current.record["oracle"] = {}
-        for column in [c for c in tested if c in stream.stages and not c.background]:
-            told = score(partial(learner.predict_as, stage_name=column.name), column.test, column.name, how)
-            current.record["oracle"][column.name] = {
-                m: sum(s.values[m] for s in told) / len(told) for m in METRICS
-            }
-
-
 def _save(
     current: Run,
     stage: Stage,
@@ -211,6 +193,8 @@ def _save(
         "images": len(stage.train),
         "figures": {k: v for k, v in figures.items() if k != "seconds"},
     }
+    if stage.classes:
+        entry["classes"] = list(stage.classes)
     current.record["learned"] = [*current.record["learned"], entry]
     event = {
         "stage": stage.name,

@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from everseg import config as configuration
+from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.distributed import wait, world
 from everseg.errors import UserError
 from everseg.files import load_state, read_json, save_state, sha256_file, state_bytes, write_json
 from everseg.methods import build, find
-from everseg.models.bases import load_base
-from everseg.models.promptable import Precision, Promptable, resolved
+from everseg.models.promptable import Precision, resolved
+from everseg.problems import problem_of
 from everseg.results import Results, Summary, routing
-from everseg.scoring import ScoreConfig
-from everseg.types import Contributes, Learner, PromptPrediction, Prompts, Query, State
+from everseg.types import Contributes, ImageQuery, Learner, Prompts, Query, State
 
 FORMAT = 1
 OWN = (".lock", "work", "domains", "events.jsonl", "state-*.safetensors", "results-*.json", ".*.partial")
@@ -46,7 +46,8 @@ class RunConfig:
     """What a run is made of; it cannot change while the run grows.
 
     method, settings: the method's name and its resolved configuration. base: the base model's name, or where
-    it lies on this machine; which one it is, the run knows by its weights.
+    it lies on this machine; which one it is, the run knows by its weights. score: how it is scored. Both are
+    by default what goes with what the method learns.
     evaluate: after each stage score the domains so far and the "next" one, as the paper does, or "all". After
     the last stage of a call the unseen domains are scored too. baseline: also score the untouched base, once
     for each domain. precision: what the base computes in. archive: keep what each domain
@@ -55,14 +56,22 @@ class RunConfig:
 
     method: str
     settings: Any
-    base: str = field(default="tiny", metadata=configuration.MACHINE)
+    base: str = field(default="", metadata=configuration.MACHINE)
     preset: str = "paper"
     seed: int = 0
-    score: ScoreConfig = field(default_factory=ScoreConfig)
+    score: Any = None
     evaluate: Evaluate = "next"
     baseline: bool = True
     precision: Precision = "auto"
     archive: bool = field(default=True, metadata=configuration.MACHINE)
+
+    def __post_init__(self) -> None:
+        problem = problem_of(self.method)
+        object.__setattr__(self, "base", self.base or problem.base)
+        object.__setattr__(self, "score", self.score or problem.Score())
+        assert isinstance(self.score, problem.Score), (
+            f"{problem.name} are scored by a {problem.Score.__name__}"
+        )
 
 
 @dataclass
@@ -72,7 +81,7 @@ class Run:
     folder: Path
     config: RunConfig
     learner: Learner
-    base: Promptable
+    base: Any
     results: Results
     record: dict[str, Any]
 
@@ -81,8 +90,25 @@ class Run:
         """Names of the stages learned, in order."""
         return [s["name"] for s in self.record["learned"]]
 
-    def predict(self, images: Sequence[Tensor], prompts: Sequence[Prompts]) -> list[PromptPrediction]:
-        """One prediction for each image (3, H, W) uint8 with its `Prompts`."""
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the channels that a run of classes has learned, the background first; only that for
+        domains."""
+        return (BACKGROUND, *(c for s in self.record["learned"] for c in s.get("classes", ())))
+
+    def predict(self, images: Sequence[Tensor], prompts: Sequence[Prompts] | None = None) -> list[Any]:
+        """One prediction for each image (3, H, W) uint8: a `PromptPrediction` with its `Prompts`; in a run of
+        classes, without any, the channel of each pixel (H, W) uint8.
+
+        Raises:
+            UserError: prompts are missing, or there are none to give.
+        """
+        prompted = problem_of(self.config.method).name == "domains"
+        if prompted != (prompts is not None):
+            need = "needs the prompts of each image" if prompted else "gives every pixel a class; no prompts"
+            raise UserError(f"method {self.config.method!r} {need}")
+        if prompts is None:
+            return self.learner.predict([ImageQuery(i) for i in images])
         return self.learner.predict([Query(i, p) for i, p in zip(images, prompts, strict=True)])
 
     def summary(self) -> Summary:
@@ -107,6 +133,8 @@ class Run:
         archive = [archived(self.folder, s["name"]) for s in stages if s.get("contribution")]
         if archive:
             summary["archived_bytes"] = sum(path.stat().st_size for path in archive if path.is_file())
+        if "first_classes" in self.record:
+            summary["first_classes"] = list(self.record["first_classes"])
         if self.record.get("oracle"):
             told = list(self.record["oracle"].values())
             summary["oracle"] = {m: sum(v[m] for v in told) / len(told) for m in told[0]}
@@ -148,14 +176,14 @@ class StageScratch:
         save_state(self.folder / f"{name}.safetensors", state)
 
 
-def base_of(config: RunConfig, base: Promptable | str | None = None) -> Promptable:
+def base_of(config: RunConfig, base: Any = None) -> Any:
     """The base of a run: loaded from its own place or from the one named, or the one at hand.
 
     Raises:
         UserError: it cannot be loaded, or the one at hand computes in another precision than the run.
     """
     if base is None or isinstance(base, str):
-        return load_base(base or config.base, device=world().device, precision=config.precision)
+        return problem_of(config.method).load_base(base or config.base, world().device, config.precision)
     ours, theirs = (resolved(p, base.device) for p in (config.precision, base.precision))
     if ours != theirs:
         raise UserError(f"the run computes in {ours} and its base in {theirs}; give both one precision")
@@ -163,7 +191,7 @@ def base_of(config: RunConfig, base: Promptable | str | None = None) -> Promptab
     return base
 
 
-def load(folder: Path | str, base: Promptable | str | None = None) -> Run:
+def load(folder: Path | str, base: Any = None) -> Run:
     """Read a run folder back, ready to predict. `base`: the base model, or where it lies now.
 
     Raises:
@@ -176,7 +204,7 @@ def load(folder: Path | str, base: Promptable | str | None = None) -> Run:
     values = record["config"]
     kind = find(values["method"]).Config
     settings = configuration.restore(kind, values["settings"], f"{folder}/run.json")
-    config = configuration.restore(RunConfig, {**values, "settings": settings}, f"{folder}/run.json")
+    config = read_config({**values, "settings": settings}, f"{folder}/run.json")
     model = base_of(config, base)
     if model.fingerprint != record["base"]["fingerprint"]:
         raise UserError(
@@ -195,6 +223,17 @@ def load(folder: Path | str, base: Promptable | str | None = None) -> Run:
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{state} is not the state of this run ({error}); restore it from a copy") from error
     return Run(folder, config, learner, model, Results.from_json(read_json(results)), record)
+
+
+def read_config(values: dict[str, Any], where: str) -> RunConfig:
+    """The configuration that run.json has, with settings that were restored already.
+
+    Raises:
+        UserError: the values do not fit.
+    """
+    kind = problem_of(values["method"]).Score
+    score = configuration.restore(kind, values.get("score", {}), where)
+    return configuration.restore(RunConfig, {**values, "score": score}, where)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

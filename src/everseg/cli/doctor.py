@@ -14,6 +14,7 @@ from everseg.doctor import examine, lines
 from everseg.errors import UserError
 from everseg.methods import METHODS, configure
 from everseg.models.promptable import Precision
+from everseg.problems import only_domains, problem_of
 from everseg.runfolder import RunConfig
 from everseg.scoring import ScoreConfig
 
@@ -38,6 +39,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at the machine and the base, measure for a minute or so, and say what a run would take."""
+    if problem_of(method).name != "domains":
+        raise UserError(f"doctor forecasts methods that learn domains, and {method!r} learns classes")
     scores = ScoreConfig.presets()
     config = RunConfig(
         method,
@@ -47,7 +50,8 @@ def doctor(
         score=scores.get(preset, ScoreConfig()),
         precision=precision,
     )
-    found = examine(config, None if stream is None else Stream.from_yaml(stream).of_domains)
+    opened = None if stream is None else only_domains(Stream.from_yaml(stream), "doctor forecasts domains")
+    found = examine(config, opened)
     if as_json:
         print(json.dumps(found.to_json()))
     else:

@@ -17,6 +17,7 @@ from everseg.forget import reweigh as reweigh_stage
 from everseg.join import merge_runs
 from everseg.merge import RULES
 from everseg.models.bases import from_anywhere
+from everseg.problems import only_domains
 from everseg.progress import console as remarks
 from everseg.results import compare_table, table
 from everseg.runfolder import load, stream_of
@@ -67,7 +68,7 @@ def merge(
         weighting=weighting,
         weights=dict(map(_weight, weight or [])),
         settings=settings or [],
-        stream=None if stream is None else Stream.from_yaml(stream).of_domains,
+        stream=None if stream is None else only_domains(Stream.from_yaml(stream), "only domains merge"),
     )
     merged = {e["name"]: e["figures"] for e in run.record["learned"]}
     if as_json:

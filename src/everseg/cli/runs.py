@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from everseg.classinference import predict_class_files
 from everseg.cli.shared import (
     AsJson,
     BaseHere,
     RunFolder,
+    ScoreSettings,
     StreamFile,
     Workers,
     app,
@@ -21,7 +22,7 @@ from everseg.cli.shared import (
     out_console,
     own_stream,
 )
-from everseg.config import everywhere
+from everseg.config import everywhere, override
 from everseg.demo import demo as run_demo
 from everseg.distributed import world
 from everseg.errors import UserError
@@ -29,22 +30,22 @@ from everseg.inference import predict_files, prompts_of
 from everseg.methods import METHODS, configure
 from everseg.models.bases import from_anywhere
 from everseg.models.promptable import Precision
+from everseg.problems import check_fits, problem_of
 from everseg.progress import console as remarks
 from everseg.report.collect import collect
 from everseg.report.page import write_report
 from everseg.results import (
-    Results,
     average,
     compare_table,
     forgetting,
     forward_transfer,
+    number,
     table,
     unseen_average,
 )
+from everseg.rows import rows_of
 from everseg.run import run_stages
 from everseg.runfolder import Evaluate, Run, RunConfig, load
-from everseg.scoring import ScoreConfig, score
-from everseg.types import PredictsAs
 
 
 @app.command()
@@ -52,9 +53,14 @@ def learn(
     stream: StreamFile,
     out: Annotated[Path, typer.Option(help="run folder; the same command again goes on with it")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class")] = "samcl",
-    base: Annotated[str, typer.Option(help="tiny (embedded), a checkpoint, a folder, or a hub id")] = "tiny",
+    base: Annotated[
+        str,
+        typer.Option(
+            help="a checkpoint, a folder, or a hub id; default: tiny (embedded), for classes mobilenet"
+        ),
+    ] = "",
     preset: Annotated[
-        str, typer.Option(help="paper, or reference: the published code's quirks; regcl has more")
+        str, typer.Option(help="paper, or reference: the published code's quirks; some methods have more")
     ] = "paper",
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     settings: Annotated[
@@ -72,18 +78,19 @@ def learn(
     archive: Annotated[
         bool, typer.Option(help="keep what each domain brings, to merge it elsewhere or forget it")
     ] = True,
+    scoring: ScoreSettings = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Learn the stages of STREAM that the run has not learned yet, and score after each."""
-    scores = ScoreConfig.presets()
+    kind = problem_of(method).Score
     config = RunConfig(
         method,
         configure(method, preset, settings or []),
-        from_anywhere(base),
+        from_anywhere(base) if base else "",
         preset,
         seed,
-        scores.get(preset, ScoreConfig()),
+        override(kind.presets().get(preset, kind()), scoring or []),
         evaluate,
         baseline,
         precision,
@@ -114,33 +121,20 @@ def evaluate(
         bool, typer.Option(help="tell the learner each domain (methods with modules only)")
     ] = False,
     base: BaseHere = None,
+    scoring: ScoreSettings = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score a run as it stands on every test image of a stream."""
     current = load(run, base)
-    how = everywhere(current.config.score, "workers", workers)
+    how = override(everywhere(current.config.score, "workers", workers), scoring or [])
     opened = open_stream(stream, run) if stream is not None else own_stream(current)
-    learner = current.learner
-    if oracle and not isinstance(learner, PredictsAs):
-        raise UserError(
-            f"method {current.config.method!r} keeps no module for each domain; leave --oracle out"
-        )
-    results = Results(current.results.lower_is_better)
-    rows = []
-    tested = [s for s in [*opened.stages, *opened.unseen] if len(s.test)]
-    for stage in tested:
-        predict = learner.predict
-        if isinstance(learner, PredictsAs) and oracle:
-            predict = partial(learner.predict_as, stage_name=stage.name)
-        rows += score(predict, stage.test, stage.name, how)
-    learned = [s.name for s in tested if s.name in current.results.learned_at]
-    background = [s.name for s in tested if s.background and s.name in learned]
-    results = results.with_stage("now", rows, learned=learned, background=background)
+    check_fits(opened, current.config.method)
+    results = rows_of(current).now(current, opened, how, oracle=oracle)
     if not world().main:
         return
     if as_json:
-        means = {c: {m: results.cells[(0, c)][m] for m in results.lower_is_better} for c in results.columns}
+        means = {c: results.cells[(0, c)] for c in results.columns if (0, c) in results.cells}
         print(json.dumps(means))
         return
     for metric in results.lower_is_better:
@@ -150,7 +144,7 @@ def evaluate(
 @app.command()
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="image files; all get the same prompts")],
+    images: Annotated[list[Path], typer.Argument(help="image files; all get the same prompts, if any")],
     out: Annotated[Path, typer.Option(help="folder for masks, overlays and JSON")],
     point: Annotated[
         list[str] | None, typer.Option(metavar="X,Y", help="a click on the object, in pixels")
@@ -165,12 +159,19 @@ def predict(
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment images with clicks or boxes: a mask, an overlay and a JSON file for each."""
-    prompts = prompts_of(point or [], negative or [], box or [])
+    """Segment images with clicks or boxes, or, in a run of classes, without: a mask or a class map, an
+    overlay and a JSON file for each."""
     for path in images:
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-    written = predict_files(load(run, base), images, prompts, out, stage)
+    current = load(run, base)
+    if len(current.classes) > 1:
+        if point or negative or box or stage:
+            raise UserError(f"{run} gives every pixel a class; leave clicks, boxes and --stage out")
+        _predict_classes(current, images, out, as_json)
+        return
+    prompts = prompts_of(point or [], negative or [], box or [])
+    written = predict_files(current, images, prompts, out, stage)
     if as_json:
         print(json.dumps([w.record for w in written]))
         return
@@ -179,6 +180,16 @@ def predict(
         chosen = "" if module is None else f" with module {module} ({w.record['probability']:.2f})"
         for mask, path in zip(w.record["masks"], w.masks, strict=True):
             print(f"{w.image}: {mask['pixels']} pixels{chosen} -> {path}")
+
+
+def _predict_classes(current: Run, images: list[Path], out: Path, as_json: bool) -> None:
+    written = predict_class_files(current, images, out)
+    if as_json:
+        print(json.dumps([w.record for w in written]))
+        return
+    for w in written:
+        seen = [f"{c['name']} {c['pixels']}" for c in w.record["classes"][1:] if c["pixels"]]
+        print(f"{w.image}: {', '.join(seen) or 'background alone'} -> {w.classes}")
 
 
 @app.command()
@@ -190,8 +201,9 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: result matrix, forgetting, routing, storage, examples."""
     current = load(run, base)
-    # A run that was imported may have no stream, and then no examples.
-    opened = own_stream(current) if examples and current.record.get("stream") else None
+    # A run that was imported may have no stream, and then no examples; nor has one of classes.
+    shown = examples and current.record.get("stream") and len(current.classes) == 1
+    opened = own_stream(current) if shown else None
     path = write_report(collect(current, opened, max(1, examples)), out or run / "report.html")
     print(path)
 
@@ -239,10 +251,16 @@ def _figures(current: Run) -> dict[str, Any]:
         }
         scores[metric] = {k: None if math.isnan(v) else v for k, v in numbers.items()}
     summary = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in current.summary().items()}
-    return {"learned": current.learned, "scores": scores, **summary}
+    means = {k: None if math.isnan(v) else v for k, v in rows_of(current).means(current).items()}
+    further = {"means": means} if means else {}
+    return {"learned": current.learned, "scores": scores, **further, **summary}
 
 
 def _print_summary(current: Run) -> None:
     out_console.print(compare_table([(current.folder.name, current.results, current.summary())]))
     if "oracle" in current.summary():
         print(f"told every domain (oracle): AA {current.summary()['oracle']['iou']:.3f}")
+    means = rows_of(current).means(current)
+    if means:
+        said = [f"{name.replace('_', ' ')} {number(value)}" for name, value in means.items()]
+        print(f"mean IoU of classes: {', '.join(said)}")

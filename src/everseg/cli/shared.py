@@ -32,12 +32,16 @@ BaseHere = Annotated[
     str | None,
     typer.Option("--base", help="where the run's base lies now; default: where it lay then"),
 ]
+ScoreSettings = Annotated[
+    list[str] | None,
+    typer.Option("--score", metavar="KEY=VALUE", help="change how it is scored, as size=original"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 
 def open_stream(path: Path, run: Path) -> Stream:
     """A stream file, in which the data of stages that `run` has learned may be gone."""
-    return Stream.from_yaml(path, learned_stages(run)).of_domains
+    return Stream.from_yaml(path, learned_stages(run))
 
 
 def own_stream(current: Run) -> Stream:

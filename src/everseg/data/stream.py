@@ -76,20 +76,6 @@ class Stream:
                     f"{where}stage {stage.name!r} has index {stage.index}, not {index}; count on into unseen"
                 )
 
-    @property
-    def of_domains(self) -> Stream:
-        """This stream, for methods that learn domains.
-
-        Raises:
-            UserError: its stages bring classes.
-        """
-        if any(stage.classes for stage in self.stages):
-            raise UserError(
-                f"{self.source or 'the stream'} brings classes, and the methods there are learn domains with "
-                "clicks or boxes; everseg data check reads it"
-            )
-        return self
-
     @staticmethod
     def from_yaml(path: str | Path, learned: Sequence[str] = ()) -> Stream:
         """Read a stream file and open its readers; nothing is decoded yet.

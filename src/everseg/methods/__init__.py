@@ -1,5 +1,5 @@
 """Methods by name. Adding one: a file here and a line in `METHODS`; or no line, with an import path as the
-name."""
+name. What a method learns, domains or classes, its class says (`learns`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from everseg.config import override, restore
 from everseg.errors import UserError, unknown
-from everseg.models.promptable import Promptable
 from everseg.types import Learner
 
 METHODS = {
@@ -21,6 +20,16 @@ METHODS = {
     "regcl": "everseg.methods.regcl:RegCL",
     "merged": "everseg.methods.merged:MergedLoRA",
     "joint": "everseg.methods.finetune:Joint",
+    "fine-tuning": "everseg.methods.fine_tuning:FineTuning",
+    "joint-classes": "everseg.methods.fine_tuning:JointClasses",
+    "eir": "everseg.methods.eir:EIR",
+    "dkd": "everseg.methods.dkd:DKD",
+    "ssul": "everseg.methods.ssul:SSUL",
+    "plop": "everseg.methods.plop:PLOP",
+    "mib": "everseg.methods.mib:MiB",
+    "ilt": "everseg.methods.ilt:ILT",
+    "lwf": "everseg.methods.lwf:LwF",
+    "dft": "everseg.methods.dft:DFT",
 }
 
 
@@ -53,8 +62,9 @@ def configure(name: str, preset: str = "paper", assignments: Sequence[str] = ())
     return override(presets[preset], assignments)
 
 
-def build(name: str, base: Promptable, config: Any, seed: int) -> Learner:
-    """A fresh learner. `config` is the method's dataclass, or the plain values that a run kept of it."""
+def build(name: str, base: Any, config: Any, seed: int) -> Learner:
+    """A fresh learner on a base that suits what it learns. `config` is the method's dataclass, or the plain
+    values that a run kept of it."""
     method = find(name)
     if not dataclasses.is_dataclass(config):
         config = restore(method.Config, config, f"the run's settings of {name}")

@@ -17,6 +17,7 @@ from everseg.models.original import TWIN
 from everseg.models.promptable import Precision
 from everseg.models.sam import Sam
 from everseg.models.sam2 import Sam2
+from everseg.models.semantic_base import MOBILENET
 from everseg.models.tiny import build_tiny_sam
 
 TINY = "tiny"
@@ -50,7 +51,7 @@ def load_base(
 
 def from_anywhere(name: str) -> str:
     """A base's name as a run keeps it, which is read from anywhere later: a path becomes absolute."""
-    return name if name == TINY or not Path(name).exists() else str(Path(name).resolve())
+    return name if name in (TINY, MOBILENET) or not Path(name).exists() else str(Path(name).resolve())
 
 
 def _model(name: str) -> SamModel | Sam2Model:

@@ -25,6 +25,7 @@ from everseg.errors import UserError
 from everseg.models.backbones import Backbone
 from everseg.models.deeplab import DeepLabHead
 from everseg.models.encoders import load_backbone
+from everseg.models.promptable import Precision, resolved
 from everseg.seed import fold
 
 Init = Literal["auxiliary", "fresh", "background"]
@@ -63,15 +64,18 @@ class Segmenter(nn.Module):
 
     detached: channel 0 reads the features without a gradient, so that no loss on it reaches the head or the
     backbone. Methods with a softmax, whose channel 0 is a real background, want False.
+    precision: what it computes in; its weights, and logits at full size, are float32.
 
     58,630,997 parameters with ResNet-101 and 20 classes. Source: EIR's and DKD's segmenter (specified by
     their code); MiB and PLOP have in-place ABN and a head without the last 3x3.
     """
 
-    def __init__(self, backbone: Backbone, *, detached: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, *, detached: bool = True, precision: Precision = "fp32", seed: int = 0
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.detached = detached
+        self.detached, self.precision = detached, precision
         self.norm_frozen = self.frozen = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
@@ -90,7 +94,11 @@ class Segmenter(nn.Module):
         return self.mean.device
 
     def __call__(self, pixels_B3HW: Tensor) -> Output:
-        return super().__call__(pixels_B3HW)
+        kind = resolved(self.precision, self.device)
+        if kind == "fp32":
+            return super().__call__(pixels_B3HW)
+        with torch.autocast(self.device.type, torch.bfloat16 if kind == "bf16" else torch.float16):
+            return super().__call__(pixels_B3HW)
 
     def pixels(self, images_B3HW: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8 or 0..255, normalised as the backbone was trained, on its device."""

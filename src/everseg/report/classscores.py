@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from everseg.metrics import METRICS
 from everseg.report.figures import colour_range, label, plot_curves, svg
@@ -33,7 +34,7 @@ def class_panel(results: Results, summary: Summary, metric: str, index: int) -> 
         key_numbers(matrix, summary)
         + section(
             "Old and new classes after each step",
-            means_table(matrix),
+            means_table(matrix, summary.get("first_classes")),
             f"Mean {label(metric)} over classes; each class's is taken over all pixels of the test set.",
         )
         + section(
@@ -68,8 +69,9 @@ def step_means(results: Results, metric: str) -> Results:
 
 def key_numbers(matrix: ResultMatrix, summary: Summary) -> str:
     """The figures that papers compare, each with one plain sentence."""
-    means, steps = class_means(matrix), len(matrix.stages)
-    old = int((matrix.learned_at[matrix.tasks()] == 0).sum())
+    named = summary.get("first_classes")
+    means, steps = class_means(matrix, old=named), len(matrix.stages)
+    old = int((matrix.learned_at[matrix.tasks()] == 0).sum()) if named is None else len(named)
     new = len(matrix.tasks()) - old
     found = [
         ("All", "mIoU", means.all, f"Mean over the background and all {old + new - 1} classes."),
@@ -92,10 +94,11 @@ def key_numbers(matrix: ResultMatrix, summary: Summary) -> str:
     return f'<dl class="cards">{"".join(cards)}</dl>\n'
 
 
-def means_table(matrix: ResultMatrix) -> str:
-    """A row for each step, a column for each mean; last the average over the steps."""
+def means_table(matrix: ResultMatrix, old: Sequence[str] | None = None) -> str:
+    """A row for each step, a column for each mean; last the average over the steps. old: as in
+    `class_means`."""
     rows = []
-    found = [class_means(matrix, row) for row in range(len(matrix.stages))]
+    found = [class_means(matrix, row, old) for row in range(len(matrix.stages))]
     ends = colour_range(getattr(means, kind) for means in found for kind in MEANS)
     for stage, means in zip(matrix.stages, found, strict=True):
         cells = [

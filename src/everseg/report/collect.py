@@ -28,8 +28,8 @@ def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
     if of_classes(run.results):
         stages = [] if stream is None else stream.stages
         known = [stage for stage in stages if set(stage.classes) <= set(run.results.learned_at)]
-        size = getattr(run.config.score, "size", 512)  # Shown as it was scored.
-        shown = class_examples(run.learner.predict, known, count, size)
+        # Shown at the size that it was scored at.
+        shown = class_examples(run.learner.predict, known, count, run.config.score.size)
         return ReportData(run.folder.name, plain_values(run.config), run.results, run.summary(), (), shown)
     examples = [] if stream is None else _examples(run, [*stream.stages, *stream.unseen], count)
     return ReportData(run.folder.name, plain_values(run.config), run.results, run.summary(), examples)

@@ -22,7 +22,7 @@ from everseg.results.matrix import (
 from everseg.results.routes import Routing, routing
 from everseg.results.store import BASE, ImageScore, Results
 from everseg.results.summary import Summary, bytes_text, stored_bytes
-from everseg.results.tables import as_text, compare_table, table
+from everseg.results.tables import as_text, compare_table, number, table
 
 __all__ = [
     "BASE",
@@ -45,6 +45,7 @@ __all__ = [
     "forward_transfer",
     "headline",
     "intervals",
+    "number",
     "of_classes",
     "paired_difference",
     "routing",

@@ -8,8 +8,10 @@ stream.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from everseg.results.matrix import ResultMatrix, average
 from everseg.results.store import Results
@@ -32,8 +34,11 @@ class ClassMeans:
     harmonic: float
 
 
-def class_means(matrix: ResultMatrix, row: int = -1) -> ClassMeans:
+def class_means(matrix: ResultMatrix, row: int = -1, old: Collection[str] | None = None) -> ClassMeans:
     """Old, new, all and their harmonic mean, scored after `row`.
+
+    old: names of the columns that count as old, where that is not what the first stage taught: a learner of
+    all at once is held against those that learned in steps.
 
     Source: MiB (Cermelli et al. 2020) for old, new and all; DKD for the harmonic mean. EIR's published
     evaluation counts the background among the old classes, as here.
@@ -42,9 +47,13 @@ def class_means(matrix: ResultMatrix, row: int = -1) -> ClassMeans:
         return ClassMeans(math.nan, math.nan, math.nan, math.nan)
     seen = matrix.tasks(row)
     scores, first = matrix.values[matrix.row(row), seen], matrix.learned_at[seen] == 0
-    old, new = (float(part.mean()) if len(part) else math.nan for part in (scores[first], scores[~first]))
-    harmonic = 2 * old * new / (old + new) if old + new else old + new
-    return ClassMeans(old, new, average(matrix, row), harmonic)
+    if old is not None:
+        first = np.array([matrix.columns[column] in old for column in seen], dtype=np.bool_)
+    before, after = (
+        float(part.mean()) if len(part) else math.nan for part in (scores[first], scores[~first])
+    )
+    harmonic = 2 * before * after / (before + after) if before + after else before + after
+    return ClassMeans(before, after, average(matrix, row), harmonic)
 
 
 def average_over_steps(matrix: ResultMatrix) -> float:

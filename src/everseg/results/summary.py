@@ -17,6 +17,7 @@ class Summary(TypedDict, total=False):
     merges: after each stage of a method that merges in closed form, the largest "condition" number of the
     layers solved, their "objective" as a share of the plain mean's, and for how many layers the mean would
     have been better ("worse_than_mean").
+    first_classes: of a run of classes, those of the stream's first step and the background.
     archived_bytes: what each domain brought, kept for merging elsewhere and for forgetting, in all.
     """
 
@@ -33,6 +34,7 @@ class Summary(TypedDict, total=False):
     oracle: dict[str, float]
     merges: dict[str, dict[str, float]]
     archived_bytes: int
+    first_classes: list[str]
 
 
 def stored_bytes(summary: Summary) -> int | None:
