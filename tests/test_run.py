@@ -90,7 +90,7 @@ def test_the_folder_holds_what_it_says(whole: Path) -> None:
     assert set(record["oracle"]) == {"lesions", "cracks"}
     assert learned_stages(whole) == ("lesions", "cracks")
     assert learned_stages(whole / "nowhere") == ()
-    assert set(load_state(whole / record["state"])) == {"modules", "buffer", "selector"}
+    assert set(load_state(whole / record["state"])) == {"modules", "buffer", "counts", "selector"}
 
 
 def test_the_results_have_a_row_for_each_stage_and_one_for_the_base(whole: Path, micro: Any) -> None:

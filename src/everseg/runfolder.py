@@ -114,13 +114,14 @@ class Run:
     def summary(self) -> Summary:
         """Bytes, parameters, seconds and memory, as measured."""
         stages = self.record["learned"]
+        kinds = {kind: state_bytes(value) for kind, value in self.learner.state_dict().items()}
         summary = Summary(
             method=self.config.method,
             base=self.base.name,
             base_hash=self.base.fingerprint,
             preset=self.config.preset,
             seed=self.config.seed,
-            stored_bytes={kind: state_bytes(value) for kind, value in self.learner.state_dict().items()},
+            stored_bytes={kind: size for kind, size in kinds.items() if size},
             trainable_parameters=int(
                 max([s["figures"].get("trainable_parameters", 0) for s in stages], default=0)
             ),

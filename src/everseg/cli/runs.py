@@ -201,9 +201,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: result matrix, forgetting, routing, storage, examples."""
     current = load(run, base)
-    # A run that was imported may have no stream, and then no examples; nor has one of classes.
-    shown = examples and current.record.get("stream") and len(current.classes) == 1
-    opened = own_stream(current) if shown else None
+    # A run that was imported may have no stream, and then no examples.
+    opened = own_stream(current) if examples and current.record.get("stream") else None
     path = write_report(collect(current, opened, max(1, examples)), out or run / "report.html")
     print(path)
 
