@@ -13,8 +13,8 @@ from everseg.config import differences, override, plain, restore
 from everseg.errors import UserError
 from everseg.fit import FitConfig
 from everseg.methods import METHODS, build, configure, find
-from everseg.runfolder import RunConfig
-from everseg.scoring import ScoreConfig
+from everseg.problems import problem_of
+from everseg.runfolder import RunConfig, read_config
 
 PRESETS = [(name, preset) for name in METHODS for preset in find(name).Config.presets()]
 
@@ -114,20 +114,13 @@ def test_numbers_that_cannot_be_trained_with_are_refused(assignment: str) -> Non
 
 @pytest.mark.parametrize(("method", "preset"), PRESETS)
 def test_settings_survive_the_way_through_a_file(method: str, preset: str) -> None:
-    config = RunConfig(
-        method,
-        configure(method, preset),
-        "tiny",
-        preset,
-        7,
-        ScoreConfig.presets().get(preset, ScoreConfig()),
-        "all",
-        False,
-    )
+    kind = problem_of(method).Score
+    scored = kind.presets().get(preset, kind())
+    config = RunConfig(method, configure(method, preset), "here", preset, 7, scored, "all", False)
     kept = json.loads(json.dumps(plain(config)))
     settings = restore(find(method).Config, kept["settings"], "here")
     assert settings == config.settings
-    assert restore(RunConfig, {**kept, "settings": settings}, "here") == config
+    assert read_config({**kept, "settings": settings}, "here") == config
     assert differences(plain(config), kept) == []
 
 
