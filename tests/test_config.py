@@ -132,7 +132,7 @@ def test_every_setting_of_every_method_can_be_assigned_its_own_value(method: str
         out = []
         for f in dataclasses.fields(value):
             part, name = getattr(value, f.name), f"{prefix}{f.name}"
-            out += leaves(part, name + ".") if dataclasses.is_dataclass(part) else [f"{name}={part!r}"]
+            out += leaves(part, name + ".") if dataclasses.is_dataclass(part) else [f"{name}={plain(part)!r}"]
         return out
 
     assignments = [a.replace("True", "true").replace("False", "false") for a in leaves(config, "")]

@@ -36,7 +36,7 @@ from everseg.files import state_bytes
 from everseg.methods import build, find
 from everseg.models.bases import load_base
 from everseg.models.promptable import Features, Promptable, resolved
-from everseg.runfolder import RunConfig
+from everseg.runfolder import RunConfig, read_config
 from everseg.scoring import BATCH, score
 from everseg.seed import torch_generator
 from everseg.selector import ModuleSelector, SelectorConfig, train_selector
@@ -176,7 +176,7 @@ def answer() -> None:
     given = json.loads(sys.stdin.read())
     values = given["config"]
     settings = configuration.restore(find(values["method"]).Config, values["settings"], "the probe")
-    config = configuration.restore(RunConfig, {**values, "settings": settings}, "the probe")
+    config = read_config({**values, "settings": settings}, "the probe")
     shapes = [Shape(**s) for s in given["shapes"]]
     out = sys.stdout
     with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
