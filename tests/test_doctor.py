@@ -25,7 +25,6 @@ from everseg.doctor.forecast import Domain, Forecast, Plan, advise, forecast
 from everseg.doctor.machine import Machine, host_memory, look
 from everseg.doctor.probe import Cost, Made, Probe, Shape, affordable, measure, tensor_bytes
 from everseg.errors import UserError
-from everseg.methods import METHODS
 
 MIB = 2**20
 GIB = 2**30
@@ -328,13 +327,15 @@ def test_bad_input_is_one_sentence(
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        *((name, []) for name in METHODS),
-        ("regcl", ["adapter=lora"]),
-        ("sequential", ["adapter=aug"]),
         ("samcl", ["cache.where=disk", "tune.fit.micro_batch=2"]),
+        ("independent", []),
+        ("sequential", ["adapter=aug"]),
+        ("regcl", ["adapter=lora"]),
+        ("merged", ["merger.rule=opcm"]),
+        ("zero-shot", []),
     ],
 )
-def test_every_method_has_a_forecast(
+def test_every_kind_of_method_has_a_forecast(
     method: str, settings: list[str], micro_folder: Path, tmp_path: Path
 ) -> None:
     stream = write_synthetic_stream(tmp_path / "data", ("lesions", "cracks"), train=4, test=2, size=64)

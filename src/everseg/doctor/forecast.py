@@ -292,7 +292,7 @@ def _stored(probe: Probe, config: RunConfig, plan: Plan) -> tuple[dict[str, int]
             total += image * images + (background - third - image if s.background else stage)
         stored[kind] = total
         a_domain += stage + image * (largest if cap is None else min(largest, cap))
-    return stored, a_domain
+    return {kind: size for kind, size in stored.items() if size}, a_domain
 
 
 # ---------------------------------------------------------------- does it fit
