@@ -85,7 +85,7 @@ class LayerSums:
 
     second: Tensor  # (D, D), sum w_k G_k
     cross: Tensor  # (O, D), sum w_k W_k G_k
-    cross_diagonal: Tensor  # (O, D), sum w_k W_k diag(G_k): what offdiag < 1 needs
+    cross_diagonal: Tensor  # (O, D), sum w_k W_k diag(G_k): what offdiag < 1 needs; else (0, D)
     energy: Tensor  # (), sum w_k tr(W_k G_k W_k^T): what the objective needs
 
 
@@ -111,8 +111,9 @@ class RegMeanSums:
     and 1e8 that is worse than averaging.
     """
 
-    def __init__(self, affine: bool = False) -> None:
-        self.affine = affine
+    def __init__(self, affine: bool = False, *, shrinkable: bool = True) -> None:
+        """shrinkable: keep what `solve` needs for an offdiag below 1, as much again as R."""
+        self.affine, self.shrinkable = affine, shrinkable
         self.means = RunningMean()
         self.layers: dict[str, LayerSums] = {}
 
@@ -144,7 +145,8 @@ class RegMeanSums:
                 out = weights[f"{layer}.weight"].shape[0]
                 wide = torch.zeros(out, len(moment), dtype=torch.float64)
                 zero = torch.zeros((), dtype=torch.float64)
-                self.layers[layer] = LayerSums(torch.zeros_like(moment), wide, wide.clone(), zero)
+                diagonal = torch.zeros_like(wide[: out if self.shrinkable else 0])
+                self.layers[layer] = LayerSums(torch.zeros_like(moment), wide, diagonal, zero)
         self._change(weights, checked, weight)
 
     def subtract(self, weights: Tensors, moments: Tensors, weight: float = 1.0) -> None:
@@ -161,7 +163,8 @@ class RegMeanSums:
             sums, wg_OD = self.layers[layer], w_OD @ g_DD
             sums.second += weight * g_DD
             sums.cross += weight * wg_OD
-            sums.cross_diagonal += weight * w_OD * g_DD.diagonal()
+            if self.shrinkable:
+                sums.cross_diagonal += weight * w_OD * g_DD.diagonal()
             sums.energy += weight * (wg_OD * w_OD).sum()
 
     def _is_affine(self, layer: str, weights: Tensors) -> bool:
@@ -196,6 +199,7 @@ class RegMeanSums:
 
         ridge, offdiag, centre: as in `RegMeanConfig`. One domain alone comes back bit by bit.
         """
+        assert self.shrinkable or offdiag == 1, "these sums were not kept to be shrunk"
         mean = self.means.mean()
         merged, reports = dict(mean), {}
         for layer, sums in self.layers.items():

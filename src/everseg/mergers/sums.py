@@ -24,7 +24,8 @@ class Sums(Roll):
         super().__init__(config)
         self.sums: Any = RunningMean()
         if config.rule.startswith("regmean"):
-            self.sums = RegMeanSums(config.regmean.affine)
+            r = config.regmean
+            self.sums = RegMeanSums(r.affine, shrinkable=r.offdiag < 1)
         elif config.rule == "fisher":
             self.sums = FisherSums(**config.settings)
 
