@@ -328,6 +328,8 @@ def test_bad_input_is_one_sentence(
     ("method", "settings"),
     [
         ("samcl", ["cache.where=disk", "tune.fit.micro_batch=2"]),
+        ("independent", []),
+        ("sequential", ["adapter=aug"]),
         ("regcl", ["adapter=lora"]),
         ("merged", ["merger.rule=opcm"]),
         ("zero-shot", []),
