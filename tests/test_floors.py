@@ -32,7 +32,7 @@ SHELVES = (
         "semantic_losses",
     ),
     ("1b", "aug cache fit linear lora selector"),
-    ("1c", "adapters classtune released tune"),
+    ("1c", "adapters classlearner classtune released tune"),
     ("1d", "contribution memory"),
     ("1e", "mergers"),
     # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.

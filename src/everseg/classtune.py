@@ -1,4 +1,4 @@
-"""Train a segmenter of classes for one step, and predict with it: what the learners of classes share.
+"""Train a segmenter of classes for one step.
 
 Shapes: B images; S the side of a training crop; H W the pixels of an image.
 """
@@ -6,7 +6,7 @@ Shapes: B images; S the side of a training crop; H W the pixels of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -19,14 +19,10 @@ from torch.utils.data import DataLoader
 from everseg.config import at_least
 from everseg.fit import FitConfig, fit, steps_of
 from everseg.models.promptable import resolved
-from everseg.models.semantic import Group, Init, Output, Rule, Segmenter, decide
-from everseg.models.semantic_base import SemanticBase
+from everseg.models.semantic import Group, Init, Output, Segmenter
 from everseg.seed import fold, torch_generator
 from everseg.semantic_losses import masked_mean, soft_bce, unbiased_ce
-from everseg.types import ImageQuery, Scratch, SemanticSample, Stage, State
-
-PREDICT_BATCH = 8
-"""Images of one size in one pass where no gradient is taken."""
+from everseg.types import Scratch, SemanticSample, Stage
 
 TRIALS = 10
 RATIO = (3 / 4, 4 / 3)
@@ -328,55 +324,3 @@ def batches(crops: Crops, config: FitConfig) -> Iterator[Batch]:
         num_workers=config.workers,
     )
     yield from loader
-
-
-# ---------------------------------------------------------------- a learner
-
-
-class ClassLearner:
-    """What every learner of classes is: a segmenter that grows. A method adds `learn`, and what else it
-    remembers.
-
-    rule: how a pixel's class is decided. detached: see `Segmenter`.
-    """
-
-    learns = "classes"
-    Config: Any
-    rule: Rule = "sigmoid"
-    detached = True
-
-    def __init__(self, base: SemanticBase, config: Any = None, *, seed: int = 0) -> None:
-        self.base, self.seed = base, seed
-        self.config = config or self.Config.presets()["paper"]
-        self.model = base.segmenter(detached=self.detached, seed=seed).eval()
-
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
-        raise NotImplementedError
-
-    def predict(self, queries: Sequence[ImageQuery]) -> list[Tensor]:
-        """The channel of each pixel, (H, W) uint8 on the CPU, for each image at its own size: 0 is the
-        background."""
-        found: dict[int, Tensor] = {}
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for i, query in enumerate(queries):
-            sizes.setdefault(tuple(query.image.shape[-2:]), []).append(i)
-        self.model.eval()
-        with torch.inference_mode():
-            for alike in sizes.values():
-                for start in range(0, len(alike), PREDICT_BATCH):
-                    part = alike[start : start + PREDICT_BATCH]
-                    pixels = self.model.pixels(torch.stack([queries[i].image for i in part]))
-                    said = self._decided(self.model(pixels)).to("cpu", torch.uint8)
-                    found.update(zip(part, said.clone().unbind(), strict=True))
-        return [found[i] for i in range(len(queries))]
-
-    def _decided(self, out: Output) -> Tensor:
-        if not self.model.counts:
-            return torch.zeros(len(out.logits), *out.size)
-        return decide(out.full(), self.rule)
-
-    def state_dict(self) -> State:
-        return {"segmenter": dict(self.model.state_dict())}
-
-    def load_state_dict(self, state: State) -> None:
-        self.model.load(state["segmenter"])

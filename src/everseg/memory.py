@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,10 @@ class KeptImage:
     label: int
     name: str
 
+    @property
+    def nbytes(self) -> int:
+        return len(self.picture) + len(self.labels)
+
     @cached_property
     def key(self) -> str:
         return hashlib.sha256(self.picture + self.labels).hexdigest()
@@ -47,14 +52,20 @@ class KeptImage:
 
 
 class ImageMemory:
-    """At most `count` images, shared evenly among the classes seen; rows of training as `Memory` has them."""
+    """At most `count` images and `max_bytes` bytes (0: no limit), shared evenly among the classes seen; rows
+    of training as `Memory` has them."""
 
-    def __init__(self, count: int, config: ClassTuneConfig) -> None:
-        self.count, self.config = count, config
+    def __init__(self, count: int, config: ClassTuneConfig, max_bytes: int = 0) -> None:
+        self.count, self.config, self.max_bytes = count, config, max_bytes
         self.items: list[KeptImage] = []
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures and labels."""
+        return sum(item.nbytes for item in self.items)
 
     def draw(self, index: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
         """One image, cropped and mirrored as a step's own."""
@@ -76,14 +87,18 @@ class ImageMemory:
             groups[label] = [(label, int(i)) for i in np.flatnonzero(present[:, label])]
         kept: list[KeptImage] = []
         taken: set[int] = set()
+        room = self.max_bytes or math.inf
         for candidate in balanced(groups, numpy_generator(seed, "memory", step)):
-            if len(kept) >= self.count:
+            if not isinstance(candidate, KeptImage):
+                label, place = candidate
+                if place in taken:
+                    continue
+                taken.add(place)
+                candidate = _encoded(samples[place], label)
+            room -= candidate.nbytes
+            if len(kept) == self.count or room < 0:
                 break
-            if isinstance(candidate, KeptImage):
-                kept.append(candidate)
-            elif candidate[1] not in taken:
-                taken.add(candidate[1])
-                kept.append(_encoded(samples[candidate[1]], candidate[0]))
+            kept.append(candidate)
         self.items = sorted(kept, key=lambda item: (item.label, item.name, item.key))
 
     def state_dict(self) -> dict[str, Any]:

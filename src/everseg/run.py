@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from everseg import config as configuration
 from everseg.data import Stream
 from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.distributed import wait, world
-from everseg.errors import UserError
+from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
 from everseg.methods import build
 from everseg.problems import check_fits, problem_of
@@ -34,24 +34,43 @@ from everseg.runfolder import (
     load,
     write,
 )
-from everseg.types import Learner, LearnsAllAtOnce, Stage
+from everseg.types import Learner, LearnsAllAtOnce, Stage, TakesFirstStage
 
 
-def run(stream: Stream, config: RunConfig, out: Path | str, base: Any = None) -> Run:
+def run(
+    stream: Stream,
+    config: RunConfig,
+    out: Path | str,
+    base: Any = None,
+    *,
+    first: Path | str | None = None,
+    until: str | None = None,
+) -> Run:
     """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
 
     The same call goes on after an interruption and ends with the same bytes; with a longer stream it learns
-    what was added. `base` saves loading it again.
+    what was added. `base` saves loading it again. `first`: another run that has learned the first stage alone
+    and from the same data, whose result is taken over instead of training it anew. `until`: the stage to stop
+    after.
 
     Raises:
         UserError: the method does not learn what the stream brings; the folder holds another run (method,
-        settings, base, seed), or the data of a learned stage changed.
+        settings, base, seed), or the data of a learned stage changed; `first` does not fit; there is no stage
+        `until`.
     """
-    *_, current = [None, *run_stages(stream, config, out, base)]
+    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until)]
     return load(out, base) if current is None else current
 
 
-def run_stages(stream: Stream, config: RunConfig, out: Path | str, base: Any = None) -> Iterator[Run]:
+def run_stages(
+    stream: Stream,
+    config: RunConfig,
+    out: Path | str,
+    base: Any = None,
+    *,
+    first: Path | str | None = None,
+    until: str | None = None,
+) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
     out = Path(out)
     problem = check_fits(stream, config.method)
@@ -61,7 +80,8 @@ def run_stages(stream: Stream, config: RunConfig, out: Path | str, base: Any = N
         stages = _stages(stream, current.learner)
         problem.check_order(stream, current.record["learned"])
         _check_learned(stream, stages, current)
-        todo = [s for s in stages if s.name not in current.learned]
+        todo = [s for s in _upto(stages, until) if s.name not in current.learned]
+        giver = None if first is None else _giver(Path(first), current)
         _check_not_forgotten(stream, todo, current)
         current.record["stream"] = str(stream.source.resolve()) if stream.source else ""
         if stream.stages[0].classes:
@@ -71,7 +91,10 @@ def run_stages(stream: Stream, config: RunConfig, out: Path | str, base: Any = N
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             fingerprint = _fingerprint(stream, stage)
-            figures = dict(current.learner.learn(stage, _scratch(current, stage, fingerprint)))
+            if giver is not None and not current.learned:
+                figures = dict(_take_first(giver, current, stage, fingerprint))
+            else:
+                figures = dict(current.learner.learn(stage, _scratch(current, stage, fingerprint)))
             learned_in = time.perf_counter() - began
             following = (
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
@@ -81,6 +104,48 @@ def run_stages(stream: Stream, config: RunConfig, out: Path | str, base: Any = N
             scored_in = time.perf_counter() - began - learned_in
             _save(current, stage, fingerprint, figures, learned_in, scored_in)
             yield current
+
+
+def _upto(stages: Sequence[Stage], until: str | None) -> Sequence[Stage]:
+    names = [stage.name for stage in stages]
+    if until is None:
+        return stages
+    if until not in names:
+        raise unknown("stage", until, names)
+    return stages[: names.index(until) + 1]
+
+
+def _giver(first: Path, current: Run) -> Run:
+    """The run whose first stage this one takes over, or has taken over."""
+    giver = load(first, current.base)
+    ours = current.record.get("first")
+    if current.learned and (ours is None or ours["sha256"] != giver.record["sha256"]["state"]):
+        raise UserError(
+            f"{current.folder} has not taken its first stage from {first} as it is now; choose another --out"
+        )
+    return giver
+
+
+def _take_first(giver: Run, current: Run, stage: Stage, fingerprint: str) -> Mapping[str, float]:
+    """Learn the first stage by taking over what another run made of it."""
+    found = [(s["name"], s["fingerprint"]) for s in giver.record["learned"]]
+    if found != [(stage.name, fingerprint)]:
+        raise UserError(
+            f"{giver.folder} has learned {', '.join(giver.learned)}; the first stage can be taken from a run "
+            f"that has learned {stage.name!r} alone, from the same data"
+        )
+    if not isinstance(current.learner, TakesFirstStage):
+        raise UserError(
+            f"method {current.config.method!r} cannot go on from another run's first stage; "
+            "leave --first-step out"
+        )
+    figures = current.learner.take_first(stage, giver.learner)
+    current.record["first"] = {
+        "method": giver.config.method,
+        "seed": giver.config.seed,
+        "sha256": giver.record["sha256"]["state"],
+    }
+    return figures
 
 
 def _open(config: RunConfig, out: Path, base: Any) -> Run:

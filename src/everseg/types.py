@@ -264,3 +264,15 @@ class LearnsAllAtOnce(Protocol):
     """An ability, or a need: to be given all stages' data as one stage. For the upper bound only."""
 
     all_at_once: bool
+
+
+@runtime_checkable
+class TakesFirstStage(Protocol):
+    """An ability: to go on from the first stage as another learner has trained it."""
+
+    def take_first(self, stage: Stage, other: Learner) -> Mapping[str, float]:
+        """`learn` of the first stage, with what `other` has made of it instead of training. Returns figures.
+
+        Raises:
+            UserError: the two do not train the same thing in their first stage.
+        """

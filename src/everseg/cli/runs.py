@@ -78,6 +78,13 @@ def learn(
     archive: Annotated[
         bool, typer.Option(help="keep what each domain brings, to merge it elsewhere or forget it")
     ] = True,
+    first_step: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="classes: take over the first step that this run learned, and nothing else"
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="stop after this stage")] = None,
     scoring: ScoreSettings = None,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -99,7 +106,8 @@ def learn(
     if workers:
         config = everywhere(config, "workers", workers)
     current = None
-    for current in run_stages(open_stream(stream, out), config, out):
+    opened = open_stream(stream, out)
+    for current in run_stages(opened, config, out, first=first_step, until=until):
         if world().main and not as_json:
             out_console.print(table(current.results, "iou"))
     if not world().main:

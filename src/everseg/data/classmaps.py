@@ -113,10 +113,11 @@ def voc_maps(
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
+    skip: str | None = None,
 ) -> ClassMaps:
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
-    `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20."""
-    pairs, problems = voc_pairs(path, split, part, limit)
+    `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
+    pairs, problems = voc_pairs(path, split, part, limit, skip)
     return _maps(pairs, problems, Legend.of("voc"), None, None, index)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class VocReader(Samples):
     `ImageSets/Segmentation`.
 
     split: the list's name without ".txt". part: [start, stop] of the sorted list; limit: at most so many,
-        evenly spaced.
+        evenly spaced. skip: leave out names like this one ("2007_*").
 
     Raises:
         UserError: a folder or the list is missing, or files that it names.
@@ -58,8 +59,9 @@ class VocReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        skip: str | None = None,
     ) -> None:
-        pairs, problems = voc_pairs(Path(path), split, part, limit)
+        pairs, problems = voc_pairs(Path(path), split, part, limit, skip)
         entries = [LargestOfClasses(image, path) for image, path in pairs]
         kind: PromptKind = prompts
         super().__init__(entries, PromptRule(kind, clicks, seed))
@@ -68,12 +70,14 @@ class VocReader(Samples):
 
 
 def voc_pairs(
-    path: Path, split: str, part: tuple[int, int] | None, limit: int | None
+    path: Path, split: str, part: tuple[int, int] | None, limit: int | None, skip: str | None = None
 ) -> tuple[list[tuple[Path, Path]], list[str]]:
     """(image, class map) of a list, sorted by name, and a sentence for each file that is missing.
 
+    skip: leave out names like this one ("2007_*"), before `part` and `limit` count.
+
     Raises:
-        UserError: not VOC's layout, or no such list.
+        UserError: not VOC's layout, no such list, or nothing that `skip` would leave out.
     """
     lists = path / "ImageSets" / "Segmentation"
     folders = [path / name for name in ("SegmentationClassAug", "SegmentationClass")]
@@ -88,6 +92,11 @@ def voc_pairs(
     stems = sorted(
         {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
     )
+    if skip is not None:
+        kept = [stem for stem in stems if not fnmatchcase(stem, skip)]
+        if len(kept) == len(stems):
+            raise UserError(f"skip is {skip!r}, and no name in {file} is like it; mend it or leave it out")
+        stems = kept
     pairs, problems = [], []
     for stem in take_evenly(take_part(stems, part), limit):
         pair = (path / "JPEGImages" / f"{stem}.jpg", maps / f"{stem}.png")

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.classtune import VOID, Batch, ClassLearner, ClassTuneConfig, Crops, begin, groups_of, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import VOID, Batch, ClassTuneConfig, Crops, begin, groups_of, train
 from everseg.config import at_least
 from everseg.models.semantic import Group
 from everseg.models.semantic_base import SemanticBase
@@ -50,6 +51,7 @@ class DFT(ClassLearner):
     """Frozen features: a step costs a forward pass and one 1x1 convolution's gradient."""
 
     Config = DFTConfig
+    segmenter_alone = False
 
     def __init__(self, base: SemanticBase, config: DFTConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)

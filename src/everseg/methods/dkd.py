@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everseg.classtune import VOID, Batch, ClassLearner, ClassTuneConfig, Crops, begin, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import VOID, Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import at_least
 from everseg.memory import ImageMemory
 from everseg.models.semantic_base import SemanticBase
@@ -40,9 +41,9 @@ from everseg.types import Scratch, Stage, State
 class DKDConfig:
     """gamma, gamma_later: weight of positives in the first step and after it; ADE20K has 35 in both. distil,
     decomposed: weights of the distillation of scores and of their two parts. auxiliary: weight of AC.
-    void_as_negative: train void pixels as negatives of every class. memory: images that are kept (DKD-M on
-    PASCAL VOC: 100; on ADE20K: 300). sure: how sure the old model must be to complete their labels. tune:
-    how a step is trained."""
+    void_as_negative: train void pixels as negatives of every class. memory, max_bytes: images that are kept
+    (DKD-M on PASCAL VOC: 100; on ADE20K: 300), and bytes, 0 for no limit. sure: how sure the old model must
+    be to complete their labels. tune: how a step is trained."""
 
     gamma: float = 2.0
     gamma_later: float = 1.0
@@ -51,11 +52,23 @@ class DKDConfig:
     auxiliary: float = 1.0
     void_as_negative: bool = False
     memory: int = 0
+    max_bytes: int = 0
     sure: float = 0.9
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "gamma", "gamma_later", "distil", "decomposed", "auxiliary", "memory", "sure")
+        at_least(
+            self,
+            0,
+            "gamma",
+            "gamma_later",
+            "distil",
+            "decomposed",
+            "auxiliary",
+            "memory",
+            "max_bytes",
+            "sure",
+        )
 
     @classmethod
     def presets(cls) -> dict[str, DKDConfig]:
@@ -70,7 +83,7 @@ class DKD(ClassLearner):
 
     def __init__(self, base: SemanticBase, config: DKDConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
-        self.memory = ImageMemory(self.config.memory, self.config.tune)
+        self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
@@ -104,8 +117,12 @@ class DKD(ClassLearner):
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name, self.memory)
         figures = train(model, crops, loss, config.tune, scratch=scratch)
-        self.memory.refill(stage.train, new, seed=self.seed, step=len(model.counts))
-        return figures
+        return {**figures, **self.remember(stage)}
+
+    def remember(self, stage: Stage) -> Mapping[str, float]:
+        model = self.model
+        self.memory.refill(stage.train, model.new(), seed=self.seed, step=len(model.counts))
+        return {"memory_bytes": float(self.memory.nbytes)} if self.config.memory else {}
 
     def state_dict(self) -> State:
         kept: dict[str, Any] = {"memory": self.memory.state_dict()} if self.config.memory else {}

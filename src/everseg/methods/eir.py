@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from everseg.classtune import Batch, ClassLearner, ClassTuneConfig, Crops, begin, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import at_least
 from everseg.instances import (
     Found,
@@ -126,8 +127,7 @@ class EIR(ClassLearner):
         replayed = InstanceRows(self.pool, config) if config.replay else None
         crops = Crops(stage.train, config.tune, self.seed, stage.name, replayed)
         figures = train(model, crops, loss, config.tune, scratch=scratch)
-        self._harvest(stage)
-        return figures | {"instances": float(len(self.pool)), "instance_bytes": float(self.pool.nbytes)}
+        return {**figures, **self.remember(stage)}
 
     def _first(self, batch: Batch) -> Tensor:
         z = self.model(self.model.pixels(batch.images)).full()
@@ -177,7 +177,7 @@ class EIR(ClassLearner):
         below, over, share = (torch.stack(part).to(completed.device) for part in parts)
         return images, below, over, share
 
-    def _harvest(self, stage: Stage) -> None:
+    def remember(self, stage: Stage) -> Mapping[str, float]:
         """Find instances of the step's classes in its full label maps, and share the pool out anew."""
         classes, config = self.model.new(), self.config
         where: dict[Found, int] = {}
@@ -202,6 +202,7 @@ class EIR(ClassLearner):
             return cut(sample.image, sample.labels, found, step, config.harvest)
 
         self.pool.refill(list(where), cut_out, seed=self.seed, step=step)
+        return {"instances": float(len(self.pool)), "instance_bytes": float(self.pool.nbytes)}
 
     def state_dict(self) -> State:
         return super().state_dict() | {"pool": self.pool.state_dict()}

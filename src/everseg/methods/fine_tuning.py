@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from everseg.classtune import Batch, ClassLearner, ClassTuneConfig, Crops, Loss, begin, supervised, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import Batch, ClassTuneConfig, Crops, Loss, begin, supervised, train
 from everseg.models.semantic import Rule
 from everseg.models.semantic_base import SemanticBase
 from everseg.types import Scratch, Stage

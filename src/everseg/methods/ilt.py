@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from everseg.classtune import Batch, ClassLearner, ClassTuneConfig, Crops, begin, supervised, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import Batch, ClassTuneConfig, Crops, begin, supervised, train
 from everseg.semantic_losses import feature_mse, softmax_kd
 from everseg.types import Scratch, Stage
 

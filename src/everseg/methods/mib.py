@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from everseg.classtune import VOID, Batch, ClassLearner, ClassTuneConfig, Crops, begin, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import VOID, Batch, ClassTuneConfig, Crops, begin, train
 from everseg.semantic_losses import masked_mean, softmax_kd, unbiased_ce
 from everseg.types import Scratch, Stage
 

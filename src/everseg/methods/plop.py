@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from everseg.classtune import Batch, ClassLearner, ClassTuneConfig, Crops, batches, begin, supervised, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import Batch, ClassTuneConfig, Crops, batches, begin, supervised, train
 from everseg.models.semantic import Segmenter
 from everseg.semantic_losses import EntropyMedians, completed, fold_logits, local_pod, unbiased_ce
 from everseg.types import Scratch, Stage

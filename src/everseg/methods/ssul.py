@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.classtune import Batch, ClassLearner, ClassTuneConfig, Crops, begin, groups_of, train
+from everseg.classlearner import ClassLearner
+from everseg.classtune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
 from everseg.config import at_least
 from everseg.data.images import open_image, read_file
 from everseg.errors import UserError
@@ -52,18 +53,19 @@ def _recipe() -> ClassTuneConfig:
 @dataclass(frozen=True)
 class SSULConfig:
     """saliency: a folder with a map for each image, `<stem>.png`, bright where there is an object; "": there
-    are none. sure: how sure the old model must be to complete a label. memory: images that are kept (SSUL-M:
-    100, on ADE20K 300). background_lr: learning rate of the background's classifier after the first step,
-    times the others'. tune: how a step is trained."""
+    are none. sure: how sure the old model must be to complete a label. memory, max_bytes: images that are
+    kept (SSUL-M: 100, on ADE20K 300), and bytes, 0 for no limit. background_lr: learning rate of the
+    background's classifier after the first step, times the others'. tune: how a step is trained."""
 
     saliency: str = ""
     sure: float = 0.7
     memory: int = 0
+    max_bytes: int = 0
     background_lr: float = 1e-4
     tune: ClassTuneConfig = field(default_factory=_recipe)
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "sure", "memory", "background_lr")
+        at_least(self, 0, "sure", "memory", "max_bytes", "background_lr")
 
     @classmethod
     def presets(cls) -> dict[str, SSULConfig]:
@@ -75,6 +77,7 @@ class SSUL(ClassLearner):
     """A frozen model to which each step adds a classifier."""
 
     Config = SSULConfig
+    segmenter_alone = False
     detached = False
 
     def __init__(self, base: SemanticBase, config: SSULConfig | None = None, *, seed: int = 0) -> None:
@@ -82,7 +85,7 @@ class SSUL(ClassLearner):
         first = self.model.classifiers[0]
         assert isinstance(first, nn.Conv2d)
         self.unknown = copy.deepcopy(first)
-        self.memory = ImageMemory(self.config.memory, self.config.tune)
+        self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config

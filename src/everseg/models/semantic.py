@@ -102,7 +102,9 @@ class Segmenter(nn.Module):
 
     def pixels(self, images_B3HW: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8 or 0..255, normalised as the backbone was trained, on its device."""
-        return (images_B3HW.to(self.device).float() / 255 - self.mean) / self.std
+        # Channels last: a training step of MobileNetV2 on a CPU takes three quarters of the time.
+        images_B3HW = images_B3HW.to(self.device, torch.float32, memory_format=torch.channels_last)
+        return (images_B3HW / 255 - self.mean) / self.std
 
     def forward(self, pixels_B3HW: Tensor) -> Output:
         maps = self.backbone(pixels_B3HW)
