@@ -179,35 +179,48 @@ def test_methods_share_a_first_step(
     given = load(tmp_path / "given")
     assert given.learned == ["one"]
     shared = ("--first-step", tmp_path / "given")
-    assert learn("eir", "eir", *shared, "--until", "one").code == 0
-    taken = load(tmp_path / "eir")
+    assert learn("dkd", "memory", *shared, "--set", "memory=3", "--until", "one").code == 0
+    taken = load(tmp_path / "memory")
     assert taken.results.matrix("iou").values[0] == pytest.approx(given.results.matrix("iou").values[0])
-    assert len(taken.learner.pool) > 0  # type: ignore[attr-defined]
+    assert len(taken.learner.memory) == 3  # type: ignore[attr-defined]
     assert taken.record["first"] == {"method": "dkd", "seed": 0, "sha256": given.record["sha256"]["state"]}
     for name, tensor in given.learner.state_dict()["segmenter"].items():
         assert torch.equal(tensor, taken.learner.state_dict()["segmenter"][name]), name
     # The same command goes on, as it does after an interruption, and so does one without the other run.
-    assert learn("eir", "eir", *shared).code == 0
-    assert load(tmp_path / "eir").learned == ["one", "two"]
     assert learn("dkd", "memory", *shared, "--set", "memory=3").code == 0
+    assert load(tmp_path / "memory").learned == ["one", "two"]
     assert load(tmp_path / "memory").summary()["stored_bytes"]["memory"] > 0
 
     def refused(*words: Any, **more: Any) -> str:
         said = learn(*words, **more)
         assert said.code == 2 and said.err.count("\n") == 1, said
-        assert not (tmp_path / words[1] / "run.json").exists() or words[1] in ("eir", "fresh")
+        assert not (tmp_path / words[1] / "run.json").exists() or words[1] == "fresh"
         return str(said.err)
 
-    assert "decides by a softmax" in refused("mib", "a", *shared)
-    assert "first step of SSUL trains more than a segmenter" in refused("ssul", "b", *shared)
-    assert "first step of DFT" in refused("dft", "c", *shared)
-    assert "learned 'one' alone" in refused("dkd", "d", "--first-step", tmp_path / "eir")
+    told = refused("mib", "a", *shared)
+    assert "MiB trains cross-entropy in its first step, and DKD trains weighted BCE and AC" in told
+    assert "SSUL trains what no other method does" in refused("ssul", "b", *shared)
+    assert "EIR trains BCE and AC" in refused("eir", "c", *shared)
+    assert "learned 'one' alone" in refused("dkd", "d", "--first-step", tmp_path / "memory")
     assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
-    assert "holds no run" in refused("eir", "f", "--first-step", tmp_path / "nowhere")
+    assert "holds no run" in refused("dkd", "f", "--first-step", tmp_path / "nowhere")
     assert "did you mean 'one'" in refused("dkd", "g", "--until", "onn")
     assert learn("dkd", "fresh", "--until", "one", "--seed", 1).code == 0
     assert "has not taken its first stage from" in refused("dkd", "fresh", "--seed", 1, *shared)
     assert "from the same data" in refused("dkd", "h", *shared, stream="swapped.yaml")
+
+
+def test_eir_cuts_instances_out_of_a_step_that_it_took_over(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    def learn(out: str, *more: object) -> None:
+        given = command(folder / "one.yaml", "eir", micro_backbone_folder, tmp_path / out, *more)
+        assert everseg(*given).code == 0
+
+    learn("given")
+    learn("taken", "--first-step", tmp_path / "given")
+    pools = [load(tmp_path / name).learner.pool.items for name in ("given", "taken")]  # type: ignore[attr-defined]
+    assert pools[0].keys() == pools[1].keys() and len(pools[0]) > 0
 
 
 def test_what_does_not_fit_is_said_in_a_sentence(

@@ -20,15 +20,15 @@ PREDICT_BATCH = 8
 class ClassLearner:
     """A segmenter that grows. A method adds `learn`, and what else it remembers.
 
-    rule: how a pixel's class is decided. detached: see `Segmenter`. segmenter_alone: the first step trains
-    nothing but the segmenter.
+    rule: how a pixel's class is decided. detached: see `Segmenter`. first_loss: what the first step
+    minimises; learners with the same one train the same segmenter in it. "" where it trains more than that.
     """
 
     learns = "classes"
     Config: Any
     rule: Rule = "sigmoid"
     detached = True
-    segmenter_alone = True
+    first_loss = ""
 
     def __init__(self, base: SemanticBase, config: Any = None, *, seed: int = 0) -> None:
         self.base, self.seed = base, seed
@@ -42,18 +42,13 @@ class ClassLearner:
         """`learn` of the first stage, with another learner's segmenter instead of training.
 
         Raises:
-            UserError: one of the two trains more than a segmenter, or they decide differently.
+            UserError: the two do not train the same in their first step.
         """
-        for learner in (self, other):
-            if not (isinstance(learner, ClassLearner) and learner.segmenter_alone):
-                raise UserError(
-                    f"the first step of {type(learner).__name__} trains more than a segmenter of classes "
-                    "and cannot be shared; let it train its own"
-                )
-        if (self.rule, self.detached) != (other.rule, other.detached):
+        theirs = getattr(other, "first_loss", "")
+        if not self.first_loss or self.first_loss != theirs:
             raise UserError(
-                f"{type(self).__name__} decides by a {self.rule}, and the first step was trained for a "
-                f"{other.rule}; take it from a run of a method that decides alike"
+                f"{_trains(self)}, and {_trains(other)}; take the first step from a run of a method that "
+                "trains the same in it, or let this one train its own"
             )
         self.model.load(other.model.state_dict())
         return self.remember(stage)
@@ -89,3 +84,8 @@ class ClassLearner:
 
     def load_state_dict(self, state: State) -> None:
         self.model.load(state["segmenter"])
+
+
+def _trains(learner: Any) -> str:
+    loss = getattr(learner, "first_loss", "") or "what no other method does"
+    return f"{type(learner).__name__} trains {loss} in its first step"

@@ -51,7 +51,6 @@ class DFT(ClassLearner):
     """Frozen features: a step costs a forward pass and one 1x1 convolution's gradient."""
 
     Config = DFTConfig
-    segmenter_alone = False
 
     def __init__(self, base: SemanticBase, config: DFTConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)

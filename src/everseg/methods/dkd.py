@@ -80,6 +80,7 @@ class DKD(ClassLearner):
     """A classifier for each step; no loss on the auxiliary channel reaches the features."""
 
     Config = DKDConfig
+    first_loss = "weighted BCE and AC"
 
     def __init__(self, base: SemanticBase, config: DKDConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)

@@ -112,6 +112,7 @@ class EIR(ClassLearner):
     """A segmenter and a pool of instances: no whole image is kept."""
 
     Config = EIRConfig
+    first_loss = "BCE and AC"
 
     def __init__(self, base: SemanticBase, config: EIRConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)

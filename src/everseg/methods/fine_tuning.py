@@ -45,6 +45,7 @@ class FineTuning(ClassLearner):
         kind = (config or FineTuningConfig()).loss
         self.rule: Rule = "softmax" if kind == "ce" else "sigmoid"
         self.detached = kind == "bce"
+        self.first_loss = "cross-entropy" if kind == "ce" else "BCE"
         super().__init__(base, config, seed=seed)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:

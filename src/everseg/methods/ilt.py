@@ -39,6 +39,7 @@ class ILT(ClassLearner):
     """Distillation of logits and features."""
 
     Config = ILTConfig
+    first_loss = "cross-entropy"
     rule = "softmax"
     detached = False
 

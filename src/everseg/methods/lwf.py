@@ -39,6 +39,7 @@ class LwF(ClassLearner):
     """Distillation of the logits."""
 
     Config = LwFConfig
+    first_loss = "cross-entropy"
     rule = "softmax"
     detached = False
 

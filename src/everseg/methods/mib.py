@@ -43,6 +43,7 @@ class MiB(ClassLearner):
     """No image and no pseudo-label is kept: the old model alone speaks for the old classes."""
 
     Config = MiBConfig
+    first_loss = "cross-entropy"
     rule = "softmax"
     detached = False
 

@@ -47,6 +47,7 @@ class PLOP(ClassLearner):
     """Two passes over a step: one for the medians, then the training."""
 
     Config = PLOPConfig
+    first_loss = "cross-entropy"
     rule = "softmax"
     detached = False
 

@@ -77,7 +77,6 @@ class SSUL(ClassLearner):
     """A frozen model to which each step adds a classifier."""
 
     Config = SSULConfig
-    segmenter_alone = False
     detached = False
 
     def __init__(self, base: SemanticBase, config: SSULConfig | None = None, *, seed: int = 0) -> None:

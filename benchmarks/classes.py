@@ -1,0 +1,167 @@
+"""Methods of class-incremental segmentation side by side on one stream, from first steps that they share.
+
+    python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
+        [--first 700] [--later 200] [--batch 8] [--crop 192] [--bytes 500000]
+
+For each seed two first steps are learned, one of sigmoids (DKD's) and one of a softmax, and every method goes
+on from the one that goes with it; joint training gets as many gradient steps as all of theirs together. EIR
+keeps instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in
+each image's own pixels) of old, new and all classes after the last step and their harmonic mean, the bytes
+that a method stores of images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them: what is
+there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from everseg.data import Stream
+from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.results.classes import class_means
+from everseg.runfolder import load
+
+LATER_LR = 0.001
+
+
+@dataclass(frozen=True)
+class Family:
+    """Methods that share a first step. given: what learns it. lr: of that step."""
+
+    given: tuple[str, ...]
+    lr: float
+
+
+FAMILIES = {
+    "sigmoid": Family(("--method", "dkd"), 0.003),
+    "softmax": Family(("--method", "fine-tuning"), 0.01),
+}
+
+Entry = tuple[str, tuple[str, ...]]
+METHODS: dict[str, Entry] = {
+    "joint": ("sigmoid", ("--method", "joint-classes", "--preset", "sigmoid")),
+    "joint-ce": ("softmax", ("--method", "joint-classes")),
+    "fine-tuning": ("softmax", ("--method", "fine-tuning")),
+    "fine-tuning-bce": ("sigmoid", ("--method", "fine-tuning", "--preset", "sigmoid")),
+    "lwf": ("softmax", ("--method", "lwf")),
+    "ilt": ("softmax", ("--method", "ilt")),
+    "mib": ("softmax", ("--method", "mib")),
+    "plop": ("softmax", ("--method", "plop")),
+    "dkd": ("sigmoid", ("--method", "dkd")),
+    "dkd-m": ("sigmoid", ("--method", "dkd", "--set", "memory=10000", "--set", "max_bytes={bytes}")),
+    "eir": ("sigmoid", ("--method", "eir", "--set", "count=10000", "--set", "max_bytes={bytes}")),
+}
+WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `everseg learn`."""
+
+    out: Path
+    words: tuple[str, ...]
+
+
+def jobs_of(given: argparse.Namespace, stream: Stream) -> tuple[list[Job], list[Job]]:
+    """What comes first, and what can run when that is there."""
+    first, *later = stream.stages
+    common = ["--no-baseline", "--score", "size=original", "--set", f"tune.crop={given.crop}"]
+    for part in ("first", "later"):
+        common += ["--set", f"tune.{part}.batch={given.batch}"]
+    common += ["--set", f"tune.later.steps={given.later}", "--set", f"tune.later.lr={LATER_LR}"]
+    firsts, rest = [], []
+    for seed in given.seeds:
+        families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
+        shared = {family: given.out / f"first-{family}-{seed}" for family in families}
+
+        def job(out: Path, family: str, words: tuple[str, ...], steps: int) -> Job:
+            own = ("--set", f"tune.first.steps={steps}", "--set", f"tune.first.lr={FAMILIES[family].lr}")
+            said = [str(w).replace("{bytes}", str(given.bytes)) for w in (*words, *common, *own)]
+            return Job(out, (str(given.stream), *said, "--seed", str(seed), "--out", str(out)))  # noqa: B023
+
+        firsts += [
+            job(out, family, (*FAMILIES[family].given, "--until", first.name), given.first)
+            for family, out in shared.items()
+        ]
+        for name in given.method:
+            family, words = METHODS[name]
+            out = given.out / f"{name}-{seed}"
+            if name.startswith("joint"):
+                rest.append(job(out, family, words, given.first + given.later * len(later)))
+            else:
+                more = ("--first-step", str(shared[family]))
+                rest.append(job(out, family, (*words, *more), given.first))
+    return firsts, rest
+
+
+def learn(job: Job, threads: int) -> str:
+    """Run one job in a process of its own; what it said last if it failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "everseg", "learn", *job.words],
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+    )
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["?"])[-1]
+
+
+def line(given: argparse.Namespace, name: str, stream: Stream) -> str:
+    """A row of the table: means over seeds, and their spread where there are several."""
+    old = (BACKGROUND, *stream.stages[0].classes)
+    rows, kept, seconds = [], [], []
+    for seed in given.seeds:
+        done = load(given.out / f"{name}-{seed}")
+        means = class_means(done.results.matrix("iou"), old=old)
+        rows.append((means.old, means.new, means.all, means.harmonic))
+        summary = done.summary()
+        kept.append(sum(v for k, v in summary["stored_bytes"].items() if k in ("pool", "memory")))
+        seconds.append(sum(summary["stage_seconds"]))
+    cells = []
+    for values in zip(*rows, strict=True):
+        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.mean(values):.3f}{spread}")
+    stored = f"{statistics.mean(kept) / 1000:.0f} kB" if any(kept) else "none"
+    return f"| {name} | {' | '.join(cells)} | {stored} | {statistics.mean(seconds):.0f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stream", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=WANTED)
+    parser.add_argument("--first", type=int, default=700)
+    parser.add_argument("--later", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=192)
+    parser.add_argument("--bytes", type=int, default=500_000)
+    given = parser.parse_args()
+    stream = Stream.from_yaml(given.stream)
+    given.out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    threads = max(1, (os.cpu_count() or 1) // given.jobs)
+    for jobs in jobs_of(given, stream):
+        with ThreadPoolExecutor(given.jobs) as pool:
+            running = {pool.submit(learn, job, threads): job for job in jobs}
+            for done in as_completed(running):
+                if done.result():
+                    pool.shutdown(cancel_futures=True)
+                    sys.exit(f"{running[done].out}: {done.result()}")
+    print("| | old | new | all | harmonic | of images | seconds |\n|---|---|---|---|---|---|---|")
+    for name in given.method:
+        print(line(given, name, stream))
+    print(f"\n{(time.perf_counter() - began) / 60:.0f} minutes for all that was not there yet")
+
+
+if __name__ == "__main__":
+    main()
