@@ -14,6 +14,8 @@ TORCH_INDEX ?=
 OUT ?= runs/demo
 
 BIN := $(VENV)/bin
+# Fixtures that cost most belong to a file, so a file stays in one process.
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 PIP += $(if $(strip $(CONSTRAINTS)),-c $(CONSTRAINTS))
 INSTALLED := $(VENV)/.everseg-installed
@@ -31,10 +33,10 @@ demo: $(INSTALLED) ## Learn a stream of domains on the CPU, with nothing downloa
 env: $(DEV) ## Make the environment with everything for development
 
 test: $(DEV) ## Run the everyday tests
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 slow: $(DEV) ## Run the slow tests, and those on real data where EVERSEG_DATA says
-	$(BIN)/python -m pytest -q -m "slow or realdata"
+	$(PYTEST) -m "slow or realdata" --durations=10
 
 lint: $(DEV) ## Check style and formatting
 	$(BIN)/ruff check .

@@ -3,12 +3,12 @@
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
         [--first 700] [--later 200] [--batch 8] [--crop 192] [--bytes 500000]
 
-For each seed two first steps are learned, one of sigmoids (DKD's) and one of a softmax, and every method goes
-on from the one that goes with it; joint training gets as many gradient steps as all of theirs together. EIR
-keeps instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in
-each image's own pixels) of old, new and all classes after the last step and their harmonic mean, the bytes
-that a method stores of images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them: what is
-there is not run again.
+For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
+for EIR, and every method goes on from its own; joint training gets as many gradient steps as all of theirs
+together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the
+mean IoU (in each image's own pixels) of old, new and all classes after the last step and their harmonic mean,
+the bytes that a method stores of images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them:
+what is there is not run again.
 """
 
 from __future__ import annotations
@@ -28,35 +28,37 @@ from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.results.classes import class_means
 from everseg.runfolder import load
 
-LATER_LR = 0.001
-
 
 @dataclass(frozen=True)
 class Family:
-    """Methods that share a first step. given: what learns it. lr: of that step."""
+    """Methods that share a first step. given: what learns it. first, later: settings of the steps."""
 
     given: tuple[str, ...]
-    lr: float
+    first: tuple[str, ...]
+    later: tuple[str, ...]
 
 
+SIGMOID = ("lr=0.003",), ("lr=0.0002",)
 FAMILIES = {
-    "sigmoid": Family(("--method", "dkd"), 0.003),
-    "softmax": Family(("--method", "fine-tuning"), 0.01),
+    "softmax": Family(("--method", "fine-tuning"), ("lr=0.01",), ("lr=0.001",)),
+    "bce": Family(("--method", "fine-tuning", "--preset", "sigmoid"), *SIGMOID),
+    "dkd": Family(("--method", "dkd"), *SIGMOID),
+    "eir": Family(("--method", "eir"), *SIGMOID),
 }
 
 Entry = tuple[str, tuple[str, ...]]
 METHODS: dict[str, Entry] = {
-    "joint": ("sigmoid", ("--method", "joint-classes", "--preset", "sigmoid")),
+    "joint": ("bce", ("--method", "joint-classes", "--preset", "sigmoid")),
     "joint-ce": ("softmax", ("--method", "joint-classes")),
     "fine-tuning": ("softmax", ("--method", "fine-tuning")),
-    "fine-tuning-bce": ("sigmoid", ("--method", "fine-tuning", "--preset", "sigmoid")),
+    "fine-tuning-bce": ("bce", ("--method", "fine-tuning", "--preset", "sigmoid")),
     "lwf": ("softmax", ("--method", "lwf")),
     "ilt": ("softmax", ("--method", "ilt")),
     "mib": ("softmax", ("--method", "mib")),
     "plop": ("softmax", ("--method", "plop")),
-    "dkd": ("sigmoid", ("--method", "dkd")),
-    "dkd-m": ("sigmoid", ("--method", "dkd", "--set", "memory=10000", "--set", "max_bytes={bytes}")),
-    "eir": ("sigmoid", ("--method", "eir", "--set", "count=10000", "--set", "max_bytes={bytes}")),
+    "dkd": ("dkd", ("--method", "dkd")),
+    "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", "--set", "max_bytes={bytes}")),
+    "eir": ("eir", ("--method", "eir", "--set", "count=10000", "--set", "max_bytes={bytes}")),
 }
 WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
 
@@ -75,14 +77,16 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> tuple[list[Job], list[
     common = ["--no-baseline", "--score", "size=original", "--set", f"tune.crop={given.crop}"]
     for part in ("first", "later"):
         common += ["--set", f"tune.{part}.batch={given.batch}"]
-    common += ["--set", f"tune.later.steps={given.later}", "--set", f"tune.later.lr={LATER_LR}"]
+    common += ["--set", f"tune.later.steps={given.later}"]
     firsts, rest = [], []
     for seed in given.seeds:
         families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
         shared = {family: given.out / f"first-{family}-{seed}" for family in families}
 
         def job(out: Path, family: str, words: tuple[str, ...], steps: int) -> Job:
-            own = ("--set", f"tune.first.steps={steps}", "--set", f"tune.first.lr={FAMILIES[family].lr}")
+            how = [f"first.steps={steps}", *(f"first.{s}" for s in FAMILIES[family].first)]
+            how += [f"later.{s}" for s in FAMILIES[family].later]
+            own = [word for setting in how for word in ("--set", f"tune.{setting}")]
             said = [str(w).replace("{bytes}", str(given.bytes)) for w in (*words, *common, *own)]
             return Job(out, (str(given.stream), *said, "--seed", str(seed), "--out", str(out)))  # noqa: B023
 

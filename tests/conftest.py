@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-THREADS = 2
+# As many as there are on a small machine, shared out among the processes that test.
+THREADS = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 torch.set_num_threads(THREADS)
 
 
