@@ -39,3 +39,10 @@ def test_a_bar_of_nothing_and_a_bar_that_breaks_end_well(monkeypatch: pytest.Mon
         raise ValueError("inside")
     with progress.bar("after", 1):  # rich allows one live display: the broken one has let go of it.
         pass
+
+
+def test_a_remark_is_one_line_and_takes_a_path_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=said, width=40))
+    progress.remark("/data/run[1]/" + "long/" * 20 + ": nothing new")
+    assert said.getvalue() == "/data/run[1]/" + "long/" * 20 + ": nothing new\n"

@@ -31,3 +31,8 @@ def bar(description: str, total: int) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total, remark="")
         yield lambda remark: progress.update(task, advance=1, remark=remark)
+
+
+def remark(text: str) -> None:
+    """Say something beside the results, as one line however long it is."""
+    console.print(text, soft_wrap=True, markup=False)

@@ -19,7 +19,7 @@ from everseg.data import (
     write_synthetic_stream,
 )
 from everseg.data.steps import Setting
-from everseg.progress import console as remarks
+from everseg.progress import remark
 
 
 @data_app.command("check")
@@ -36,7 +36,7 @@ def data_check(
         print(found)
     if sheet is not None:
         contact_sheet(stream, sheet)
-        remarks.print(f"contact sheet: {sheet}")
+        remark(f"contact sheet: {sheet}")
     if not found.ok:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ from everseg.adopt import adopt_samcl
 from everseg.cli.shared import AsJson, Workers, import_app
 from everseg.data import Stream
 from everseg.models.bases import from_anywhere
-from everseg.progress import console as remarks
+from everseg.progress import remark
 from everseg.released import BACKGROUND, ORDER, SELECTOR
 
 DOUBT = 0.5
@@ -56,7 +56,7 @@ def import_samcl(
     for entry in learned:
         known = entry["figures"].get("selector_accuracy")
         if known is not None and known < DOUBT:
-            remarks.print(
+            remark(
                 f"{entry['name']}: the selector knows only {known:.0%} of its training images; "
                 "is --base the one, and is the order right?"
             )

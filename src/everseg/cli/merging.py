@@ -18,7 +18,7 @@ from everseg.join import merge_runs
 from everseg.merge import RULES
 from everseg.models.bases import from_anywhere
 from everseg.problems import only_domains
-from everseg.progress import console as remarks
+from everseg.progress import remark
 from everseg.results import compare_table, table
 from everseg.runfolder import load, stream_of
 
@@ -155,6 +155,6 @@ def _stream(run: Path, named: Path | None, wanted: bool) -> Stream | None:
         return None
     source = named or stream_of(run)
     if source is None or not source.is_file():
-        remarks.print(f"not scored anew: the stream of {run} is not at hand; name one with --stream")
+        remark(f"not scored anew: the stream of {run} is not at hand; name one with --stream")
         return None
     return open_stream(source, run)

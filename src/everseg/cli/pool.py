@@ -16,7 +16,7 @@ from everseg.files import atomic_path
 from everseg.instances import contact_sheet
 from everseg.pools import open_pool, tally
 from everseg.pools import remove as remove_instances
-from everseg.progress import console as remarks
+from everseg.progress import remark
 from everseg.results import bytes_text
 
 Place = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or a folder that holds a pool")]
@@ -36,7 +36,7 @@ def show(
     if out is not None:
         with atomic_path(out) as temporary:
             contact_sheet(pool, names).save(temporary, format="PNG")
-        remarks.print(f"contact sheet: {out}")
+        remark(f"contact sheet: {out}")
     if as_json:
         records = {
             name: item.record() | {"bytes": item.nbytes, "name": names.get(item.label)}

@@ -31,7 +31,7 @@ from everseg.methods import METHODS, configure
 from everseg.models.bases import from_anywhere
 from everseg.models.promptable import Precision
 from everseg.problems import check_fits, problem_of
-from everseg.progress import console as remarks
+from everseg.progress import remark
 from everseg.report.collect import collect
 from everseg.report.page import write_report
 from everseg.results import (
@@ -114,7 +114,7 @@ def learn(
         return
     if current is None:
         current = load(out)
-        remarks.print(f"{out}: nothing new in {stream}; {len(current.learned)} stages are learned")
+        remark(f"{out}: nothing new in {stream}; {len(current.learned)} stages are learned")
     if as_json:
         print(json.dumps(_figures(current)))
     else:

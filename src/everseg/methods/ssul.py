@@ -36,7 +36,7 @@ from everseg.errors import UserError
 from everseg.memory import ImageMemory
 from everseg.models.semantic import Group, Output
 from everseg.models.semantic_base import SemanticBase
-from everseg.progress import console
+from everseg.progress import remark
 from everseg.semantic_losses import masked_mean, pseudo_labels, soft_bce
 from everseg.types import Scratch, SemanticSample, Stage, State
 
@@ -91,7 +91,7 @@ class SSUL(ClassLearner):
         old = begin(model, stage, config.tune, "fresh", seed=self.seed)
         groups = self._first() if old is None else self._later()
         if not config.saliency:
-            console.print("ssul: no saliency maps (saliency=FOLDER), so background stays background")
+            remark("ssul: no saliency maps (saliency=FOLDER), so background stays background")
         outsider = model.channels  # The channel of the unknown, behind the classes.
 
         def loss(batch: Batch) -> Tensor:
