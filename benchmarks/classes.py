@@ -1,7 +1,7 @@
 """Methods of class-incremental segmentation side by side on one stream, from first steps that they share.
 
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
-        [--first 700] [--later 200] [--batch 8] [--crop 192] [--bytes 500000]
+        [--first 700] [--later 200] [--batch 8] [--crop 192] [--bytes 500000] [--set KEY=VALUE ...]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
 for EIR, and every method goes on from its own; joint training gets as many gradient steps as all of theirs
@@ -77,7 +77,8 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> tuple[list[Job], list[
     common = ["--no-baseline", "--score", "size=original", "--set", f"tune.crop={given.crop}"]
     for part in ("first", "later"):
         common += ["--set", f"tune.{part}.batch={given.batch}"]
-    common += ["--set", f"tune.later.steps={given.later}"]
+    for setting in (f"tune.later.steps={given.later}", *given.settings):
+        common += ["--set", setting]
     firsts, rest = [], []
     for seed in given.seeds:
         families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--bytes", type=int, default=500_000)
+    parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every method alike")
     given = parser.parse_args()
     stream = Stream.from_yaml(given.stream)
     given.out.mkdir(parents=True, exist_ok=True)
