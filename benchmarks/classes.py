@@ -71,38 +71,38 @@ class Job:
     words: tuple[str, ...]
 
 
+def job_of(
+    given: argparse.Namespace, out: Path, seed: int, family: str, words: tuple[str, ...], steps: int
+) -> Job:
+    """A method's words with the settings that all share and those of its family."""
+    how = [f"crop={given.crop}", f"first.batch={given.batch}", f"later.batch={given.batch}"]
+    how += [f"first.steps={steps}", f"later.steps={given.later}"]
+    how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
+    settings = [word for s in (*(f"tune.{h}" for h in how), *given.settings) for word in ("--set", s)]
+    own = [word.replace("{bytes}", str(given.bytes)) for word in words]
+    common = ["--no-baseline", "--score", "size=original", "--seed", str(seed), "--out", str(out)]
+    return Job(out, (str(given.stream), *own, *settings, *common))
+
+
 def jobs_of(given: argparse.Namespace, stream: Stream) -> tuple[list[Job], list[Job]]:
     """What comes first, and what can run when that is there."""
     first, *later = stream.stages
-    common = ["--no-baseline", "--score", "size=original", "--set", f"tune.crop={given.crop}"]
-    for part in ("first", "later"):
-        common += ["--set", f"tune.{part}.batch={given.batch}"]
-    for setting in (f"tune.later.steps={given.later}", *given.settings):
-        common += ["--set", setting]
     firsts, rest = [], []
     for seed in given.seeds:
         families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
         shared = {family: given.out / f"first-{family}-{seed}" for family in families}
-
-        def job(out: Path, family: str, words: tuple[str, ...], steps: int) -> Job:
-            how = [f"first.steps={steps}", *(f"first.{s}" for s in FAMILIES[family].first)]
-            how += [f"later.{s}" for s in FAMILIES[family].later]
-            own = [word for setting in how for word in ("--set", f"tune.{setting}")]
-            said = [str(w).replace("{bytes}", str(given.bytes)) for w in (*words, *common, *own)]
-            return Job(out, (str(given.stream), *said, "--seed", str(seed), "--out", str(out)))  # noqa: B023
-
         firsts += [
-            job(out, family, (*FAMILIES[family].given, "--until", first.name), given.first)
+            job_of(given, out, seed, family, (*FAMILIES[family].given, "--until", first.name), given.first)
             for family, out in shared.items()
         ]
         for name in given.method:
             family, words = METHODS[name]
             out = given.out / f"{name}-{seed}"
             if name.startswith("joint"):
-                rest.append(job(out, family, words, given.first + given.later * len(later)))
+                rest.append(job_of(given, out, seed, family, words, given.first + given.later * len(later)))
             else:
                 more = ("--first-step", str(shared[family]))
-                rest.append(job(out, family, (*words, *more), given.first))
+                rest.append(job_of(given, out, seed, family, (*words, *more), given.first))
     return firsts, rest
 
 

@@ -113,7 +113,7 @@ def _spectral(s_DD: Tensor, r_OD: Tensor, m_OD: Tensor, shift: float, ridge: flo
 
 def _condition(a_DD: Tensor, factor_DD: Tensor) -> float:
     """Largest over smallest eigenvalue: of a wide matrix by Lanczos, forwards and with the factor backwards,
-    at a twentieth of the spectrum's cost for D = 768. Always the same start, so always the same answer.
+    at a tenth of the spectrum's cost for D = 768. Always the same start, so always the same answer.
     """
     if len(a_DD) <= NARROW:
         values = torch.linalg.eigvalsh(a_DD)
