@@ -1,7 +1,8 @@
 """Methods of class-incremental segmentation side by side on one stream, from first steps that they share.
 
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
-        [--first 700] [--later 200] [--batch 8] [--crop 192] [--bytes 500000] [--set KEY=VALUE ...]
+        [--first 700] [--later 600] [--batch 8] [--crop 192] [--bytes 1000000] [--set KEY=VALUE ...]
+        [--set-later KEY=VALUE ...]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
 for EIR, and every method goes on from its own; joint training gets as many gradient steps as all of theirs
@@ -19,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Family:
     later: tuple[str, ...]
 
 
-SIGMOID = ("lr=0.003",), ("lr=0.0002",)
+SIGMOID = ("lr=0.003",), ("lr=0.001", "clip=5")
 FAMILIES = {
     "softmax": Family(("--method", "fine-tuning"), ("lr=0.01",), ("lr=0.001",)),
     "bce": Family(("--method", "fine-tuning", "--preset", "sigmoid"), *SIGMOID),
@@ -47,6 +48,7 @@ FAMILIES = {
 }
 
 Entry = tuple[str, tuple[str, ...]]
+POOL = ("--set", "count=10000", "--set", "max_bytes={bytes}")
 METHODS: dict[str, Entry] = {
     "joint": ("bce", ("--method", "joint-classes", "--preset", "sigmoid")),
     "joint-ce": ("softmax", ("--method", "joint-classes")),
@@ -58,56 +60,67 @@ METHODS: dict[str, Entry] = {
     "plop": ("softmax", ("--method", "plop")),
     "dkd": ("dkd", ("--method", "dkd")),
     "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", "--set", "max_bytes={bytes}")),
-    "eir": ("eir", ("--method", "eir", "--set", "count=10000", "--set", "max_bytes={bytes}")),
+    "eir": ("eir", ("--method", "eir", *POOL)),
+    "eir-region": ("eir", ("--method", "eir", *POOL, "--set", "kind=region")),
 }
 WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One `everseg learn`."""
+    """One `everseg learn`. after: what must be there before it."""
 
     out: Path
     words: tuple[str, ...]
+    after: Path | None = None
 
 
 def job_of(
-    given: argparse.Namespace, out: Path, seed: int, family: str, words: tuple[str, ...], steps: int
+    given: argparse.Namespace,
+    out: Path,
+    seed: int,
+    family: str,
+    words: tuple[str, ...],
+    *,
+    steps: int,
+    after: Path | None = None,
 ) -> Job:
     """A method's words with the settings that all share and those of its family."""
     how = [f"crop={given.crop}", f"first.batch={given.batch}", f"later.batch={given.batch}"]
     how += [f"first.steps={steps}", f"later.steps={given.later}"]
     how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
-    settings = [word for s in (*(f"tune.{h}" for h in how), *given.settings) for word in ("--set", s)]
+    settings = [*(f"tune.{h}" for h in how), *given.settings, *(given.set_later if after else ())]
     own = [word.replace("{bytes}", str(given.bytes)) for word in words]
+    if after:
+        own += ["--first-step", str(after)]
     common = ["--no-baseline", "--score", "size=original", "--seed", str(seed), "--out", str(out)]
-    return Job(out, (str(given.stream), *own, *settings, *common))
+    return Job(out, (str(given.stream), *own, *(w for s in settings for w in ("--set", s)), *common), after)
 
 
-def jobs_of(given: argparse.Namespace, stream: Stream) -> tuple[list[Job], list[Job]]:
-    """What comes first, and what can run when that is there."""
+def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
+    """All runs: first steps before those that go on from them."""
     first, *later = stream.stages
     firsts, rest = [], []
     for seed in given.seeds:
         families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
         shared = {family: given.out / f"first-{family}-{seed}" for family in families}
-        firsts += [
-            job_of(given, out, seed, family, (*FAMILIES[family].given, "--until", first.name), given.first)
-            for family, out in shared.items()
-        ]
+        for family, out in shared.items():
+            words = (*FAMILIES[family].given, "--until", first.name)
+            firsts.append(job_of(given, out, seed, family, words, steps=given.first))
         for name in given.method:
             family, words = METHODS[name]
+            joint = name.startswith("joint")
+            steps = given.first + given.later * len(later) * joint
+            after = None if joint else shared[family]
             out = given.out / f"{name}-{seed}"
-            if name.startswith("joint"):
-                rest.append(job_of(given, out, seed, family, words, given.first + given.later * len(later)))
-            else:
-                more = ("--first-step", str(shared[family]))
-                rest.append(job_of(given, out, seed, family, (*words, *more), given.first))
-    return firsts, rest
+            rest.append(job_of(given, out, seed, family, words, steps=steps, after=after))
+    return [*firsts, *rest]
 
 
-def learn(job: Job, threads: int) -> str:
+def learn(job: Job, threads: int, before: Future[str] | None) -> str:
     """Run one job in a process of its own; what it said last if it failed."""
+    if before is not None and before.result():
+        return ""  # Said where it failed.
     done = subprocess.run(
         [sys.executable, "-m", "everseg", "learn", *job.words],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -146,23 +159,26 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--method", nargs="+", choices=METHODS, default=WANTED)
     parser.add_argument("--first", type=int, default=700)
-    parser.add_argument("--later", type=int, default=200)
+    parser.add_argument("--later", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
-    parser.add_argument("--bytes", type=int, default=500_000)
-    parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every method alike")
+    parser.add_argument("--bytes", type=int, default=1_000_000)
+    parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every run alike")
+    parser.add_argument("--set-later", nargs="+", default=[], help="of those that go on from a first step")
     given = parser.parse_args()
     stream = Stream.from_yaml(given.stream)
     given.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     threads = max(1, (os.cpu_count() or 1) // given.jobs)
-    for jobs in jobs_of(given, stream):
-        with ThreadPoolExecutor(given.jobs) as pool:
-            running = {pool.submit(learn, job, threads): job for job in jobs}
-            for done in as_completed(running):
-                if done.result():
-                    pool.shutdown(cancel_futures=True)
-                    sys.exit(f"{running[done].out}: {done.result()}")
+    running: dict[Path | None, Future[str]] = {}
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for job in jobs_of(given, stream):  # In this order, so that what is waited for has begun.
+            running[job.out] = pool.submit(learn, job, threads, running.get(job.after))
+        names = {future: out for out, future in running.items()}
+        for done in as_completed(names):
+            if done.result():
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f"{names[done]}: {done.result()}")
     print("| | old | new | all | harmonic | of images | seconds |\n|---|---|---|---|---|---|---|")
     for name in given.method:
         print(line(given, name, stream))

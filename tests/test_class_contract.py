@@ -312,9 +312,10 @@ def test_saliency_makes_objects_unknown(micro_backbone: SemanticBase, tmp_path: 
 @pytest.mark.parametrize(
     "settings",
     [
-        ("where=new",),
-        ("where=old", "absorb=bg+new"),
-        ("kind=sigmoid",),
+        ("kind=region",),
+        ("kind=region", "where=new"),
+        ("kind=region", "where=old", "absorb=bg+new"),
+        ("where=old",),
         ("replay=false", "pasting=false", "auxiliary_in=first"),
     ],
 )

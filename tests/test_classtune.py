@@ -89,6 +89,21 @@ def test_memory_stands_behind_a_steps_own_images() -> None:
     assert len(Crops([], CONFIG, 0, "step", Dark())) == 0
 
 
+@pytest.mark.parametrize(("share", "rows"), [(0.0, 2), (0.25, 2), (0.5, 6), (0.75, 18)])
+def test_memory_has_its_share_of_an_epoch(share: float, rows: int) -> None:
+    """Two rows in memory are a quarter of eight; for half of twelve each is taken three times, drawn anew."""
+    crops = Crops([sample()] * 6, replace(CONFIG, replay=share), 0, "step", Dark())
+    batch = collate([crops.at(0)[i] for i in range(len(crops))])
+    assert batch.replayed.tolist() == [False] * 6 + [True] * rows
+    assert len(set(batch.seeds)) == 6 + rows
+
+
+def test_a_share_of_memory_wants_new_images_and_a_memory() -> None:
+    assert len(Crops([sample()] * 6, replace(CONFIG, replay=0.5), 0, "step")) == 6
+    with pytest.raises(UserError, match="replay is 1; give a share below 1, the rest is new"):
+        replace(CONFIG, replay=1.0)
+
+
 def test_the_published_schedules() -> None:
     sigmoid, softmax = ClassTuneConfig.sigmoid(), ClassTuneConfig.softmax()
     assert (sigmoid.first.lr, sigmoid.later.lr, sigmoid.first.epochs, sigmoid.head_lr) == (1e-3, 1e-4, 60, 10)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from everseg.data import Stream, SyntheticDomain
+from everseg.data.syntheticclasses import SyntheticClasses
 from everseg.distributed import add_up, gather, shard, wait, world
 from everseg.methods import configure
 from everseg.run import run
@@ -138,3 +140,71 @@ def test_two_processes_learn_and_score_what_one_does(tmp_path: Path, micro_folde
             assert b.route == a.route
     assert together.learned == alone.learned
     assert not (tmp_path / "two" / "work").exists()
+
+
+CLASSES = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+from everseg.distributed import gather
+from everseg.files import sha256_tensors
+from everseg.models.semantic_base import load_semantic_base
+from everseg.run import run
+import test_distributed as here
+
+base = load_semantic_base(sys.argv[1])
+done = run(here.class_stream(), here.class_config(sys.argv[1]), sys.argv[2], base)
+mine, other = gather([sha256_tensors(done.learner.model.state_dict())])
+assert mine == other, "processes part"
+"""
+
+
+def class_stream() -> Stream:
+    """Five images a step, in two batches of which the second has one row for two processes."""
+    kinds = ["ball", "tile", "leaf"]
+
+    def images(split: str, count: int, seed: int, known: tuple[int, ...]) -> list[SemanticSample]:
+        painted = SyntheticClasses(count, split, size=64, seed=seed, kinds=kinds)
+        return [
+            replace(s, labels=torch.where(torch.isin(s.labels, torch.tensor(known)), s.labels, 0).byte())
+            for s in painted
+        ]
+
+    def stage(step: int, own: tuple[int, ...]) -> Stage:
+        known = tuple(range(1, 1 + max(own)))
+        classes = tuple(kinds[c - 1] for c in own)
+        return Stage(step, f"step-{step}", images("train", 5, step, own), images("test", 2, 0, known), classes)
+
+    return Stream((stage(0, (1, 2)), stage(1, (3,))))
+
+
+def class_config(base: str) -> RunConfig:
+    settings = ["tune.crop=64", "count=6", *(f"tune.{w}.epochs=2" for w in ("first", "later"))]
+    settings += [f"tune.{w}.batch=4" for w in ("first", "later")]
+    return RunConfig("eir", configure("eir", assignments=settings), base)
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_two_processes_learn_classes_as_one_model_with_one_pool(
+    tmp_path: Path, micro_backbone_folder: Path
+) -> None:
+    """Statistics of batch normalisation are those of each process's rows, so weights differ from a single
+    process's; what is drawn and kept does not."""
+    alone = run(class_stream(), class_config(str(micro_backbone_folder)), tmp_path / "one")
+    (tmp_path / "script.py").write_text(CLASSES)
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    places = [tmp_path / "script.py", micro_backbone_folder, tmp_path / "two", Path(__file__).parent]
+    done = subprocess.run(
+        [sys.executable, *command, *map(str, places)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    together = load(tmp_path / "two")
+    assert together.learner.pool.state_dict().keys() == alone.learner.pool.state_dict().keys()
+    assert sorted(together.learner.pool.items) == sorted(alone.learner.pool.items) != []
+    assert together.results.stages == alone.results.stages
+    one, two = tensors(alone.learner.state_dict()), tensors(together.learner.state_dict())
+    assert list(one) == list(two)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.config import at_least
+from everseg.errors import UserError
 from everseg.fit import FitConfig, fit, steps_of
 from everseg.models.promptable import resolved
 from everseg.models.semantic import Group, Init, Output, Segmenter
@@ -44,7 +45,8 @@ class ClassTuneConfig:
     crops in pixels. area: the part of the image that a crop is of, as a range; what does not fit is drawn
     again. flip: how likely it is mirrored. head_lr: learning rate of head and classifiers, times the
     backbone's. freeze_norm: batch normalisation and dropout rest after the first step. decay_old: weight
-    decay after the first step is on everything, not on the new classifier alone.
+    decay after the first step is on everything, not on the new classifier alone. replay: the least share of
+    an epoch's rows that come from a memory, each of its rows as often as that takes; 0 takes each once.
     """
 
     first: FitConfig
@@ -55,10 +57,15 @@ class ClassTuneConfig:
     head_lr: float = 10.0
     freeze_norm: bool = True
     decay_old: bool = False
+    replay: float = 0.0
 
     def __post_init__(self) -> None:
         at_least(self, 1, "crop")
-        at_least(self, 0, "flip", "head_lr")
+        at_least(self, 0, "flip", "head_lr", "replay")
+        if self.replay >= 1:
+            raise UserError(
+                f"replay is {self.replay:g}; give a share below 1: new images are trained on, too"
+            )
 
     @classmethod
     def sigmoid(cls) -> ClassTuneConfig:
@@ -131,10 +138,12 @@ class Crops:
     ) -> None:
         self.samples, self.config, self.seed, self.name = samples, config, seed, name
         self.memory: Any = memory if memory is not None else ()
+        self.own = 2 if len(samples) == 1 else len(samples)
+        least = math.ceil(config.replay / (1 - config.replay) * self.own)
+        self.replayed = max(len(self.memory), least) if len(self.memory) and self.own else 0
 
     def __len__(self) -> int:
-        own = len(self.samples)
-        return (own if own != 1 else 2) + len(self.memory) if own else 0
+        return self.own + self.replayed
 
     def at(self, epoch: int) -> _Epoch:
         return _Epoch(self, epoch)
@@ -152,9 +161,9 @@ class _Epoch:
     def __getitem__(self, index: int) -> Row:
         crops = self.crops
         own = fold(crops.seed, crops.name, "row", self.epoch, index)
-        first = len(crops) - len(crops.memory)
-        if index >= first:
-            image, labels = crops.memory.draw(index - first, crops.config.crop, own)
+        if index >= crops.own:
+            kept = (index - crops.own) % len(crops.memory)
+            image, labels = crops.memory.draw(kept, crops.config.crop, own)
             return Row(image, labels, own, True)
         sample = crops.samples[index % len(crops.samples)]
         image, labels = random_crop(sample.image, sample.labels, crops.config, torch_generator(own, "crop"))

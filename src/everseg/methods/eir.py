@@ -1,6 +1,6 @@
 """EIR: replay instances of old classes, alone and pasted into new images where the old model expects them.
 
-    L = BCE(z, Y) + 5 RSKD(z, z_old)        (first step: BCE + AC)
+    L = BCE(z, Y) + 5 KD(z, z_old) + AC        (first step: BCE with weighted positives + AC)
 
 A step sees its own images with the labels of its own classes, and a pool of cut-out instances of old ones:
 
@@ -8,9 +8,10 @@ A step sees its own images with the labels of its own classes, and a pool of cut
     B  an image whose background the old model completes (y = 0 and sigmoid >= 0.7) gets instances of the old
        classes seen there pasted where nothing is; image and label are mixed by lambda, so that Y is soft
 
-RSKD keeps the old model's softmax; where a pixel is labelled with a new class, what the old model called
-background is one of the new classes, elsewhere it is background. After the step instances of its classes are
-cut out of its images, and the pool is shared out anew among all classes seen.
+KD is DKD's, a sigmoid for each old class, as the authors' ADE20K trainer has it, or RSKD, which keeps the old
+model's softmax: where a pixel is labelled with a new class, what the old model called background is one of
+the new classes, elsewhere it is background. After the step instances of its classes are cut out of its
+images, and the pool is shared out anew among all classes seen.
 
 Source: Yin et al., "Beyond Background Shift: Rethinking Instance Replay in Continual Semantic Segmentation",
 CVPR 2025. Its equations are not known to us and its code cannot run; docs/eir.md says how we read it.
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from everseg.classlearner import ClassLearner
-from everseg.classtune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classtune import VOID, Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import at_least
 from everseg.instances import (
     Found,
@@ -53,6 +54,7 @@ from everseg.semantic_losses import (
     region_kd,
     sigmoid_kd,
     soft_bce,
+    weighted_bce,
 )
 from everseg.types import Scratch, SemanticSample, Stage, State
 
@@ -61,11 +63,11 @@ from everseg.types import Scratch, SemanticSample, Stage, State
 class EIRConfig:
     """count, max_bytes: budget of the pool over all classes, in instances and in bytes (0: no limit).
     replay: route A. pasting: route B. outside: what is around an instance of route A, "void", not trained, or
-    "background". sure: how sure the old model must be to complete a label. distil: weight of the
-    distillation; kind: RSKD ("region") or DKD's by class ("sigmoid"); where, absorb: the regions that count
-    in RSKD, and what answers for the old background in them, see `region_kd`. auxiliary: weight of AC, in the
-    "first" step or in "all". harvest, paste: how instances are cut out and pasted. tune: how a step is
-    trained.
+    "background". gamma: weight of positives in the first step. sure: how sure the old model must be to
+    complete a label. distil: weight of the distillation; kind: DKD's by class ("sigmoid") or RSKD in the
+    softmax ("region"); where: the regions that count in it; absorb: what answers for the old background in
+    RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step or in "all". harvest, paste: how
+    instances are cut out and pasted. tune: how a step is trained.
     """
 
     count: int = 100
@@ -73,9 +75,10 @@ class EIRConfig:
     replay: bool = True
     pasting: bool = True
     outside: Literal["void", "background"] = "void"
+    gamma: float = 2.0
     sure: float = 0.7
     distil: float = 5.0
-    kind: Literal["region", "sigmoid"] = "region"
+    kind: Literal["region", "sigmoid"] = "sigmoid"
     where: Literal["both", "new", "old"] = "both"
     absorb: Literal["new", "bg+new"] = "new"
     auxiliary: float = 1.0
@@ -85,7 +88,7 @@ class EIRConfig:
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "count", "max_bytes", "sure", "distil", "auxiliary")
+        at_least(self, 0, "count", "max_bytes", "gamma", "sure", "distil", "auxiliary")
 
     @classmethod
     def presets(cls) -> dict[str, EIRConfig]:
@@ -94,8 +97,8 @@ class EIRConfig:
 
         def published(paste: str, **more: Any) -> EIRConfig:
             return cls(
+                gamma=1.0,
                 outside="background",
-                where="new",
                 harvest=HarvestConfig.presets()["reference"],
                 paste=PasteConfig.presets()[paste],
                 **more,
@@ -103,8 +106,8 @@ class EIRConfig:
 
         return {
             "paper": cls(),
-            "reference": published("reference", auxiliary_in="first"),
-            "reference_ade": published("reference_ade", kind="sigmoid", count=300),
+            "reference": published("reference", kind="region", where="new", auxiliary_in="first"),
+            "reference_ade": published("reference_ade", count=300),
         }
 
 
@@ -112,7 +115,7 @@ class EIR(ClassLearner):
     """A segmenter and a pool of instances: no whole image is kept."""
 
     Config = EIRConfig
-    first_loss = "BCE and AC"
+    first_loss = "weighted BCE with a background channel and AC"
 
     def __init__(self, base: SemanticBase, config: EIRConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
@@ -132,9 +135,9 @@ class EIR(ClassLearner):
 
     def _first(self, batch: Batch) -> Tensor:
         z = self.model(self.model.pixels(batch.images)).full()
-        told, labelled = soft_bce(z, batch.labels.to(z.device))
-        denied = self.config.auxiliary * masked_mean(auxiliary_loss(z), labelled)
-        return masked_mean(told, labelled) + denied
+        labels = batch.labels.to(z.device)
+        told = weighted_bce(z, labels, range(self.model.channels), self.config.gamma)
+        return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labels != VOID)
 
     def _later(self, batch: Batch, old: Segmenter) -> Tensor:
         model, config = self.model, self.config
@@ -148,11 +151,13 @@ class EIR(ClassLearner):
             z_old = old(pixels).full()
         z = model(pixels).full()
         told, labelled = soft_bce(z, under, over, share)
+        region = new_region(labels, model.new(), share)
         if config.kind == "sigmoid":
             past = slice(1, old.channels)
             kept = sigmoid_kd(z[:, past], z_old[:, past])
+            if config.where != "both":
+                kept = torch.where(region == (config.where == "new"), kept, 0)
         else:
-            region = new_region(labels, model.new(), share)
             kept = region_kd(z, z_old, region, config.where, config.absorb)
         value = masked_mean(told, labelled) + config.distil * masked_mean(kept, labelled)
         if config.auxiliary_in == "all":

@@ -7,8 +7,8 @@ saliency map calls an object are "unknown", so that they are not taught to be ba
 classes start from the classifier of the unknown. Backbone, head and old classifiers rest after the first
 step. At test time the unknown is background.
 
-With a memory (SSUL-M) some whole images are kept; here they are rows beside the new ones, where the published
-code replaces half of each batch.
+With a memory (SSUL-M) some whole images are kept, and half of what is trained on is of them. The published
+code replaces half of each batch; here an epoch is twice as long instead.
 
 Source: Cha et al., "SSUL: Semantic Segmentation with Unknown Label for Exemplar-based Class-Incremental
 Learning", NeurIPS 2021. It takes saliency maps from an off-the-shelf detector; without any, as is the default
@@ -47,7 +47,7 @@ UNKNOWN = 254
 def _recipe() -> ClassTuneConfig:
     plain = ClassTuneConfig.sigmoid()
     how = replace(plain.first, epochs=50, batch=32, lr=1e-3)
-    return replace(plain, first=how, later=how, crop=513)
+    return replace(plain, first=how, later=how, crop=513, replay=0.5)
 
 
 @dataclass(frozen=True)
