@@ -1,4 +1,4 @@
-"""What the methods of class-incremental segmentation are for, on a painted stream that they learn in minutes."""
+"""What methods of class-incremental segmentation are for, on a painted stream that they learn in minutes."""
 
 from __future__ import annotations
 

@@ -173,7 +173,8 @@ def class_stream() -> Stream:
     def stage(step: int, own: tuple[int, ...]) -> Stage:
         known = tuple(range(1, 1 + max(own)))
         classes = tuple(kinds[c - 1] for c in own)
-        return Stage(step, f"step-{step}", images("train", 5, step, own), images("test", 2, 0, known), classes)
+        test = images("test", 2, 0, known)
+        return Stage(step, f"step-{step}", images("train", 5, step, own), test, classes)
 
     return Stream((stage(0, (1, 2)), stage(1, (3,))))
 
