@@ -200,7 +200,7 @@ def test_methods_share_a_first_step(
     told = refused("mib", "a", *shared)
     assert "MiB trains cross-entropy in its first step, and DKD trains weighted BCE and AC" in told
     assert "SSUL trains what no other method does" in refused("ssul", "b", *shared)
-    assert "EIR trains BCE and AC" in refused("eir", "c", *shared)
+    assert "EIR trains weighted BCE with a background channel and AC" in refused("eir", "c", *shared)
     assert "learned 'one' alone" in refused("dkd", "d", "--first-step", tmp_path / "memory")
     assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
     assert "holds no run" in refused("dkd", "f", "--first-step", tmp_path / "nowhere")

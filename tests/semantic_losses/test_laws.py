@@ -37,16 +37,16 @@ def dense(under: Tensor, over: Tensor, share: Tensor, channels: int) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 4.0])
+@pytest.mark.parametrize("gamma", [None, torch.tensor([1.0, 4.0, 0.5, 1.0, 2.0])])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_soft_bce_is_bce_against_the_dense_target(layers: int, gamma: float) -> None:
+def test_soft_bce_is_bce_against_the_dense_target(layers: int, gamma: torch.Tensor | None) -> None:
     z = drawn(2, 5, 6, 7).requires_grad_()
     under = torch.randint(0, 6, (2, 6, 7)).where(torch.rand(2, 6, 7) > 0.2, 255)
     under = under.where(under < 5, 255)
     over = torch.randint(0, 5, (2, layers, 6, 7))
     share = torch.rand(2, layers, 6, 7).where(torch.rand(2, layers, 6, 7) > 0.5, 0)
     target = dense(under, over, share, 5)
-    more = torch.tensor(gamma)
+    more = None if gamma is None else gamma[:, None, None]
     theirs = F.binary_cross_entropy_with_logits(z, target, reduction="none", pos_weight=more).sum(1)
     (expected,) = torch.autograd.grad(theirs[target.sum(1) > 0].mean(), z)
     loss, valid = soft_bce(z, under, over, share, gamma)
@@ -56,8 +56,8 @@ def test_soft_bce_is_bce_against_the_dense_target(layers: int, gamma: float) -> 
     assert torch.allclose(found, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 0.5])
-def test_the_gradient_of_soft_bce_is_its_derivative(gamma: float) -> None:
+@pytest.mark.parametrize("gamma", [None, torch.tensor([1.0, 0.5, 3.0])])
+def test_the_gradient_of_soft_bce_is_its_derivative(gamma: torch.Tensor | None) -> None:
     z = drawn(1, 3, 2, 2).requires_grad_()
     under, over = torch.tensor([[[0, 1], [255, 2]]]), torch.tensor([[[[2, 2], [2, 0]]]])
     share = torch.tensor([[[[0.5, 0], [0.25, 1]]]])

@@ -62,11 +62,11 @@ from everseg.types import Scratch, SemanticSample, Stage, State
 class EIRConfig:
     """count, max_bytes: budget of the pool over all classes, in instances and in bytes (0: no limit). replay:
     route A. pasting: route B. outside: what is around an instance of route A, "void", not trained, or
-    "background". gamma, gamma_later: weight of positives in the first step and after it. sure: how sure the
-    old model must be to complete a label. distil: weight of the distillation; kind: DKD's by class
-    ("sigmoid") or RSKD in the softmax ("region"); where: the regions that count in it; absorb: what answers
-    for the old background in RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step or in "all".
-    harvest, paste: how instances are cut out and pasted. tune: how a step is trained.
+    "background". gamma: weight of positives in the first step; gamma_later: of those of the new classes after
+    it. sure: how sure the old model must be to complete a label. distil: weight of the distillation; kind:
+    DKD's by class ("sigmoid") or RSKD in the softmax ("region"); where: the regions that count in it; absorb:
+    what answers for the old background in RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step
+    or in "all". harvest, paste: how instances are cut out and pasted. tune: how a step is trained.
     """
 
     count: int = 100
@@ -136,7 +136,7 @@ class EIR(ClassLearner):
     def _first(self, batch: Batch) -> Tensor:
         z = self.model(self.model.pixels(batch.images)).full()
         labels = batch.labels.to(z.device)
-        told, labelled = soft_bce(z, labels, gamma=self.config.gamma)
+        told, labelled = soft_bce(z, labels, gamma_K=z.new_full((z.shape[1],), self.config.gamma))
         return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labelled)
 
     def _later(self, batch: Batch, old: Segmenter) -> Tensor:
@@ -150,7 +150,9 @@ class EIR(ClassLearner):
             pixels = model.pixels(images)
             z_old = old(pixels).full()
         z = model(pixels).full()
-        told, labelled = soft_bce(z, under, over, share, config.gamma_later)
+        gamma = z.new_ones(z.shape[1])
+        gamma[model.new().start :] = config.gamma_later
+        told, labelled = soft_bce(z, under, over, share, gamma)
         region = new_region(labels, model.new(), share)
         if config.kind == "sigmoid":
             past = slice(1, old.channels)

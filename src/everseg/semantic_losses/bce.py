@@ -28,16 +28,16 @@ def soft_bce(
     under_BHW: Tensor,
     over_BLHW: Tensor | None = None,
     share_BLHW: Tensor | None = None,
-    gamma: float = 1.0,
+    gamma_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy over all channels against labels that a paste may share between classes.
 
-        sum_c softplus(z_c) + sum_n w_n [gamma softplus(-z_n) - softplus(z_n)]
+        sum_c softplus(z_c) + sum_n w_n [gamma_n softplus(-z_n) - softplus(z_n)]
 
     under: the channel of each pixel, 255 void. over: the channels that were laid upon it, the last on top.
     share: how much of a pixel the layer covers, 0..1, 0 where there is nothing. With one layer the target is
-    share of `over` and 1 - share of `under`; more compose in turn. gamma: how much a positive counts; with 1
-    the bracket is -z_n.
+    share of `over` and 1 - share of `under`; more compose in turn. gamma: how much a positive of each
+    channel counts; with 1, as where there is none, the bracket is -z_n.
 
     Returns the loss, summed over channels, and the pixels that count, both (B, H, W). Void has no share of
     any class. A pixel all void does not count; void under a paste does, with a target that sums to the share.
@@ -45,7 +45,7 @@ def soft_bce(
     Source: EIR's trainer (`mbce` with ignored pixels); it builds the target with K channels of floats.
     """
     index, weight = _parts(under_BHW, over_BLHW, share_BLHW)
-    loss = _SoftBCE.apply(logits_BKHW, index, weight.to(logits_BKHW.dtype), gamma)  # type: ignore[no-untyped-call]
+    loss = _SoftBCE.apply(logits_BKHW, index, weight.to(logits_BKHW.dtype), gamma_K)  # type: ignore[no-untyped-call]
     return loss, weight.sum(1) > 0
 
 
@@ -68,21 +68,23 @@ class _SoftBCE(torch.autograd.Function):
     size; this one keeps none and makes the gradient in place."""
 
     @staticmethod
-    def forward(ctx: Any, z_BKHW: Tensor, index_BNHW: Tensor, weight_BNHW: Tensor, gamma: float) -> Tensor:
+    def forward(
+        ctx: Any, z_BKHW: Tensor, index_BNHW: Tensor, weight_BNHW: Tensor, gamma_K: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(z_BKHW, index_BNHW, weight_BNHW)
-        ctx.gamma = gamma
+        ctx.gamma_K = gamma_K
         spread = torch.stack([F.softplus(image).sum(0) for image in z_BKHW])
-        own_BNHW = z_BKHW.gather(1, index_BNHW)
-        gain = own_BNHW if gamma == 1 else F.softplus(own_BNHW) - gamma * F.softplus(-own_BNHW)
+        gain = own = z_BKHW.gather(1, index_BNHW)
+        if gamma_K is not None:
+            gain = F.softplus(own) - gamma_K[index_BNHW] * F.softplus(-own)
         return spread - (weight_BNHW * gain).sum(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        z_BKHW, index_BNHW, weight_BNHW = ctx.saved_tensors
+        z_BKHW, index_BNHW, slope = ctx.saved_tensors
         grad = grads[0][:, None]
-        slope = weight_BNHW
-        if ctx.gamma != 1:
-            slope = slope * (1 + (ctx.gamma - 1) * torch.sigmoid(-z_BKHW.gather(1, index_BNHW)))
+        if ctx.gamma_K is not None:
+            slope = slope * (1 + (ctx.gamma_K[index_BNHW] - 1) * torch.sigmoid(-z_BKHW.gather(1, index_BNHW)))
         out = torch.sigmoid(z_BKHW).mul_(grad)
         return out.scatter_add_(1, index_BNHW, -slope * grad), None, None, None
 
