@@ -7,10 +7,9 @@
 For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
 for EIR, and every method goes on from its own; joint training gets as many gradient steps as all of theirs
 together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each. `--gamma` is the weight
-of positives in later steps of DKD, DKD-M and EIR; in their first steps it is 2. Prints, over seeds, the mean
-IoU (in each image's own pixels) of old, new and all classes after the last step and their harmonic mean, the
-bytes that a method stores of images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them: what
-is there is not run again.
+of positives in later steps of DKD and DKD-M. Prints, over seeds, the mean IoU (in each image's own pixels) of
+old, new and all classes after the last step and their harmonic mean, the bytes that a method stores of
+images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them: what is there is not run again.
 """
 
 from __future__ import annotations
@@ -62,11 +61,8 @@ METHODS: dict[str, Entry] = {
     "plop": ("softmax", ("--method", "plop")),
     "dkd": ("dkd", ("--method", "dkd", *GAMMA)),
     "dkd-m": ("dkd", ("--method", "dkd", *GAMMA, "--set", "memory=10000", *BYTES)),
-    "eir": ("eir", ("--method", "eir", *GAMMA, "--set", "count=10000", *BYTES)),
-    "eir-region": (
-        "eir",
-        ("--method", "eir", *GAMMA, "--set", "count=10000", *BYTES, "--set", "kind=region"),
-    ),
+    "eir": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES, "--set", "kind=sigmoid")),
+    "eir-region": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES)),
 }
 WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
 

@@ -312,10 +312,10 @@ def test_saliency_makes_objects_unknown(micro_backbone: SemanticBase, tmp_path: 
 @pytest.mark.parametrize(
     "settings",
     [
-        ("kind=region",),
-        ("kind=region", "where=new"),
-        ("kind=region", "where=old", "absorb=bg+new"),
-        ("where=old",),
+        ("where=new",),
+        ("where=old", "absorb=bg+new"),
+        ("kind=sigmoid",),
+        ("kind=sigmoid", "where=old", "gamma_later=4"),
         ("replay=false", "pasting=false", "auxiliary_in=first"),
     ],
 )

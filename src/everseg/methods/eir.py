@@ -8,10 +8,10 @@ A step sees its own images with the labels of its own classes, and a pool of cut
     B  an image whose background the old model completes (y = 0 and sigmoid >= 0.7) gets instances of the old
        classes seen there pasted where nothing is; image and label are mixed by lambda, so that Y is soft
 
-KD is DKD's, a sigmoid for each old class, as the authors' ADE20K trainer has it, or RSKD, which keeps the old
-model's softmax: where a pixel is labelled with a new class, what the old model called background is one of
-the new classes, elsewhere it is background. After the step instances of its classes are cut out of its
-images, and the pool is shared out anew among all classes seen.
+KD is RSKD, which keeps the old model's softmax: where a pixel is labelled with a new class, what the old
+model called background is one of the new classes, elsewhere it is background; or DKD's, a sigmoid for each
+old class. After the step instances of its classes are cut out of its images, and the pool is shared out anew
+among all classes seen.
 
 Source: Yin et al., "Beyond Background Shift: Rethinking Instance Replay in Continual Semantic Segmentation",
 CVPR 2025. Its equations are not known to us and its code cannot run; docs/eir.md says how we read it.
@@ -78,7 +78,7 @@ class EIRConfig:
     gamma_later: float = 1.0
     sure: float = 0.7
     distil: float = 5.0
-    kind: Literal["region", "sigmoid"] = "sigmoid"
+    kind: Literal["region", "sigmoid"] = "region"
     where: Literal["both", "new", "old"] = "both"
     absorb: Literal["new", "bg+new"] = "new"
     auxiliary: float = 1.0
@@ -106,8 +106,8 @@ class EIRConfig:
 
         return {
             "paper": cls(),
-            "reference": published("reference", kind="region", where="new", auxiliary_in="first"),
-            "reference_ade": published("reference_ade", count=300),
+            "reference": published("reference", where="new", auxiliary_in="first"),
+            "reference_ade": published("reference_ade", kind="sigmoid", count=300),
         }
 
 
