@@ -111,7 +111,7 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
         for name in given.method:
             family, words = METHODS[name]
             joint = name.startswith("joint")
-            steps = given.first + given.later * len(later) * joint
+            steps = given.first + (given.later * len(later) if joint else 0)
             after = None if joint else shared[family]
             out = given.out / f"{name}-{seed}"
             rest.append(job_of(given, out, seed, family, words, steps=steps, after=after))

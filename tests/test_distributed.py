@@ -96,6 +96,21 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def in_two_processes(script: str, folder: Path, base: Path) -> None:
+    """Run a script twice at once; its arguments are the base, where the run goes, and where this file is."""
+    (folder / "script.py").write_text(script)
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    places = [folder / "script.py", base, folder / "two", Path(__file__).parent]
+    done = subprocess.run(
+        [sys.executable, *command, *map(str, places)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(state, dict):
         return {k: v for name, part in state.items() for k, v in tensors(part, f"{prefix}/{name}").items()}
@@ -105,22 +120,7 @@ def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_processes_learn_and_score_what_one_does(tmp_path: Path, micro_folder: Path) -> None:
     alone = run(stream(), config(str(micro_folder)), tmp_path / "one")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    arguments = [
-        str(tmp_path / "script.py"),
-        str(micro_folder),
-        str(tmp_path / "two"),
-        str(Path(__file__).parent),
-    ]
-    done = subprocess.run(
-        [sys.executable, *command, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(SCRIPT, tmp_path, micro_folder)
     together = load(tmp_path / "two")
     one, two = tensors(alone.learner.state_dict()), tensors(together.learner.state_dict())
     assert list(one) == list(two)
@@ -192,17 +192,7 @@ def test_two_processes_learn_classes_as_one_model_with_one_pool(
     """Statistics of batch normalisation are those of each process's rows, so weights differ from a single
     process's; what is drawn and kept does not."""
     alone = run(class_stream(), class_config(str(micro_backbone_folder)), tmp_path / "one")
-    (tmp_path / "script.py").write_text(CLASSES)
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    places = [tmp_path / "script.py", micro_backbone_folder, tmp_path / "two", Path(__file__).parent]
-    done = subprocess.run(
-        [sys.executable, *command, *map(str, places)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(CLASSES, tmp_path, micro_backbone_folder)
     together = load(tmp_path / "two")
     assert together.learner.pool.state_dict().keys() == alone.learner.pool.state_dict().keys()
     assert sorted(together.learner.pool.items) == sorted(alone.learner.pool.items) != []

@@ -64,7 +64,7 @@ class EIRConfig:
     route A. pasting: route B. outside: what is around an instance of route A, "void", not trained, or
     "background". gamma: weight of positives in the first step; gamma_later: of those of the new classes after
     it. sure: how sure the old model must be to complete a label. distil: weight of the distillation; kind:
-    DKD's by class ("sigmoid") or RSKD in the softmax ("region"); where: the regions that count in it; absorb:
+    RSKD in the softmax ("region") or DKD's by class ("sigmoid"); where: the regions that count in it; absorb:
     what answers for the old background in RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step
     or in "all". harvest, paste: how instances are cut out and pasted. tune: how a step is trained.
     """
@@ -136,7 +136,7 @@ class EIR(ClassLearner):
     def _first(self, batch: Batch) -> Tensor:
         z = self.model(self.model.pixels(batch.images)).full()
         labels = batch.labels.to(z.device)
-        told, labelled = soft_bce(z, labels, gamma_K=z.new_full((z.shape[1],), self.config.gamma))
+        told, labelled = soft_bce(z, labels, gamma_K=z.new_full((self.model.channels,), self.config.gamma))
         return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labelled)
 
     def _later(self, batch: Batch, old: Segmenter) -> Tensor:
@@ -150,8 +150,10 @@ class EIR(ClassLearner):
             pixels = model.pixels(images)
             z_old = old(pixels).full()
         z = model(pixels).full()
-        gamma = z.new_ones(z.shape[1])
-        gamma[model.new().start :] = config.gamma_later
+        gamma = None
+        if config.gamma_later != 1:
+            gamma = z.new_ones(model.channels)
+            gamma[model.new().start :] = config.gamma_later
         told, labelled = soft_bce(z, under, over, share, gamma)
         region = new_region(labels, model.new(), share)
         if config.kind == "sigmoid":
