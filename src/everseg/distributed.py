@@ -5,6 +5,7 @@ Works under `torchrun` and `accelerate launch`; without them there is one proces
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +36,14 @@ class World:
 
 @cache
 def world() -> World:
-    """Join the process group that the launcher's environment names, once; the device is the accelerator if
-    any."""
+    """Join the process group that the launcher's environment names, once, and leave it when the program ends;
+    the device is the accelerator if any."""
     cpu = not torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(0, 1, torch.device("cpu" if cpu else "cuda"))
     state = PartialState(cpu=cpu)
+    # A thread of the group that waits for the lock of an interpreter that is gone aborts the process.
+    atexit.register(dist.destroy_process_group)
     return World(state.process_index, state.num_processes, state.device)
 
 
