@@ -1,15 +1,16 @@
 """Methods of class-incremental segmentation side by side on one stream, from first steps that they share.
 
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
-        [--first 700] [--later 600] [--batch 8] [--crop 192] [--bytes 1000000] [--gamma 4]
+        [--first 700] [--later 600 | --later-epochs 5] [--batch 8] [--crop 192] [--bytes 1000000]
         [--set KEY=VALUE ...] [--set-later KEY=VALUE ...]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
-for EIR, and every method goes on from its own; joint training gets as many gradient steps as all of theirs
-together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each. `--gamma` is the weight
-of positives in later steps of DKD and DKD-M. Prints, over seeds, the mean IoU (in each image's own pixels) of
-old, new and all classes after the last step and their harmonic mean, the bytes that a method stores of
-images, and its seconds. Runs lie in FOLDER as `everseg learn` makes them: what is there is not run again.
+for EIR, and every method goes on from its own. Later steps have `--later` gradient steps each, or go over
+their images `--later-epochs` times, with what a memory adds. Joint training gets as many gradient steps as
+all steps of fine-tuning together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each.
+Prints, over seeds, the mean IoU (in each image's own pixels) of old, new and all classes after the last step
+and their harmonic mean, the bytes that a method stores of images, and its seconds. Runs lie in FOLDER as
+`everseg learn` makes them: what is there is not run again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from everseg.data import Stream
 from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.results.classes import class_means
 from everseg.runfolder import load
+from everseg.types import Stage
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ FAMILIES = {
 
 Entry = tuple[str, tuple[str, ...]]
 BYTES = ("--set", "max_bytes={bytes}")
-GAMMA = ("--set", "gamma_later={gamma}")
+# Short steps: see docs/eir.md.
+SHORT = ("--set", "kind=sigmoid", "--set", "sure=0.5")
 METHODS: dict[str, Entry] = {
     "joint": ("bce", ("--method", "joint-classes", "--preset", "sigmoid")),
     "joint-ce": ("softmax", ("--method", "joint-classes")),
@@ -59,9 +62,9 @@ METHODS: dict[str, Entry] = {
     "ilt": ("softmax", ("--method", "ilt")),
     "mib": ("softmax", ("--method", "mib")),
     "plop": ("softmax", ("--method", "plop")),
-    "dkd": ("dkd", ("--method", "dkd", *GAMMA)),
-    "dkd-m": ("dkd", ("--method", "dkd", *GAMMA, "--set", "memory=10000", *BYTES)),
-    "eir": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES, "--set", "kind=sigmoid")),
+    "dkd": ("dkd", ("--method", "dkd")),
+    "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", *BYTES)),
+    "eir": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES, *SHORT)),
     "eir-region": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES)),
 }
 WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
@@ -88,14 +91,22 @@ def job_of(
 ) -> Job:
     """A method's words with the settings that all share and those of its family."""
     how = [f"crop={given.crop}", f"first.batch={given.batch}", f"later.batch={given.batch}"]
-    how += [f"first.steps={steps}", f"later.steps={given.later}"]
+    how += [f"first.steps={steps}"]
+    how += [f"later.epochs={given.later_epochs}"] if given.later_epochs else [f"later.steps={given.later}"]
     how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
     settings = [*(f"tune.{h}" for h in how), *given.settings, *(given.set_later if after else ())]
-    own = [word.format(bytes=given.bytes, gamma=given.gamma) for word in words]
+    own = [word.format(bytes=given.bytes) for word in words]
     if after:
         own += ["--first-step", str(after)]
     common = ["--no-baseline", "--score", "size=original", "--seed", str(seed), "--out", str(out)]
     return Job(out, (str(given.stream), *own, *(w for s in settings for w in ("--set", s)), *common), after)
+
+
+def later_steps(given: argparse.Namespace, stage: Stage) -> int:
+    """How many gradient steps a method without a memory makes of a later step."""
+    if not given.later_epochs:
+        return int(given.later)
+    return int(given.later_epochs) * max(1, len(stage.train) // given.batch)
 
 
 def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
@@ -111,7 +122,7 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
         for name in given.method:
             family, words = METHODS[name]
             joint = name.startswith("joint")
-            steps = given.first + (given.later * len(later) if joint else 0)
+            steps = given.first + (sum(later_steps(given, s) for s in later) if joint else 0)
             after = None if joint else shared[family]
             out = given.out / f"{name}-{seed}"
             rest.append(job_of(given, out, seed, family, words, steps=steps, after=after))
@@ -161,10 +172,10 @@ def main() -> None:
     parser.add_argument("--method", nargs="+", choices=METHODS, default=WANTED)
     parser.add_argument("--first", type=int, default=700)
     parser.add_argument("--later", type=int, default=600)
+    parser.add_argument("--later-epochs", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--bytes", type=int, default=1_000_000)
-    parser.add_argument("--gamma", type=float, default=4.0)
     parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every run alike")
     parser.add_argument("--set-later", nargs="+", default=[], help="of those that go on from a first step")
     given = parser.parse_args()

@@ -198,9 +198,12 @@ def test_methods_share_a_first_step(
         return str(said.err)
 
     told = refused("mib", "a", *shared)
-    assert "MiB trains cross-entropy in its first step, and DKD trains weighted BCE and AC" in told
+    assert "MiB trains cross-entropy in its first step, and DKD trains BCE (positives times 2) and AC" in told
     assert "SSUL trains what no other method does" in refused("ssul", "b", *shared)
-    assert "EIR trains weighted BCE with a background channel and AC" in refused("eir", "c", *shared)
+    told = refused("eir", "c", *shared)
+    assert "EIR trains BCE (positives times 1) with a background channel and AC" in told
+    told = refused("dkd", "i", *shared, "--set", "gamma=3")
+    assert "DKD trains BCE (positives times 3) and AC" in told and "(positives times 2)" in told
     assert "learned 'one' alone" in refused("dkd", "d", "--first-step", tmp_path / "memory")
     assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
     assert "holds no run" in refused("dkd", "f", "--first-step", tmp_path / "nowhere")

@@ -80,10 +80,11 @@ class DKD(ClassLearner):
     """A classifier for each step; no loss on the auxiliary channel reaches the features."""
 
     Config = DKDConfig
-    first_loss = "weighted BCE and AC"
 
     def __init__(self, base: SemanticBase, config: DKDConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
+        void = ", void a negative" if self.config.void_as_negative else ""
+        self.first_loss = f"BCE (positives times {self.config.gamma:g}{void}) and AC"
         self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:

@@ -1,6 +1,6 @@
 """EIR: replay instances of old classes, alone and pasted into new images where the old model expects them.
 
-    L = BCE(z, Y) + 5 KD(z, z_old) + AC        (first step: BCE with weighted positives + AC)
+    L = BCE(z, Y) + 5 KD(z, z_old) + AC        (first step: BCE + AC)
 
 A step sees its own images with the labels of its own classes, and a pool of cut-out instances of old ones:
 
@@ -74,7 +74,7 @@ class EIRConfig:
     replay: bool = True
     pasting: bool = True
     outside: Literal["void", "background"] = "void"
-    gamma: float = 2.0
+    gamma: float = 1.0
     gamma_later: float = 1.0
     sure: float = 0.7
     distil: float = 5.0
@@ -97,7 +97,6 @@ class EIRConfig:
 
         def published(paste: str, **more: Any) -> EIRConfig:
             return cls(
-                gamma=1.0,
                 outside="background",
                 harvest=HarvestConfig.presets()["reference"],
                 paste=PasteConfig.presets()[paste],
@@ -115,10 +114,10 @@ class EIR(ClassLearner):
     """A segmenter and a pool of instances: no whole image is kept."""
 
     Config = EIRConfig
-    first_loss = "weighted BCE with a background channel and AC"
 
     def __init__(self, base: SemanticBase, config: EIRConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
+        self.first_loss = f"BCE (positives times {self.config.gamma:g}) with a background channel and AC"
         self.pool = InstancePool(self.config.count, self.config.max_bytes)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
@@ -136,7 +135,7 @@ class EIR(ClassLearner):
     def _first(self, batch: Batch) -> Tensor:
         z = self.model(self.model.pixels(batch.images)).full()
         labels = batch.labels.to(z.device)
-        told, labelled = soft_bce(z, labels, gamma_K=z.new_full((self.model.channels,), self.config.gamma))
+        told, labelled = soft_bce(z, labels, gamma_K=self._weights(z, slice(None), self.config.gamma))
         return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labelled)
 
     def _later(self, batch: Batch, old: Segmenter) -> Tensor:
@@ -150,10 +149,7 @@ class EIR(ClassLearner):
             pixels = model.pixels(images)
             z_old = old(pixels).full()
         z = model(pixels).full()
-        gamma = None
-        if config.gamma_later != 1:
-            gamma = z.new_ones(model.channels)
-            gamma[model.new().start :] = config.gamma_later
+        gamma = self._weights(z, slice(model.new().start, None), config.gamma_later)
         told, labelled = soft_bce(z, under, over, share, gamma)
         region = new_region(labels, model.new(), share)
         if config.kind == "sigmoid":
@@ -167,6 +163,14 @@ class EIR(ClassLearner):
         if config.auxiliary_in == "all":
             value = value + config.auxiliary * masked_mean(auxiliary_loss(z), labelled)
         return value
+
+    def _weights(self, like: Tensor, channels: slice, gamma: float) -> Tensor | None:
+        """How much a positive of each channel counts; None where all count once."""
+        if gamma == 1:
+            return None
+        weights = like.new_ones(self.model.channels)
+        weights[channels] = gamma
+        return weights
 
     def _pasted(self, batch: Batch, completed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images, on the CPU; labels below the pastes, layers upon them and their shares, on the device."""
