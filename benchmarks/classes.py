@@ -27,6 +27,7 @@ from pathlib import Path
 
 from everseg.data import Stream
 from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.fit import FitConfig, steps_of
 from everseg.results.classes import class_means
 from everseg.runfolder import load
 from everseg.types import Stage
@@ -104,9 +105,9 @@ def job_of(
 
 def later_steps(given: argparse.Namespace, stage: Stage) -> int:
     """How many gradient steps a method without a memory makes of a later step."""
-    if not given.later_epochs:
-        return int(given.later)
-    return int(given.later_epochs) * max(1, len(stage.train) // given.batch)
+    steps = 0 if given.later_epochs else given.later
+    how = FitConfig(epochs=given.later_epochs, steps=steps, batch=given.batch, drop_last=True)
+    return steps_of(how, len(stage.train))
 
 
 def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:

@@ -42,9 +42,15 @@ def world() -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(0, 1, torch.device("cpu" if cpu else "cuda"))
     state = PartialState(cpu=cpu)
-    # A thread of the group that waits for the lock of an interpreter that is gone aborts the process.
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
     return World(state.process_index, state.num_processes, state.device)
+
+
+def _leave() -> None:
+    """Leave the process group, unless the program has: a thread of it that waits for the lock of an
+    interpreter that is gone aborts the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def shard(items: Sequence[int]) -> list[int]:
