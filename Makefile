@@ -35,8 +35,9 @@ env: $(DEV) ## Make the environment with everything for development
 test: $(DEV) ## Run the everyday tests
 	$(PYTEST)
 
+# A few of these take most of the time, so each goes to whichever process is free.
 slow: $(DEV) ## Run the slow tests, and those on real data where EVERSEG_DATA says
-	$(PYTEST) -m "slow or realdata" --durations=10
+	$(PYTEST) --dist worksteal -m "slow or realdata" --durations=10
 
 lint: $(DEV) ## Check style and formatting
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
         [--first 700] [--later 600 | --later-epochs 5] [--batch 8] [--crop 192] [--bytes 1000000]
-        [--set KEY=VALUE ...] [--set-later KEY=VALUE ...]
+        [--set KEY=VALUE ...] [--set-later KEY=VALUE ...] [--set-family FAMILY KEY=VALUE ...]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
 for EIR, and every method goes on from its own. Later steps have `--later` gradient steps each, or go over
@@ -96,6 +96,7 @@ def job_of(
     how += [f"later.epochs={given.later_epochs}"] if given.later_epochs else [f"later.steps={given.later}"]
     how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
     settings = [*(f"tune.{h}" for h in how), *given.settings, *(given.set_later if after else ())]
+    settings += [s for name, *of in given.set_family if name == family for s in of]
     own = [word.format(bytes=given.bytes) for word in words]
     if after:
         own += ["--first-step", str(after)]
@@ -179,7 +180,18 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=1_000_000)
     parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every run alike")
     parser.add_argument("--set-later", nargs="+", default=[], help="of those that go on from a first step")
+    parser.add_argument(
+        "--set-family",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("FAMILY", "KEY=VALUE"),
+        help=f"of those that share a first step: {', '.join(FAMILIES)}",
+    )
     given = parser.parse_args()
+    for name, *_ in given.set_family:
+        if name not in FAMILIES:
+            parser.error(f"--set-family {name}: the families are {', '.join(FAMILIES)}")
     stream = Stream.from_yaml(given.stream)
     given.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()

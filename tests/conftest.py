@@ -19,6 +19,7 @@ import torch
 
 # As many as there are on a small machine, shared out among the processes that test.
 THREADS = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the commands that a test begins
 torch.set_num_threads(THREADS)
 
 

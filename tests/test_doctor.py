@@ -360,7 +360,7 @@ def test_every_kind_of_method_has_a_forecast(
         pytest.param(20, ["tune.fit.epochs=1"], id="a small stream"),
         pytest.param(
             160,
-            ["tune.fit.batch=32", "tune.fit.steps=6", "cache.precision=fp32"],
+            ["tune.fit.batch=32", "tune.fit.steps=3", "cache.precision=fp32"],
             id="large batches and features",
         ),
         pytest.param(20, ["cache.where=off", "tune.fit.steps=4"], id="no cache"),

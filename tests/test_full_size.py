@@ -1,6 +1,6 @@
 """The families at their real size with random weights: 1024 x 1024 pixels, from the command line.
 
-Two images a domain to learn from and one to score on. What is learned is worth nothing; that it is learned,
+One image a domain to learn from and one to score on. What is learned is worth nothing; that it is learned,
 kept, found again and shown is the point.
 """
 
@@ -40,7 +40,7 @@ def stream_file(root: Path, folder: Path) -> Path:
     stages = [
         {
             "name": name,
-            "train": {"path": f"{name}/train", "limit": 2},
+            "train": {"path": f"{name}/train", "limit": 1},
             "test": {"path": f"{name}/test", "limit": 1},
         }
         for name in DOMAINS
@@ -63,7 +63,7 @@ def test_learn_predict_report(
     torch.manual_seed(0)
     build().save_pretrained(tmp_path / "base")
     stream, run = stream_file(data_root, tmp_path), tmp_path / "run"
-    small = ["--set", "tune.fit.steps=1", "--set", "tune.fit.batch=2"]
+    small = ["--set", "tune.fit.steps=1", "--set", "tune.fit.batch=1"]
     learned = json.loads(
         everseg("learn", stream, "--base", tmp_path / "base", "--out", run, *small, "--no-baseline", "--json")
     )

@@ -4,7 +4,7 @@ forgetting."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +35,16 @@ class Shown:
     summary: Summary
 
 
-def demo(out: Path, seed: int = 0) -> Iterator[Shown]:
-    """Write a synthetic stream under `out`, learn it with each method, and end with a report and a picture.
+def demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iterator[Shown]:
+    """Write a synthetic stream of `domains` under `out`, learn it with each method, and end with a report and
+    a picture.
 
     Yields each method's run as it is done. Called again it goes on where it was.
     """
     source = out / "data" / "stream.yaml"
     if not source.exists():
         shutil.rmtree(out / "data", ignore_errors=True)  # An interrupted demo left half of it.
-        write_synthetic_stream(out / "data", DOMAINS, train=48, test=16, seed=seed)
+        write_synthetic_stream(out / "data", domains, train=48, test=16, seed=seed)
     stream = Stream.from_yaml(source)
     base = load_base("tiny")
     shown: dict[str, Results] = {}
