@@ -363,11 +363,11 @@ def test_every_kind_of_method_has_a_forecast(
             ["tune.fit.batch=32", "tune.fit.steps=3", "cache.precision=fp32"],
             id="large batches and features",
         ),
-        pytest.param(20, ["cache.where=off", "tune.fit.steps=4"], id="no cache"),
+        pytest.param(20, ["cache.where=off", "tune.fit.steps=2"], id="no cache"),
     ],
 )
 def test_the_forecast_is_what_a_run_measures(train: int, settings: list[str], tmp_path: Path) -> None:
-    stream = write_synthetic_stream(tmp_path / "data", ("polyps", "cracks"), train=train, test=16)
+    stream = write_synthetic_stream(tmp_path / "data", ("polyps", "cracks"), train=train, test=8)
     flags = [flag for setting in settings for flag in ("--set", setting)]
     told = json.loads(everseg("doctor", "--stream", stream, "--json", *flags).stdout)
     done = everseg("learn", stream, "--out", tmp_path / "run", "--json", *flags)
