@@ -91,6 +91,17 @@ def test_tables_hold_what_was_measured(stream: Stream) -> None:
     assert ">-0.400<" in classes, "ball since the first step"
 
 
+def test_one_step_has_nothing_to_follow(stream: Stream, tmp_path: Path) -> None:
+    """As of joint training: neither curves of one point, nor forgetting, nor an average of one."""
+    found = Results({"iou": False})
+    names = ["background", *(c for s in stream.stages for c in s.classes)]
+    found = with_class_row(found, "all-classes", names, {"iou": {name: 0.5 for name in names}})
+    text = write_report(ReportData("run", {}, found, {}), tmp_path).read_text(encoding="utf-8")
+    assert "Each class" in text and "<dt>All" in text
+    for part in ("<svg", "<dt>FM", "<dt>Avg", "average over steps"):
+        assert part not in text
+
+
 def test_the_classes_of_a_step_are_one_column(stream: Stream) -> None:
     found = results(stream)
     matrix, steps = found.matrix("iou"), step_means(found, "iou").matrix("iou")

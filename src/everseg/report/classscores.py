@@ -27,9 +27,6 @@ MEANS = ("old", "new", "all", "harmonic")
 def class_panel(results: Results, summary: Summary, metric: str, index: int) -> str:
     """All about one metric of a run whose columns are classes."""
     matrix = results.matrix(metric)
-    steps = step_means(results, metric)
-    curves = svg(plot_curves(steps, metric), f"curves {index}")
-    words = text(curves_in_words(steps.matrix(metric)))
     return (
         key_numbers(matrix, summary)
         + section(
@@ -37,13 +34,20 @@ def class_panel(results: Results, summary: Summary, metric: str, index: int) -> 
             means_table(matrix, summary.get("first_classes")),
             f"Mean {label(metric)} over classes; each class's is taken over all pixels of the test set.",
         )
-        + section(
-            "What happens to the classes of each step",
-            f'<div class="scroll"><div class="chart" role="img" aria-label="{words}">{curves}</div></div>',
-            "The mean of the classes that a step taught, the background among the first. A ring marks that "
-            "step. A line that falls after its ring is forgetting.",
-        )
+        + (_curves(results, metric, index) if len(matrix.stages) > 1 else "")
         + section("Each class", class_table(matrix, metric), _meaning(metric))
+    )
+
+
+def _curves(results: Results, metric: str, index: int) -> str:
+    steps = step_means(results, metric)
+    curves = svg(plot_curves(steps, metric), f"curves {index}")
+    words = text(curves_in_words(steps.matrix(metric)))
+    return section(
+        "What happens to the classes of each step",
+        f'<div class="scroll"><div class="chart" role="img" aria-label="{words}">{curves}</div></div>',
+        "The mean of the classes that a step taught, the background among the first. A ring marks that "
+        "step. A line that falls after its ring is forgetting.",
     )
 
 
@@ -78,14 +82,13 @@ def key_numbers(matrix: ResultMatrix, summary: Summary) -> str:
         ("Old", "", means.old, f"The background and the {old - 1} classes of the first step."),
         ("New", "", means.new, f"The {new} classes of all later steps."),
         ("Harmonic", "mean", means.harmonic, "Of old and new: high only if both are."),
-        ("Avg", "over steps", average_over_steps(matrix), f"Mean of All after each of {steps} steps."),
-        (
-            "FM",
-            "forgetting",
-            forgetting(matrix),
-            "Mean loss of a class since the step that taught it; 0 is perfect.",
-        ),
     ]
+    if steps > 1:
+        told = "Mean loss of a class since the step that taught it; 0 is perfect."
+        found += [
+            ("Avg", "over steps", average_over_steps(matrix), f"Mean of All after each of {steps} steps."),
+            ("FM", "forgetting", forgetting(matrix), told),
+        ]
     cards = [card(n, extra, number(v), "", told) for n, extra, v, told in found if not math.isnan(v)]
     stored = stored_bytes(summary)
     if stored is not None:
@@ -95,7 +98,7 @@ def key_numbers(matrix: ResultMatrix, summary: Summary) -> str:
 
 
 def means_table(matrix: ResultMatrix, old: Sequence[str] | None = None) -> str:
-    """A row for each step, a column for each mean; last the average over the steps. old: as in
+    """A row for each step, a column for each mean; last the average over several steps. old: as in
     `class_means`."""
     rows = []
     found = [class_means(matrix, row, old) for row in range(len(matrix.stages))]
@@ -106,8 +109,9 @@ def means_table(matrix: ResultMatrix, old: Sequence[str] | None = None) -> str:
             for kind in MEANS
         ]
         rows.append((f"after {stage}", cells))
-    over = ["", "", f'<td class="mean">{number(average_over_steps(matrix))}</td>', ""]
-    rows.append(("average over steps", [cell or "<td></td>" for cell in over]))
+    if len(rows) > 1:
+        over = ["", "", f'<td class="mean">{number(average_over_steps(matrix))}</td>', ""]
+        rows.append(("average over steps", [cell or "<td></td>" for cell in over]))
     caption = (
         "Old: the background and the classes of the first step; new: those of all later steps seen by then; "
         "all: both; harmonic: the harmonic mean of old and new."
