@@ -63,6 +63,7 @@ METHODS: dict[str, Entry] = {
     "ilt": ("softmax", ("--method", "ilt")),
     "mib": ("softmax", ("--method", "mib")),
     "plop": ("softmax", ("--method", "plop")),
+    "rcil": ("softmax", ("--method", "rcil")),
     "dkd": ("dkd", ("--method", "dkd")),
     "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", *BYTES)),
     "eir": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES, *SHORT)),

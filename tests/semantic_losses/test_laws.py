@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from everseg.semantic_losses import (
     EntropyMedians,
+    channel_distance,
     entropy,
     feature_mse,
     fold_logits,
@@ -17,6 +18,7 @@ from everseg.semantic_losses import (
     new_region,
     soft_bce,
     softmax_kd,
+    spatial_distance,
     unbiased_ce,
 )
 
@@ -114,6 +116,24 @@ def test_local_pod_is_zero_between_equals_and_ignores_the_sign() -> None:
     assert local_pod(maps, [m + 1 for m in maps]).shape == (2,)
     assert not feature_mse(maps[0], maps[0]).any()
     assert torch.allclose(feature_mse(maps[0] + 2, maps[0]), torch.full((2,), 4.0, dtype=torch.float64))
+
+
+def test_pooled_cubes_are_zero_between_equals_and_average_over_windows_and_channels() -> None:
+    new, old = drawn(2, 5, 9, 7), drawn(2, 5, 9, 7)
+    for distance in (spatial_distance, channel_distance):
+        assert not distance(new, new).any() and not distance(new, -new).any()
+        assert torch.allclose(distance(new, old), distance(old, new))
+    squares = new.square(), old.square()
+    whole = [
+        (F.avg_pool2d(squares[0], k, 1, k // 2) - F.avg_pool2d(squares[1], k, 1, k // 2))
+        .flatten(1)
+        .norm(dim=1)
+        for k in (4, 24)
+    ]
+    assert torch.allclose(spatial_distance(new, old, (4, 24)), (whole[0] + whole[1]) / 2)
+    gap = F.pad(squares[0] - squares[1], (0, 0, 0, 0, 1, 1))
+    thirds = (gap[:, :-2] + gap[:, 1:-1] + gap[:, 2:]) / 3
+    assert torch.allclose(channel_distance(new, old), thirds.flatten(1).norm(dim=1))
 
 
 def test_folded_logits_give_the_background_what_is_new() -> None:

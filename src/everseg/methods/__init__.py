@@ -26,6 +26,7 @@ METHODS = {
     "dkd": "everseg.methods.dkd:DKD",
     "ssul": "everseg.methods.ssul:SSUL",
     "plop": "everseg.methods.plop:PLOP",
+    "rcil": "everseg.methods.rcil:RCIL",
     "mib": "everseg.methods.mib:MiB",
     "ilt": "everseg.methods.ilt:ILT",
     "lwf": "everseg.methods.lwf:LwF",

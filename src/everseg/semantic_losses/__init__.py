@@ -3,7 +3,7 @@
 bce.py         a sigmoid for each class: labels shared between two classes, weighted positives, the auxiliary
 softmax.py     cross-entropy and distillation that know the background has shifted: LwF, MiB, by regions
 sigmoid.py     distillation class by class: DKD
-features.py    distillation of what lies under the classifiers: ILT, PLOP
+features.py    distillation of what lies under the classifiers: ILT, PLOP, RCIL
 pseudo.py      labels that the old model completes: EIR, PLOP
 
 Losses come as maps (B, H, W), unreduced, because a batch may lie in parts and on several machines:
@@ -14,7 +14,14 @@ of a soft label, D width of features, H W pixels, h w a feature map.
 """
 
 from everseg.semantic_losses.bce import auxiliary_loss, masked_mean, soft_bce, weighted_bce
-from everseg.semantic_losses.features import feature_mse, fold_logits, local_pod, pod_descriptor
+from everseg.semantic_losses.features import (
+    channel_distance,
+    feature_mse,
+    fold_logits,
+    local_pod,
+    pod_descriptor,
+    spatial_distance,
+)
 from everseg.semantic_losses.pseudo import EntropyMedians, completed, entropy, new_region, pseudo_labels
 from everseg.semantic_losses.sigmoid import sigmoid_kd, split_scores
 from everseg.semantic_losses.softmax import region_kd, softmax_kd, unbiased_ce
@@ -22,6 +29,7 @@ from everseg.semantic_losses.softmax import region_kd, softmax_kd, unbiased_ce
 __all__ = [
     "EntropyMedians",
     "auxiliary_loss",
+    "channel_distance",
     "completed",
     "entropy",
     "feature_mse",
@@ -35,6 +43,7 @@ __all__ = [
     "sigmoid_kd",
     "soft_bce",
     "softmax_kd",
+    "spatial_distance",
     "split_scores",
     "unbiased_ce",
     "weighted_bce",

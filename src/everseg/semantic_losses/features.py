@@ -13,6 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SCALES = (1, 2, 4)
+"""Windows along a side: PLOP's."""
+
+POOLS = (4, 8, 12, 16, 20, 24)
+"""Sides of windows: RCIL's."""
 
 
 def feature_mse(new_BChw: Tensor, old_BChw: Tensor) -> Tensor:
@@ -46,6 +50,27 @@ def local_pod(new: Sequence[Tensor], old: Sequence[Tensor], scales: Sequence[int
         for a, b in zip(new, old, strict=True)
     ]
     return torch.stack(gaps).mean(0)
+
+
+def spatial_distance(new_BChw: Tensor, old_BChw: Tensor, pools: Sequence[int] = POOLS) -> Tensor:
+    """Norm of the difference of squared maps averaged over square windows, one at every place, zeros beyond
+    the edge; mean over the sizes of the windows: (B,).
+
+    Source: RCIL (Zhang et al., CVPR 2022), pooled cube distillation.
+    """
+    gap = new_BChw.square() - old_BChw.square()  # Pooling is linear: the difference first, and once.
+    norms = []
+    for side in pools:
+        columns = F.avg_pool2d(gap, (side, 1), 1, (side // 2, 0))  # Two passes cost 2 side, one side^2.
+        norms.append(F.avg_pool2d(columns, (1, side), 1, (0, side // 2)).flatten(1).norm(dim=1))
+    return torch.stack(norms).mean(0)
+
+
+def channel_distance(new_BChw: Tensor, old_BChw: Tensor) -> Tensor:
+    """Norm of the difference of squared maps averaged over three neighbouring channels, zeros beyond the
+    first and the last: (B,). Source: as `spatial_distance`."""
+    gap = (new_BChw.square() - old_BChw.square()).flatten(2)[:, None]
+    return F.avg_pool2d(gap, (3, 1), 1, (1, 0)).flatten(1).norm(dim=1)
 
 
 def fold_logits(new_BKhw: Tensor, old: int) -> Tensor:
