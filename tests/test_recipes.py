@@ -43,6 +43,13 @@ def recipe(name: str) -> dict[str, Any]:
 RUNS = [(name, run) for name in NAMES for run in recipe(name)["runs"]]
 
 
+@cache
+def commands() -> typer.core.TyperGroup:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    return group
+
+
 def words(name: str, run: str) -> list[str]:
     return shlex.split(recipe(name)["runs"][run]["command"])
 
@@ -120,9 +127,8 @@ def test_figures_agree_with_each_other(name: str, run: str) -> None:
 def test_the_command_is_one(name: str, run: str) -> None:
     """Its flags exist and have values of their type, its files are these, and nothing is run."""
     program, verb, *arguments = words(name, run)
-    group = typer.main.get_command(app)
-    assert program == "everseg" and isinstance(group, typer.core.TyperGroup)
-    given = group.commands[verb].make_context(verb, arguments).params
+    assert program == "everseg"
+    given = commands().commands[verb].make_context(verb, arguments).params
     assert ROOT / given["stream"] == FOLDER / recipe(name)["stream"] and given["out"].name == run
     training = recipe(name)["runs"][run]["training"]
     told = dict(s.split("=") for s in settings(name, run))
