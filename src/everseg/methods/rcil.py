@@ -79,9 +79,9 @@ class RCIL(ClassLearner):
             out = model(pixels)
             if old is None:
                 return supervised(out, labels, "ce")
-            before = old(pixels)
-            told = masked_mean(*unbiased_ce(out.full(), labels, old.channels))
-            kept = softmax_kd(out.full(), before.full(), absorb).mean()
+            before, z = old(pixels), out.full()
+            told = masked_mean(*unbiased_ce(z, labels, old.channels))
+            kept = softmax_kd(z, before.full(), absorb).mean()
             return told + config.distil * kept + factor * self._cubes(out, before, old.channels)
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name)
