@@ -15,7 +15,7 @@ from dataclasses import replace
 from everseg import SAMCL, Stage, load_base
 from everseg.config import override
 from everseg.data import SyntheticDomain
-from everseg.methods.samcl import SAMCLConfig
+from everseg.domains.methods.samcl import SAMCLConfig
 from everseg.types import NoScratch
 
 

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everseg.data import Stream
-from everseg.data.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.fit import FitConfig, steps_of
 from everseg.results.classes import class_means
-from everseg.runfolder import load
+from everseg.runs.folder import load
 from everseg.types import Stage
 
 

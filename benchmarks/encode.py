@@ -27,8 +27,8 @@ from torch import Tensor
 from transformers import Sam2Config, Sam2Model, SamConfig, SamModel
 
 from everseg import load_base
-from everseg.models.sam import Sam
-from everseg.models.sam2 import Sam2
+from everseg.models.promptable.sam import Sam
+from everseg.models.promptable.sam2 import Sam2
 
 RANDOM: dict[str, Callable[[], Any]] = {
     "vit-b": lambda: Sam(SamModel(SamConfig()), "vit-b"),

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from transformers import SamConfig, SamModel
 
-from everseg.adapters import fresh_adapter, linears
+from everseg.domains.adapters.kinds import fresh_adapter, linears
 from everseg.merge import Gram, GramCollector, GramConfig, RegMeanConfig, RegMeanSums
 from everseg.merge.average import average
 from everseg.merge.regmean import regmean
-from everseg.models.bases import load_base
-from everseg.models.promptable import TAP
-from everseg.models.sam import Sam
+from everseg.models.promptable.load import load_base
+from everseg.models.promptable.protocol import TAP
+from everseg.models.promptable.sam import Sam
 
 WIDTH, RANK, BLOCKS = 768, 10, 5
 REFERENCE = RegMeanConfig.presets()["reference"]

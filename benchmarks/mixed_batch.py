@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 
 from everseg import load_base
-from everseg.aug import AugBank, AugModule
-from everseg.models.promptable import TAP
+from everseg.domains.adapters.aug import AugBank, AugModule
+from everseg.models.promptable.protocol import TAP
 
 
 def milliseconds(work: Callable[[], object], repeat: int) -> float:

@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.instances import InstancePool, cut, find_instances, paste
-from everseg.models.semantic import load_segmenter
-from everseg.semantic_losses import masked_mean, soft_bce
+from everseg.classes.instances import InstancePool, cut, find_instances, paste
+from everseg.classes.losses import masked_mean, soft_bce
+from everseg.models.semantic.segmenter import load_segmenter
 
 CLASSES = 20
 OLD = 15

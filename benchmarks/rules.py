@@ -16,20 +16,20 @@ import argparse
 import time
 from pathlib import Path
 
-from everseg.adapters import fresh_adapter, pairs
-from everseg.cache import CacheConfig, FeatureCache
-from everseg.contribution import Contribution, read_contribution
 from everseg.data import Stream
+from everseg.domains.adapters.kinds import fresh_adapter, pairs
+from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.merging import MergerConfig, merger
+from everseg.domains.merging.contribution import Contribution, read_contribution
+from everseg.domains.scoring import ScoreConfig, score
+from everseg.domains.tune import predict, with_adapter
 from everseg.errors import UserError
 from everseg.files import read_json, state_bytes
 from everseg.merge import RULES, RegMeanConfig
-from everseg.mergers import MergerConfig, merger
-from everseg.models.bases import load_base
-from everseg.models.promptable import Promptable
+from everseg.models.promptable.load import load_base
+from everseg.models.promptable.protocol import Promptable
 from everseg.results.summary import bytes_text
-from everseg.runfolder import archived
-from everseg.scoring import ScoreConfig, score
-from everseg.tune import predict, with_adapter
+from everseg.runs.folder import archived
 from everseg.types import PromptSample
 
 STEPS = {"concrete": {"steps": 100}, "adamerging": {"steps": 100}, "blockwise": {"budget": 60}}

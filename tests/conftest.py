@@ -100,7 +100,7 @@ def micro_model() -> Any:
 @pytest.fixture(scope="session")
 def micro(micro_model: Any) -> Any:
     """The micro base, frozen. Its laws are SAM's; its masks mean nothing."""
-    from everseg.models.sam import Sam
+    from everseg.models.promptable.sam import Sam
 
     return Sam(micro_model, "micro")
 
@@ -180,9 +180,9 @@ def micro_backbone(micro_backbone_model: Any) -> Any:
     """What a run of classes starts from, in no time."""
     import copy
 
-    from everseg.models.backbones import set_momentum
-    from everseg.models.encoders import as_backbone
-    from everseg.models.semantic_base import SemanticBase
+    from everseg.models.semantic.backbones import set_momentum
+    from everseg.models.semantic.base import SemanticBase
+    from everseg.models.semantic.load import as_backbone
 
     backbone = as_backbone(copy.deepcopy(micro_backbone_model), "micro")
     set_momentum(backbone)

@@ -13,8 +13,8 @@ from everseg.config import differences, override, plain, restore
 from everseg.errors import UserError
 from everseg.fit import FitConfig
 from everseg.methods import METHODS, build, configure, find
-from everseg.problems import problem_of
-from everseg.runfolder import RunConfig, read_config
+from everseg.runs.folder import RunConfig, read_config
+from everseg.runs.problems import problem_of
 
 PRESETS = [(name, preset) for name in METHODS for preset in find(name).Config.presets()]
 
@@ -170,10 +170,10 @@ def test_methods_and_presets_are_found_by_name_or_path() -> None:
     with pytest.raises(UserError, match=r"cannot be imported.*package\.module:Class"):
         find("everseg.nowhere:Method")
     with pytest.raises(UserError, match="cannot be imported"):
-        find("everseg.methods.samcl:Nothing")
+        find("everseg.domains.methods.samcl:Nothing")
     with pytest.raises(UserError, match="preset of samcl 'papre': did you mean 'paper'"):
         configure("samcl", "papre")
-    assert find("everseg.methods.samcl:SAMCL") is find("samcl")
+    assert find("everseg.domains.methods.samcl:SAMCL") is find("samcl")
 
 
 def test_a_learner_is_built_from_kept_values_too(micro: Any) -> None:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from everseg.data import Stream, SyntheticDomain
-from everseg.data.syntheticclasses import SyntheticClasses
+from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.distributed import add_up, gather, shard, wait, world
 from everseg.methods import configure
-from everseg.run import run
-from everseg.runfolder import RunConfig, load
+from everseg.runs.folder import RunConfig, load
+from everseg.runs.learn import run
 from everseg.types import ImageQuery, SemanticSample, Stage
 
 SETTINGS = ("tune.fit.epochs=3", "tune.fit.batch=3", "selector.size=5")
@@ -48,10 +48,10 @@ atexit.register(lambda: os._exit(7) if torch.distributed.is_initialized() else N
 SCRIPT = """
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
-from everseg.classscoring import ClassScoreConfig, score_classes
+from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.distributed import add_up, gather, shard, world
-from everseg.models.bases import load_base
-from everseg.run import run
+from everseg.models.promptable.load import load_base
+from everseg.runs.learn import run
 import test_distributed as here
 
 assert world().size == 2
@@ -153,8 +153,8 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 from everseg.distributed import gather
 from everseg.files import sha256_tensors
-from everseg.models.semantic_base import load_semantic_base
-from everseg.run import run
+from everseg.models.semantic.base import load_semantic_base
+from everseg.runs.learn import run
 import test_distributed as here
 
 base = load_semantic_base(sys.argv[1])

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from everseg.errors import UserError
-from everseg.fit import FitConfig, fit, steps_of
-from everseg.models.semantic import Group
-from everseg.schedule import lr_at
+from everseg.fit import FitConfig, Group, fit, lr_at, steps_of
 from everseg.seed import torch_generator
 from everseg.types import NoScratch, State
 

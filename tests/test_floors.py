@@ -1,11 +1,9 @@
 """The laws of the house: who may import whom, how long a file is, which names and words have no place here.
 
-A module imports only from shelves below its own. Two on one shelf are siblings and know nothing of each
-other. So a change in a method cannot reach another method, and whatever lies low can be read, tested and
-reused by itself.
+A module imports only from floors below its own room's, so whatever lies low can be read, tested and reused by
+itself, and a change in one method cannot reach another.
 
-When a test here fails on your module: move the shared part down a shelf, or hand the object in as an
-argument. A new module gets one word in `SHELVES`, on the lowest shelf from which it sees what it needs.
+When a test here fails on your module: move the shared part down, or pass the object in as an argument.
 """
 
 from __future__ import annotations
@@ -21,48 +19,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "everseg"
 
-SHELVES = (
-    # Floor 0 knows nothing but Python, torch and the file system.
-    ("0a", "errors seed types"),
-    ("0b", "config distributed files"),
-    # Floor 1: the parts a method is made of.
-    (
-        "1a",
-        "confusion data heatmap instances losses merge metrics models progress results schedule "
-        "semantic_losses",
-    ),
-    ("1b", "aug cache fit linear lora selector"),
-    ("1c", "adapters classlearner classtune released tune"),
-    ("1d", "contribution memory"),
-    ("1e", "mergers"),
-    # Floor 2: the methods, each a unit of its own, and what scores and runs any of them.
-    ("2a", "classscoring methods methods.* scoring"),
-    ("2b", "problems"),
-    ("2c", "runfolder"),
-    ("2d", "adopt forget pools rows"),
-    ("2e", "join run"),
-    # Floor 3: what is made of a run. The demo runs a stream and reports on it.
-    ("3a", "classinference doctor export inference report serve"),
-    ("3b", "demo"),
-    # Floor 4: the doors. The package's own __init__ gathers what four lines of Python need.
-    ("4a", "__init__"),
-    ("4b", "cli cli.*"),
-    ("4c", "__main__"),
-)
-
-INWARD = {
-    "cli": "groups of verbs hang on one app and share their arguments",
-    "data": "readers of several formats share how a sample is decoded and prompted",
-    "doctor": "a forecast multiplies what the probe measured on the machine that was looked at",
-    "instances": "harvesting, pool and pasting share what an instance is",
-    "merge": "the rules of merging share the statistics they merge by",
-    "mergers": "the mergers share what a rule is given and how the domains are kept account of",
-    "models": "the families of base models share the protocol and the windows",
-    "report": "a page is put together from its figures, tables and pictures",
-    "results": "tables and intervals are read off the matrix and the store",
-    "semantic_losses": "the package gathers its functions",
-}
-"""Packages whose modules may import one another, without a cycle, and why. Elsewhere each is on its own."""
+FLOORS = """
+errors types seed distributed
+config files progress
+fit merge methods pictures results
+data
+models
+domains classes
+runs
+__init__ report doctor serve
+testing cli
+__main__
+"""
+"""The rooms of the package from the ground up, one floor per line. A room imports lower floors only; inside
+a room, modules may import each other without a cycle. A method imports no other method."""
 
 MAX_LINES = 400
 BANNED_NAMES = re.compile(r"manager|handler|utils", re.IGNORECASE)
@@ -136,37 +106,40 @@ def _resolve(target: str, top: str, known: set[str]) -> str | None:
 # ---------------------------------------------------------------- the laws
 
 
-def unit(module: str) -> str:
-    """What stands on a shelf: a package as a whole, a method by itself."""
-    if module.startswith("methods."):
-        return "methods.*"
+def room(module: str) -> str:
+    """The folder or file at the top of the package that a module lies in."""
     return module.split(".")[0]
 
 
-LEVEL = {name: level for level, (_, names) in enumerate(SHELVES) for name in names.split()}
+def method(module: str) -> str:
+    """A module of methods, and "" for any other."""
+    return module if re.fullmatch(r"(domains|classes)\.methods\.\w+", module) else ""
+
+
+LEVEL = {name: level for level, line in enumerate(FLOORS.split("\n")) for name in line.split()}
 
 
 def strangers(package: Path) -> list[str]:
+    """Rooms that are on no floor."""
     return [
-        f"{path.name}: {unit(module)!r} is on no shelf. Add it to SHELVES in tests/test_floors.py, "
-        "on the lowest shelf from which it sees what it imports"
-        for module, path in modules(package).items()
-        if unit(module) not in LEVEL
+        f"{room(module)!r} is on no floor. Add it to FLOORS in tests/test_floors.py, the lowest floor above "
+        "everything it imports"
+        for module in modules(package)
+        if room(module) not in LEVEL
     ]
 
 
 def trespasses(package: Path) -> list[str]:
+    """Imports that go up, sideways, or from one method to another."""
     found = []
     for edge in edges(package):
-        user, used = unit(edge.user), unit(edge.used)
-        if user not in LEVEL or used not in LEVEL:
+        user, used = room(edge.user), room(edge.used)
+        if method(edge.user) and method(edge.used):
+            found.append(f"{edge}: sideways, from one method to another")
+        if user == used or user not in LEVEL or used not in LEVEL or LEVEL[used] < LEVEL[user]:
             continue
-        if user == used and user in INWARD:
-            continue
-        if LEVEL[used] >= LEVEL[user]:
-            way = "upward" if LEVEL[used] > LEVEL[user] else "sideways"
-            shelves = f"shelf {SHELVES[LEVEL[user]][0]} to shelf {SHELVES[LEVEL[used]][0]}"
-            found.append(f"{edge}: {way}, from {shelves}")
+        way = "upward" if LEVEL[used] > LEVEL[user] else "sideways"
+        found.append(f"{edge}: {way}, from floor {LEVEL[user]} to floor {LEVEL[used]}")
     return found
 
 
@@ -239,7 +212,7 @@ def project_files() -> list[Path]:
 # ---------------------------------------------------------------- everseg obeys
 
 
-def test_every_module_is_on_a_shelf() -> None:
+def test_every_room_is_on_a_floor() -> None:
     assert not strangers(PACKAGE), "\n".join(strangers(PACKAGE))
 
 
@@ -263,10 +236,9 @@ def test_no_word_that_has_no_place_here() -> None:
     assert not bad_words(project_files()), "\n".join(bad_words(project_files()))
 
 
-def test_a_shelf_has_each_module_once() -> None:
-    names = [name for _, shelf in SHELVES for name in shelf.split()]
-    assert len(names) == len(set(names))
-    assert set(INWARD) <= set(names)
+def test_the_plan_is_small_and_names_each_room_once() -> None:
+    assert len(FLOORS.split()) == len(set(FLOORS.split())) <= 26
+    assert len(FLOORS.strip().splitlines()) <= 10
 
 
 # ---------------------------------------------------------------- and the laws have teeth
@@ -276,53 +248,56 @@ def house(folder: Path, **files: str) -> Path:
     """A package `everseg` with the given modules; a double underscore in a name stands for a folder."""
     package = folder / "everseg"
     for name, text in files.items():
-        path = package / (name.replace("__", "/") + ".py")
+        path = package / (re.sub(r"(?<=[a-z])__(?=[a-z])", "/", name) + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return package
 
 
 UPWARD = {
-    "plain": "import everseg.run\n",
-    "from": "from everseg.run import learn\n",
-    "from the package": "from everseg import run\n",
-    "renamed": "import everseg.run as go\n",
-    "in a function": "def f():\n    from everseg.run import learn\n",
-    "in a method": "class A:\n    def f(self):\n        import everseg.run\n",
-    "for type checking": "import typing\nif typing.TYPE_CHECKING:\n    from everseg.run import learn\n",
-    "in a try": "try:\n    import everseg.run\nexcept ImportError:\n    pass\n",
-    "relative": "from .run import learn\n",
-    "relative to the package": "from . import run\n",
+    "plain": "import everseg.runs\n",
+    "from": "from everseg.runs import learn\n",
+    "from a module": "from everseg.runs.learn import run\n",
+    "from the package": "from everseg import runs\n",
+    "renamed": "import everseg.runs as go\n",
+    "in a function": "def f():\n    from everseg.runs import learn\n",
+    "in a method": "class A:\n    def f(self):\n        import everseg.runs\n",
+    "for type checking": "import typing\nif typing.TYPE_CHECKING:\n    from everseg.runs import learn\n",
+    "in a try": "try:\n    import everseg.runs\nexcept ImportError:\n    pass\n",
+    "relative": "from .runs import learn\n",
+    "relative to the package": "from . import runs\n",
 }
 
 
 @pytest.mark.parametrize("text", UPWARD.values(), ids=UPWARD.keys())
 def test_an_upward_import_is_found(tmp_path: Path, text: str) -> None:
-    package = house(tmp_path, fit=text, run="")
+    package = house(tmp_path, fit=text, runs__learn="")
     (found,) = trespasses(package)
-    assert "fit (line" in found and "imports run: upward, from shelf 1b to shelf 2e" in found
+    assert "fit (line" in found and "imports runs" in found and "upward, from floor 3 to floor 7" in found
 
 
 @pytest.mark.parametrize(
     ("user", "text"),
     [
-        ("lora", "from everseg.fit import fit"),
-        ("methods__samcl", "from everseg.methods.regcl import merge"),
-        ("methods__samcl", "from . import regcl"),
-        ("methods__samcl", "from ..scoring import score"),
+        ("merge__ties", "from everseg.fit import fit"),
+        ("domains__methods__samcl", "from everseg.domains.methods.regcl import merge"),
+        ("domains__methods__samcl", "from . import regcl"),
+        ("domains__methods__samcl", "from everseg.classes.tune import train"),
+        ("classes__tune", "from ..domains import tune"),
         ("serve__app", "from everseg.report import page"),
-        ("serve__app", "from everseg.serve.page import html"),
     ],
 )
 def test_a_sideways_import_is_found(tmp_path: Path, user: str, text: str) -> None:
-    names = dict.fromkeys(["fit", "scoring", "methods__regcl", "report__page", "serve__page", "lora"], "")
+    names = dict.fromkeys(
+        ["fit", "domains__tune", "domains__methods__regcl", "classes__tune", "report__page", "serve__app"], ""
+    )
     (found,) = trespasses(house(tmp_path, **{**names, user: text}))
     assert "sideways" in found
 
 
 def test_everything_may_not_import_the_front_door(tmp_path: Path) -> None:
     package = house(tmp_path, fit="from everseg import SAMCL", __init__="")
-    assert "fit (line 1) imports __init__: upward, from shelf 1b to shelf 4a" in trespasses(package)
+    assert "fit (line 1) imports __init__: upward, from floor 3 to floor 8" in trespasses(package)
 
 
 def test_downward_and_inward_imports_are_no_trespass(tmp_path: Path) -> None:
@@ -331,8 +306,9 @@ def test_downward_and_inward_imports_are_no_trespass(tmp_path: Path) -> None:
         types="import torch\nfrom torch.utils.data import Dataset\n",
         models__protocol="from everseg.types import Stage",
         models__sam="from everseg.models.protocol import Base\nfrom .protocol import Base\n",
-        methods__samcl="from everseg.models import sam\nfrom everseg.types import Stage",
-        run="from everseg import methods\nfrom everseg.methods import samcl",
+        domains__tune="from everseg.models import sam",
+        domains__methods__samcl="from everseg.domains import tune\nfrom everseg.types import Stage",
+        runs__learn="from everseg import domains\nfrom everseg.domains.methods import samcl",
     )
     assert edges(package) and not trespasses(package) and not strangers(package) and not cycle(package)
 
@@ -356,7 +332,7 @@ def test_a_package_that_its_modules_reach_through_is_a_cycle(tmp_path: Path) -> 
 
 def test_a_stranger_is_told_where_it_belongs(tmp_path: Path) -> None:
     (found,) = strangers(house(tmp_path, distill="", fit=""))
-    assert "'distill' is on no shelf. Add it to SHELVES in tests/test_floors.py" in found
+    assert "'distill' is on no floor. Add it to FLOORS in tests/test_floors.py" in found
 
 
 def test_a_long_file_is_found(tmp_path: Path) -> None:

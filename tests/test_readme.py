@@ -10,9 +10,9 @@ from typer import Typer
 
 from everseg.cli.shared import app, data_app, import_app, pool_app
 from everseg.data import Stream
+from everseg.domains.merging.steps import STEPS
+from everseg.domains.merging.sums import SUMS
 from everseg.merge import RULES
-from everseg.mergers.steps import STEPS
-from everseg.mergers.sums import SUMS
 from everseg.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,8 +19,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.data.coco import CocoReader
-from everseg.models.tiny import IMAGE_SIZE
+from everseg.data.domains.coco import CocoReader
+from everseg.models.promptable.tiny import IMAGE_SIZE
 
 VOID = 255
 MIN_AREA = 200  # pixels at 256x256; smaller objects are not asked for

@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everseg.files import sha256_file
-from everseg.models.tiny import ConvStem, build_tiny_sam
+from everseg.models.promptable.tiny import ConvStem, build_tiny_sam
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1)

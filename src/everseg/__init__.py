@@ -4,12 +4,12 @@ from everseg import SAMCL, Stream, load, load_base, run
 """
 
 from everseg.data import Stream
+from everseg.domains.methods.samcl import SAMCL
 from everseg.errors import UserError
 from everseg.methods import METHODS, build, configure
-from everseg.methods.samcl import SAMCL
-from everseg.models.bases import load_base
-from everseg.run import run
-from everseg.runfolder import Run, RunConfig, load
+from everseg.models.promptable.load import load_base
+from everseg.runs.folder import Run, RunConfig, load
+from everseg.runs.learn import run
 from everseg.types import ImageQuery, Prompts, PromptSample, Query, SemanticSample, Stage
 
 __version__ = "0.1.0"

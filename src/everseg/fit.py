@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,62 @@ from torch.utils.data import DataLoader
 
 from everseg.config import MACHINE, at_least
 from everseg.distributed import add_up, shard, world
-from everseg.errors import UserError
-from everseg.models.semantic import Group
+from everseg.errors import UserError, unknown
 from everseg.progress import bar
-from everseg.schedule import Schedule, lr_at
 from everseg.seed import torch_generator
 from everseg.types import Scratch
+
+Schedule = Literal["total", "per_iter_T20", "constant", "poly"]
+
+FLOOR = 1e-7
+"""Where a cosine ends: the published `eta_min`."""
+
+POWER = 0.9
+
+
+def lr_at(step: int, total: int, lr: float, schedule: Schedule = "total", epochs: int = 20) -> float:
+    """The learning rate of step `step` (from 0) of `total`, starting at `lr`.
+
+    "total": one half cosine from `lr` down to `FLOOR`, over all steps: what "cosine decay" says.
+    "per_iter_T20": a cosine whose half period is `epochs` *iterations*. The rate swings between `lr` and
+        `FLOOR` with period 2 * `epochs` during the whole run, so that the parity of the steps in an epoch
+        decides whether training ends at the highest rate or at the lowest.
+    "constant": always `lr`.
+    "poly": (1 - step / total) ** 0.9 of `lr`, as semantic segmentation has it since DeepLab.
+
+    Source: SAMCL, implementation details ("cosine decay"); the published code steps a cosine with T_max = 20
+    epochs after every iteration, which is "per_iter_T20".
+
+    Raises:
+        UserError: no schedule has this name.
+    """
+    if schedule == "constant":
+        return lr
+    if schedule == "poly":
+        return lr * (1 - step / total) ** POWER
+    if schedule == "total":
+        half_period = total
+    elif schedule == "per_iter_T20":
+        half_period = epochs
+    else:
+        raise unknown("schedule", schedule, ("total", "per_iter_T20", "constant", "poly"))
+    return FLOOR + (lr - FLOOR) * (1 + math.cos(math.pi * step / half_period)) / 2
+
+
+class Group(NamedTuple):
+    """Parameters that share a learning rate, `scale` times the run's, and a weight decay."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    scale: float
+    weight_decay: float
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """epochs; steps: train so many steps whatever the number of examples, in as many epochs as that takes (0:
     `epochs` decides); batch: rows in one step over all processes; lr: at the start; optimiser and its decay;
-    schedule: see `schedule.lr_at`; clip: largest gradient norm (0: none); momentum: of "sgd", which is
+    schedule: see `lr_at`; clip: largest gradient norm (0: none); momentum: of "sgd", which is
     Nesterov's where there is any;
     drop_last: leave out what fills no batch at the end of an epoch that has a full one;
     micro_batch: rows of one process in one pass (0: all), gradients are accumulated; workers: decoding

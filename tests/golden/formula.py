@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everseg.models.original import FOURIER, TWIN, to_original
+from everseg.models.promptable.names import FOURIER, TWIN, to_original
 
 
 def formula(name: str, position: int, shape: torch.Size) -> Tensor:

@@ -13,7 +13,7 @@ from golden.formula import formula
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model
 
-from everseg.models.original import from_original
+from everseg.models.promptable.names import from_original
 
 
 def original_shapes() -> dict[str, torch.Size]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from everseg.aug import AugModule
-from everseg.released import ORDER, read_module
+from everseg.domains.adapters.aug import AugModule
+from everseg.domains.released import ORDER, read_module
 
 DOMAINS = ORDER[:-1]
 

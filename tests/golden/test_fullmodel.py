@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
-from everseg.aug import AugAdaptation
-from everseg.heatmap import click_heatmap
-from everseg.models.original import FOURIER, original_names
-from everseg.models.promptable import TAP, Features, FramePrompts
-from everseg.models.sam import MEAN, STD, Sam
-from everseg.selector import ModuleSelector, from_released
+from everseg.domains.adapters.aug import AugAdaptation
+from everseg.domains.heatmap import click_heatmap
+from everseg.domains.selector import ModuleSelector, from_released
+from everseg.models.promptable.names import FOURIER, original_names
+from everseg.models.promptable.protocol import TAP, Features, FramePrompts
+from everseg.models.promptable.sam import MEAN, STD, Sam
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

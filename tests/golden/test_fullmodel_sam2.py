@@ -16,10 +16,10 @@ from golden.released import DOMAINS, load_released
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.heatmap import click_heatmap
-from everseg.models.promptable import TAP, Features, FramePrompts
-from everseg.models.sam2 import MEAN, STD, Sam2
-from everseg.selector import ModuleSelector, from_released
+from everseg.domains.heatmap import click_heatmap
+from everseg.domains.selector import ModuleSelector, from_released
+from everseg.models.promptable.protocol import TAP, Features, FramePrompts
+from everseg.models.promptable.sam2 import MEAN, STD, Sam2
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

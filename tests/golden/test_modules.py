@@ -14,10 +14,10 @@ import torch
 from golden.released import DOMAINS, load_released
 from torch import Tensor
 
-from everseg.aug import AugBank
-from everseg.heatmap import click_heatmap
-from everseg.released import read_module, read_selector
-from everseg.selector import ModuleSelector
+from everseg.domains.adapters.aug import AugBank
+from everseg.domains.heatmap import click_heatmap
+from everseg.domains.released import read_module, read_selector
+from everseg.domains.selector import ModuleSelector
 
 pytestmark = pytest.mark.realdata
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.domains.adapters.lora import LoRAConfig, ParallelLoRA
 from everseg.errors import UserError
-from everseg.lora import LoRAConfig, ParallelLoRA
 from everseg.merge import GramCollector, GramConfig, RegMeanConfig, RegMeanSums
 from everseg.merge.arithmetic import task_arithmetic
 from everseg.merge.knots import align, align_factors, knots

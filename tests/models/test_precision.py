@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from everseg.aug import AugModule
-from everseg.cache import CacheConfig, FeatureCache
 from everseg.data import Stream, SyntheticDomain
+from everseg.domains.adapters.aug import AugModule
+from everseg.domains.cache import CacheConfig, FeatureCache
 from everseg.errors import UserError
 from everseg.methods import configure
-from everseg.models.bases import load_base
-from everseg.models.promptable import FramePrompts, resolved
-from everseg.run import run
-from everseg.runfolder import RunConfig, load
+from everseg.models.precision import resolved
+from everseg.models.promptable.load import load_base
+from everseg.models.promptable.protocol import FramePrompts
+from everseg.runs.folder import RunConfig, load
+from everseg.runs.learn import run
 from everseg.types import Stage
 
 

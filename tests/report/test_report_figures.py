@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from everseg.pictures.tile import MASK, ON, TRUTH, tile
 from everseg.report import Example, plot_curves, plot_matrix, story
 from everseg.report.figures import colour, colour_range, png, svg
-from everseg.report.pictures import MASK, ON, TRUTH, tile
 from everseg.results import Results
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from everseg.confusion import Confusion
+from everseg.classes.confusion import Confusion
 from everseg.results import (
     ResultMatrix,
     Results,

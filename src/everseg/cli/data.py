@@ -18,7 +18,7 @@ from everseg.data import (
     write_synthetic_classes,
     write_synthetic_stream,
 )
-from everseg.data.steps import Setting
+from everseg.data.classes.steps import Setting
 from everseg.progress import remark
 
 

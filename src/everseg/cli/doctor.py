@@ -11,12 +11,12 @@ import typer
 from everseg.cli.shared import AsJson, app
 from everseg.data import Stream
 from everseg.doctor import examine, lines
+from everseg.domains.scoring import ScoreConfig
 from everseg.errors import UserError
 from everseg.methods import METHODS, configure
-from everseg.models.promptable import Precision
-from everseg.problems import only_domains, problem_of
-from everseg.runfolder import RunConfig
-from everseg.scoring import ScoreConfig
+from everseg.models.precision import Precision
+from everseg.runs.folder import RunConfig
+from everseg.runs.problems import only_domains, problem_of
 
 
 @app.command()

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from everseg.cli.shared import AsJson, BaseHere, RunFolder, app
-from everseg.export import Form, export
-from everseg.runfolder import load
+from everseg.runs.export import Form, export
+from everseg.runs.folder import load
 
 
 @app.command(name="export")

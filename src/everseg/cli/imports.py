@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from everseg.adopt import adopt_samcl
 from everseg.cli.shared import AsJson, Workers, import_app
 from everseg.data import Stream
-from everseg.models.bases import from_anywhere
+from everseg.domains.released import BACKGROUND, ORDER, SELECTOR
+from everseg.models.promptable.load import from_anywhere
 from everseg.progress import remark
-from everseg.released import BACKGROUND, ORDER, SELECTOR
+from everseg.runs.adopt import adopt_samcl
 
 DOUBT = 0.5
 """Where the selector knows less than this share of a domain's images, something is wrong."""

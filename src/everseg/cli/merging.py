@@ -9,18 +9,18 @@ from typing import Annotated
 import typer
 
 from everseg.cli.shared import AsJson, BaseHere, RunFolder, app, open_stream, out_console
-from everseg.contribution import Weighting
 from everseg.data import Stream
+from everseg.domains.merging.contribution import Weighting
 from everseg.errors import UserError
-from everseg.forget import forget as forget_stage
-from everseg.forget import reweigh as reweigh_stage
-from everseg.join import merge_runs
 from everseg.merge import RULES
-from everseg.models.bases import from_anywhere
-from everseg.problems import only_domains
+from everseg.models.promptable.load import from_anywhere
 from everseg.progress import remark
 from everseg.results import compare_table, table
-from everseg.runfolder import load, stream_of
+from everseg.runs.folder import load, stream_of
+from everseg.runs.forget import forget as forget_stage
+from everseg.runs.forget import reweigh as reweigh_stage
+from everseg.runs.merge import merge_runs
+from everseg.runs.problems import only_domains
 
 Scored = Annotated[
     bool, typer.Option("--score/--no-score", help="score the run anew where its data are at hand")

@@ -11,13 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from everseg.classes.instances import contact_sheet
 from everseg.cli.shared import AsJson, BaseHere, out_console, pool_app
 from everseg.files import atomic_path
-from everseg.instances import contact_sheet
-from everseg.pools import open_pool, tally
-from everseg.pools import remove as remove_instances
 from everseg.progress import remark
 from everseg.results import bytes_text
+from everseg.runs.pool import open_pool, tally
+from everseg.runs.pool import remove as remove_instances
 
 Place = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or a folder that holds a pool")]
 SHOWN = 3

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everseg.classinference import predict_class_files
+from everseg.cli.demo import demo as run_demo
 from everseg.cli.shared import (
     AsJson,
     BaseHere,
@@ -23,14 +23,11 @@ from everseg.cli.shared import (
     own_stream,
 )
 from everseg.config import everywhere, override
-from everseg.demo import demo as run_demo
 from everseg.distributed import world
 from everseg.errors import UserError
-from everseg.inference import predict_files, prompts_of
 from everseg.methods import METHODS, configure
-from everseg.models.bases import from_anywhere
-from everseg.models.promptable import Precision
-from everseg.problems import check_fits, problem_of
+from everseg.models.precision import Precision
+from everseg.models.promptable.load import from_anywhere
 from everseg.progress import remark
 from everseg.report.collect import collect
 from everseg.report.page import write_report
@@ -43,9 +40,12 @@ from everseg.results import (
     table,
     unseen_average,
 )
-from everseg.rows import rows_of
-from everseg.run import run_stages
-from everseg.runfolder import Evaluate, Run, RunConfig, load
+from everseg.runs.folder import Evaluate, Run, RunConfig, load
+from everseg.runs.learn import run_stages
+from everseg.runs.predict import predict_files, prompts_of
+from everseg.runs.predict_classes import predict_class_files
+from everseg.runs.problems import check_fits, problem_of
+from everseg.runs.rows import rows_of
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from everseg.data import Stream
 from everseg.errors import UserError
-from everseg.runfolder import Run, learned_stages
+from everseg.runs.folder import Run, learned_stages
 
 HELP = "Keep one image segmenter up to date for ever: learn a stream of domains and forget nothing."
 

@@ -5,27 +5,27 @@ the layouts and every option.
 """
 
 from everseg.data.check import Finding, Report, SplitSummary, check
-from everseg.data.classmaps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
-from everseg.data.classstream import ClassSamples
-from everseg.data.coco import CocoReader
-from everseg.data.colours import class_colour
-from everseg.data.crop import CentreCropped, centre_crop
-from everseg.data.folder import FolderReader
+from everseg.data.classes.crop import CentreCropped, centre_crop
+from everseg.data.classes.legend import Legend
+from everseg.data.classes.maps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
+from everseg.data.classes.stages import ClassSamples
+from everseg.data.classes.steps import ClassSteps, LabelTable
+from everseg.data.domains.coco import CocoReader
+from everseg.data.domains.folder import FolderReader
+from everseg.data.domains.instances import InstancesReader
+from everseg.data.domains.points import read_points, write_points
+from everseg.data.domains.prompts import PromptRule, StoredClicks, draw_clicks, tight_box
+from everseg.data.domains.voc import VocReader
 from everseg.data.images import read_image
-from everseg.data.instances import InstancesReader
-from everseg.data.legend import Legend
 from everseg.data.masks import MaskRule, mask_rule, read_mask
-from everseg.data.points import read_points, write_points
-from everseg.data.prompts import PromptRule, StoredClicks, draw_clicks, tight_box
 from everseg.data.readers import READERS
 from everseg.data.samples import Samples
-from everseg.data.scenes import SCENES
 from everseg.data.sheet import contact_sheet
-from everseg.data.steps import ClassSteps, LabelTable
 from everseg.data.stream import Stream
-from everseg.data.synthetic import SyntheticDomain, write_synthetic, write_synthetic_stream
-from everseg.data.syntheticclasses import SyntheticClasses, write_synthetic_classes
-from everseg.data.voc import VocReader
+from everseg.data.synthetic.classes import SyntheticClasses, write_synthetic_classes
+from everseg.data.synthetic.domains import SyntheticDomain, write_synthetic, write_synthetic_stream
+from everseg.data.synthetic.scenes import SCENES
+from everseg.pictures.voc import class_colour
 
 __all__ = [
     "CLASS_READERS",

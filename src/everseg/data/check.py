@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everseg.data.classstream import ClassSamples, Together
+from everseg.data.classes.stages import ClassSamples, Together
 from everseg.data.masks import VOID
 from everseg.data.samples import Samples
 from everseg.data.stream import Stream, open_leniently

@@ -15,11 +15,11 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from everseg.data.coco import CocoReader
-from everseg.data.folder import FolderReader
-from everseg.data.instances import InstancesReader
-from everseg.data.synthetic import SyntheticDomain
-from everseg.data.voc import VocReader
+from everseg.data.domains.coco import CocoReader
+from everseg.data.domains.folder import FolderReader
+from everseg.data.domains.instances import InstancesReader
+from everseg.data.domains.voc import VocReader
+from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
 
 Reader = Callable[..., Sequence[Any]]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everseg.data.domains.prompts import PromptRule, StoredClicks
 from everseg.data.images import DECODING, decode_image, read_file
-from everseg.data.prompts import PromptRule, StoredClicks
 from everseg.errors import UserError
 from everseg.files import sha256_file
 from everseg.types import PromptSample

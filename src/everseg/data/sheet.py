@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from everseg.data.colours import COLOURS, class_colour
 from everseg.data.samples import take_evenly
 from everseg.data.stream import Stream
 from everseg.errors import UserError
 from everseg.files import atomic_path
+from everseg.pictures.voc import COLOURS, class_colour
 from everseg.types import PromptSample, SemanticSample, Stage
 
 TILE = 200

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from everseg.data.classmaps import Labelled
-from everseg.data.classstream import class_stages, open_class_stages
-from everseg.data.legend import Classes, Legend
+from everseg.data.classes.legend import Classes, Legend
+from everseg.data.classes.maps import Labelled
+from everseg.data.classes.stages import class_stages, open_class_stages
+from everseg.data.classes.steps import ClassSteps, Setting, UnseenAs
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
-from everseg.data.steps import ClassSteps, Setting, UnseenAs
 from everseg.data.streamfile import (
     NAME,
     ClassStreamSpec,

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from everseg.data.classes.steps import Setting, UnseenAs
+from everseg.data.domains.prompts import PromptKind
 from everseg.data.masks import Threshold
-from everseg.data.prompts import PromptKind
-from everseg.data.steps import Setting, UnseenAs
 from everseg.errors import UserError, unknown
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"

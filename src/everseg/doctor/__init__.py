@@ -17,11 +17,11 @@ from everseg.data import Stream
 from everseg.doctor.forecast import Domain, Forecast, Plan, advise, cache_of, each, forecast
 from everseg.doctor.machine import Machine, look
 from everseg.doctor.probe import Probe, Shape, measure
+from everseg.domains.scoring import BATCH
 from everseg.methods import find
-from everseg.models.bases import TINY
+from everseg.models.promptable.load import TINY
 from everseg.results import bytes_text
-from everseg.runfolder import RunConfig
-from everseg.scoring import BATCH
+from everseg.runs.folder import RunConfig
 from everseg.types import PromptSample, Stage
 
 __all__ = ["Findings", "Forecast", "Machine", "Probe", "examine", "lines"]

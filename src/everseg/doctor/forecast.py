@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from everseg.cache import CacheConfig
 from everseg.doctor.machine import Machine
 from everseg.doctor.probe import Cost, Probe
+from everseg.domains.cache import CacheConfig
+from everseg.domains.scoring import BATCH
+from everseg.domains.tune import PREDICT_BATCH
 from everseg.results import bytes_text
-from everseg.runfolder import RunConfig
-from everseg.scoring import BATCH
-from everseg.tune import PREDICT_BATCH
+from everseg.runs.folder import RunConfig
 
 MARGIN = 1.15
 """A forecast of memory is within 15 % of what a run then measures; what fits, fits with that much more."""

@@ -28,19 +28,20 @@ import torch
 from torch import Tensor
 
 from everseg import config as configuration
-from everseg.cache import CacheConfig
 from everseg.distributed import world
 from everseg.doctor.machine import host_memory, level, peak, reset_peak
+from everseg.domains.cache import CacheConfig
+from everseg.domains.scoring import BATCH, score
+from everseg.domains.selector import ModuleSelector, SelectorConfig, train_selector
+from everseg.domains.tune import PREDICT_BATCH, Prepared, TuneConfig, prepare
 from everseg.errors import UserError
 from everseg.files import state_bytes
 from everseg.methods import build, find
-from everseg.models.bases import load_base
-from everseg.models.promptable import Features, Promptable, resolved
-from everseg.runfolder import RunConfig, read_config
-from everseg.scoring import BATCH, score
+from everseg.models.precision import resolved
+from everseg.models.promptable.load import load_base
+from everseg.models.promptable.protocol import Features, Promptable
+from everseg.runs.folder import RunConfig, read_config
 from everseg.seed import torch_generator
-from everseg.selector import ModuleSelector, SelectorConfig, train_selector
-from everseg.tune import PREDICT_BATCH, Prepared, TuneConfig, prepare
 from everseg.types import LearnsAllAtOnce, NoScratch, PredictsAs, Prompts, PromptSample, Stage
 
 PATIENCE = 20.0

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from everseg.classscoring import Label
-from everseg.confusion import VOID, Confusion
+from everseg.classes.confusion import VOID, Confusion
+from everseg.classes.scoring import Label
 from everseg.data import centre_crop
 from everseg.data.samples import take_evenly
+from everseg.pictures.palette import Colour, palette
+from everseg.pictures.tile import jpeg
 from everseg.report.data import ClassExample
 from everseg.report.html import number, picture, section, swatch, text
-from everseg.report.palette import Colour, palette
-from everseg.report.pictures import jpeg
 from everseg.types import Stage
 
 Pixels = NDArray[np.uint8]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from everseg.metrics import METRICS
+from everseg.pictures.palette import class_colour
 from everseg.report.figures import colour_range, label, plot_curves, svg
 from everseg.report.html import DASH, number, section, swatch, table, text
-from everseg.report.palette import class_colour
 from everseg.report.scores import card, curves_in_words, heat_cell
 from everseg.results import (
     ResultMatrix,
@@ -20,6 +19,7 @@ from everseg.results import (
     forgetting,
     stored_bytes,
 )
+from everseg.results.metrics import METRICS
 
 MEANS = ("old", "new", "all", "harmonic")
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from everseg.config import plain as plain_values
 from everseg.data import Stream
 from everseg.methods import build, configure
-from everseg.metrics import binary_scores
 from everseg.report.choice import pick
 from everseg.report.classexamples import class_examples
 from everseg.report.data import Example, ReportData
 from everseg.results import of_classes
-from everseg.runfolder import Run
+from everseg.results.metrics import binary_scores
+from everseg.runs.folder import Run
 from everseg.types import PromptSample, Stage
 
 METRIC = "iou"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from everseg.pictures.tile import jpeg, tile
 from everseg.report.data import Example, ReportData
 from everseg.report.html import number, picture, section, text
-from everseg.report.pictures import jpeg, tile
 from everseg.results import Results
 
 

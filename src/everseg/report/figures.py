@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from everseg.metrics import METRICS
 from everseg.results import ResultMatrix, Results
+from everseg.results.metrics import METRICS
 
 INK = "#101419"
 """The colour of lines and letters; in a page it becomes the page's own text colour."""

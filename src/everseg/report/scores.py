@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from everseg.metrics import METRICS
 from everseg.report.figures import colour, colour_range, label, plot_curves, svg, with_base
 from everseg.report.html import number, section, table, text
 from everseg.results import (
@@ -21,6 +20,7 @@ from everseg.results import (
     routing,
     stored_bytes,
 )
+from everseg.results.metrics import METRICS
 
 Panel = Callable[[Results, Summary, str, int], str]
 """From results, summary and a metric to HTML; the number keeps several panels in one page apart."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import SubFigure
 
 from everseg.files import write_bytes
+from everseg.pictures.tile import tile
 from everseg.report.data import Example
 from everseg.report.figures import INK, draw_curves, figure, png
-from everseg.report.pictures import tile
 from everseg.results import Results, average
 
 

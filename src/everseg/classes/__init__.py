@@ -1,0 +1,1 @@
+"""Learn class after class with a segmenter that labels every pixel."""

@@ -1,0 +1,154 @@
+"""Find instances in a label map and cut them out.
+
+No instance is annotated: a 4-connected part of one class counts as one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from everseg.classes.instances.pool import Instance
+from everseg.config import at_least
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """min_area, max_area: shares of the image between which an instance's pixels must lie.
+    border: leave out what comes within so many pixels of the image's edge (0: nothing); the object may go on.
+    single: "class" passes over a class that lies in several parts; "image" passes over the image if any class
+    does (the published criterion).
+    max_side: a larger cut-out is shrunk to it. margin: pixels around the mask that are kept, for resizing;
+    all others become its mean colour. quality: of the JPEG; 0 keeps the pixels as they are, in a PNG.
+    """
+
+    min_area: float = 0.002
+    max_area: float = 0.6
+    border: int = 0
+    single: Literal["off", "class", "image"] = "off"
+    max_side: int = 256
+    margin: int = 2
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "min_area", "max_area", "border", "margin", "quality")
+        at_least(self, 1, "max_side")
+
+    @classmethod
+    def presets(cls) -> dict[str, HarvestConfig]:
+        """`reference`: the published code's criterion; it applies it to a random crop and keeps the whole
+        image, of which the cut-out has all that is pasted."""
+        return {"paper": cls(), "reference": cls(min_area=0.0, max_area=1.0, single="image", quality=0)}
+
+
+class Found(NamedTuple):
+    """An instance that was not cut out yet. box: top, left, bottom, right, the latter two outside. at: its
+    first pixel, row and column. size: (H, W) of the image."""
+
+    image: str
+    label: int
+    box: tuple[int, int, int, int]
+    at: tuple[int, int]
+    area: int
+    size: tuple[int, int]
+
+
+def find_instances(
+    labels: Tensor | NDArray[np.uint8],
+    classes: Collection[int],
+    image: str = "",
+    config: HarvestConfig | None = None,
+) -> list[Found]:
+    """The instances of some classes in a label map (H, W), 0 background, 255 void, by class and row.
+
+    image: identifies the image; goes with each of them.
+    """
+    config = config or HarvestConfig()
+    array = np.asarray(labels)
+    size = (int(array.shape[0]), int(array.shape[1]))
+    found: list[Found] = []
+    present = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+    for label in (int(c) for c in present if c not in (0, VOID)):
+        if label not in classes and config.single != "image":
+            continue
+        parts, count = ndimage.label(array == label)
+        if count > 1 and config.single == "image":
+            return []
+        if (count > 1 and config.single == "class") or label not in classes:
+            continue
+        areas = np.bincount(parts.ravel())
+        for number, where in enumerate(ndimage.find_objects(parts), 1):
+            area = int(areas[number])
+            box = (where[0].start, where[1].start, where[0].stop, where[1].stop)
+            share = area / array.size
+            if config.min_area <= share <= config.max_area and not _touches(box, size, config.border):
+                column = box[1] + int(np.argmax(parts[box[0], box[1] : box[3]] == number))
+                found.append(Found(image, label, box, (box[0], column), area, size))
+    return found
+
+
+def _touches(box: tuple[int, int, int, int], size: tuple[int, int], border: int) -> bool:
+    top, left, bottom, right = box
+    return border > 0 and (
+        top < border or left < border or bottom > size[0] - border or right > size[1] - border
+    )
+
+
+def cut(
+    image: Tensor,
+    labels: Tensor | NDArray[np.uint8],
+    found: Found,
+    step: int,
+    config: HarvestConfig | None = None,
+) -> Instance:
+    """The instance as it is kept: image (3, H, W) uint8 and the labels that it was found in.
+
+    step: when it was learned. Pixels further than the margin from the mask are not kept: they may show what
+    nobody agreed to keep.
+    """
+    config = config or HarvestConfig()
+    top, left, bottom, right = found.box
+    parts, _ = ndimage.label(np.asarray(labels)[top:bottom, left:right] == found.label)
+    mask = parts == parts[found.at[0] - top, found.at[1] - left]
+    crop = image[:, top:bottom, left:right].numpy()
+    near = ndimage.binary_dilation(mask, iterations=config.margin) if config.margin else mask
+    crop = np.where(near, crop, crop[:, mask].mean(1).round().astype(np.uint8)[:, None, None])
+    height, width = mask.shape
+    scale = config.max_side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(scale * height)), max(1, round(scale * width)))
+        small = F.interpolate(torch.from_numpy(crop)[None], size=size, mode="bilinear", antialias=True)[0]
+        crop = small.numpy()
+        shrunk = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="area")[0, 0]
+        mask = shrunk.numpy() >= min(0.5, float(shrunk.max()))
+    return Instance(
+        picture=_encoded(crop.transpose(1, 2, 0), config.quality),
+        mask=_encoded(mask, 0),
+        label=found.label,
+        image=found.image,
+        box=found.box,
+        size=found.size,
+        step=step,
+    )
+
+
+def _encoded(pixels: NDArray[np.generic], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if quality:
+        picture.save(buffer, format="JPEG", quality=quality)
+    else:
+        picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,264 @@
+"""Paste kept instances into an image and its labels.
+
+Shapes: image (3, H, W) uint8; labels (H, W), 0 background, 255 void; L layers of a soft label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from everseg.classes.instances.place import best_window, filling_size, native_size, ranked_cells
+from everseg.classes.instances.pool import Instance, InstancePool
+from everseg.config import at_least
+
+VOID = 255
+MEAN_COLOUR = (124, 116, 104)
+"""ImageNet's mean: what normalisation makes zero."""
+
+
+@dataclass(frozen=True)
+class PasteConfig:
+    """How old instances are pasted into new images. The defaults are the `paper` preset.
+
+    most: instances for an image, one for each old class that the old model sees there. fill_below: an image
+    in which it sees fewer classes than this is filled up with random old ones, to `most`.
+    filler_skips_last: never fill with the highest class.
+    place: "window", the freest for the instance's own box on a grid of `grid` pixels; "cell", one of four
+    cells of `cell` pixels in the order of `rank`, fillers all into the first. size: "native", its size in its
+    own image times a factor from `jitter`, enlarged at most `upscale` times from what was kept, no side
+    longer than `largest` of the image; "cell", filling the cell.
+    strict: no pixel that is taken is changed, and what is pasted is taken from then on; a paste of which less
+    than `visible` would be seen is left out. void_is_free: void may be pasted on.
+    blend: "mixup", image and label keep 1 - lambda, lambda uniform in 0..1; "hard", lambda is 1.
+    resample: of the picture; masks are always nearest. flip: how likely it is mirrored.
+    """
+
+    most: int = 3
+    fill_below: int = 3
+    filler_skips_last: bool = False
+    place: Literal["window", "cell"] = "window"
+    size: Literal["native", "cell"] = "native"
+    jitter: tuple[float, float] = (0.5, 1.5)
+    upscale: float = 2.0
+    largest: float = 0.5
+    grid: int = 8
+    cell: int = 250
+    rank: Literal["most_free", "least_free"] = "most_free"
+    strict: bool = True
+    visible: float = 0.25
+    void_is_free: bool = False
+    blend: Literal["mixup", "hard"] = "mixup"
+    resample: Literal["bilinear", "nearest"] = "bilinear"
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "most", "fill_below", "upscale", "visible", "flip")
+        at_least(self, 1, "grid", "cell")
+
+    @property
+    def layers(self) -> int:
+        """Layers of the labels: pastes that may lie on each other need one each, hard ones none."""
+        if self.blend == "hard":
+            return 0
+        return 1 if self.strict else self.most
+
+    @classmethod
+    def presets(cls) -> dict[str, PasteConfig]:
+        """`reference`: EIR's published routine on VOC. `reference_ade`: that of its ADE20K trainer."""
+        reference = cls(
+            fill_below=2,
+            filler_skips_last=True,
+            place="cell",
+            size="cell",
+            strict=False,
+            void_is_free=True,
+            resample="nearest",
+        )
+        ade = replace(reference, fill_below=1, filler_skips_last=False, cell=200, rank="least_free")
+        return {"paper": cls(), "reference": reference, "reference_ade": ade}
+
+
+class Pasted(NamedTuple):
+    """image (3, H, W). under (H, W): the labels below the pastes. over, share (L, H, W): the class of each
+    layer and how much of the pixel is of it, float32, 0 where there is nothing. pastes: how many.
+
+    Batches of these are what `everseg.classes.losses.soft_bce` takes.
+    """
+
+    image: Tensor
+    under: Tensor
+    over: Tensor
+    share: Tensor
+    pastes: int
+
+
+def seen_classes(completed: Tensor, labels: Tensor) -> list[int]:
+    """Classes that the old model sees in an image and its labels do not have, ascending.
+
+    completed: the labels with the old model's pseudo-labels in the background.
+    """
+    counts = [torch.bincount(x.flatten().long(), minlength=256) for x in (completed, labels)]
+    found = (counts[0] > 0) & (counts[1] == 0)
+    found[[0, VOID]] = False
+    return found.nonzero()[:, 0].tolist()
+
+
+def choose_classes(
+    seen: Sequence[int], stored: Sequence[int], config: PasteConfig, generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Which classes to paste, each with its rank among the places: those seen in the image, in order, then
+    random ones, which rank first (0).
+
+    seen: by the old model in the image. stored: the classes that the pool has.
+    """
+    stored = sorted(stored)
+    chosen = [(label, rank) for rank, label in enumerate([c for c in seen if c in stored][: config.most])]
+    fillers = stored[:-1] if config.filler_skips_last else stored
+    if len(chosen) < config.fill_below and fillers:
+        more = generator.integers(len(fillers), size=config.most - len(chosen))
+        chosen += [(fillers[i], 0) for i in more]
+    return chosen
+
+
+def paste(
+    image: Tensor,
+    labels: Tensor,
+    pool: InstancePool,
+    generator: np.random.Generator,
+    config: PasteConfig | None = None,
+    *,
+    seen: Sequence[int] = (),
+) -> Pasted:
+    """Paste instances of old classes into a copy of an image and its labels.
+
+    labels: as they are trained on, with the old model's pseudo-labels, if it was asked: they are foreground
+    too. seen: the classes that it sees in the image (`seen_classes`).
+
+    The same generator state gives the same bytes. Source: EIR, "class combination", "instance selection" and
+    "position calculation"; for what the published code does see the preset `reference`.
+    """
+    config = config or PasteConfig()
+    height, width = labels.shape
+    out = Pasted(
+        image.clone(),
+        labels.clone(),
+        torch.zeros(config.layers, height, width, dtype=labels.dtype),
+        torch.zeros(config.layers, height, width),
+        0,
+    )
+    taken = _taken(labels, config)
+    groups = pool.by_class()
+    cells = ranked_cells(taken, config.cell, config.rank) if config.place == "cell" else []
+    count = 0
+    for label, rank in choose_classes(seen, list(groups), config, generator):
+        instance = groups[label][int(generator.integers(len(groups[label])))]
+        size = _size(instance, (height, width), config, generator)
+        if size is None:
+            continue
+        if cells:
+            corner = cells[rank]
+        else:
+            corner = best_window(taken, size, config.grid, generator)
+        pixels, inside = _resized(instance, size, config, generator)
+        share = float(generator.random())  # drawn in any case, so that switches compare the same pastes
+        window = (slice(corner[0], corner[0] + size[0]), slice(corner[1], corner[1] + size[1]))
+        if config.strict:
+            free = inside & torch.from_numpy(~taken[window])
+            if int(free.sum()) < max(1.0, config.visible * int(inside.sum())):
+                continue
+            inside = free
+            taken[window] |= inside.numpy()
+        amount = 1.0 if config.blend == "hard" else share
+        _blend(out, label, pixels, inside, amount, window, 0 if config.strict else count)
+        count += 1
+    return out._replace(pastes=count)
+
+
+def _taken(labels: Tensor, config: PasteConfig) -> NDArray[np.bool_]:
+    array = labels.numpy()
+    return (array != 0) & (array != VOID) if config.void_is_free else array != 0
+
+
+def _size(
+    instance: Instance, image: tuple[int, int], config: PasteConfig, generator: np.random.Generator
+) -> tuple[int, int] | None:
+    top, left, bottom, right = instance.box
+    box = (bottom - top, right - left)
+    if config.size == "cell":
+        return filling_size(box, config.cell)
+    crop = (int(instance.inside.shape[0]), int(instance.inside.shape[1]))
+    scale = float(generator.uniform(*config.jitter))
+    return native_size(box, crop, image, scale, config.upscale, config.largest)
+
+
+def _resized(
+    instance: Instance, size: tuple[int, int], config: PasteConfig, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Pixels (3, h, w) uint8 and mask (h, w) bool at the size they are pasted in."""
+    if config.resample == "bilinear":
+        pixels = F.interpolate(instance.pixels[None], size=size, mode="bilinear", antialias=True)[0]
+    else:
+        pixels = F.interpolate(instance.pixels[None], size=size, mode="nearest")[0]
+    inside = F.interpolate(instance.inside[None, None].byte(), size=size, mode="nearest")[0, 0].bool()
+    if generator.random() < config.flip:
+        return pixels.flip(-1), inside.flip(-1)
+    return pixels, inside
+
+
+def _blend(
+    out: Pasted,
+    label: int,
+    pixels: Tensor,
+    inside: Tensor,
+    amount: float,
+    window: tuple[slice, slice],
+    layer: int,
+) -> None:
+    """Lay one instance upon what is there, in place."""
+    place = out.image[:, window[0], window[1]]
+    mixed = torch.lerp(place.float(), pixels.float(), amount)
+    if not place.is_floating_point():
+        mixed = mixed.round_()
+    place.copy_(torch.where(inside, mixed.to(place.dtype), place))
+    if not len(out.over):  # hard: the label is replaced
+        out.under[window].masked_fill_(inside, label)
+        return
+    out.over[layer][window].masked_fill_(inside, label)
+    out.share[layer][window].masked_fill_(inside, amount)
+
+
+def instance_sample(
+    instance: Instance,
+    size: tuple[int, int],
+    generator: np.random.Generator,
+    config: PasteConfig | None = None,
+    *,
+    outside: Literal["void", "background"] = "void",
+) -> tuple[Tensor, Tensor]:
+    """A training sample of nothing but an instance, on ImageNet's mean colour: image (3, H, W) uint8, labels
+    (H, W) uint8.
+
+    Its size and place are random. outside: what the rest is labelled. Source: EIR, instance replay; the
+    published code multiplies the normalised image by the mask and trains the rest as background.
+    """
+    config = config or PasteConfig()
+    image = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None].expand(3, *size).clone()
+    labels = torch.full(size, VOID if outside == "void" else 0, dtype=torch.uint8)
+    within = _size(instance, size, config, generator)
+    if within is None:
+        return image, labels
+    pixels, inside = _resized(instance, within, config, generator)
+    top, left = (int(generator.integers(a - b + 1)) for a, b in zip(size, within, strict=True))
+    window = (slice(top, top + within[0]), slice(left, left + within[1]))
+    place = image[:, window[0], window[1]]
+    place.copy_(torch.where(inside, pixels, place))
+    labels[window].masked_fill_(inside, instance.label)
+    return image, labels

@@ -1,0 +1,91 @@
+"""What every learner of classes is: a segmenter that grows, and how it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everseg.errors import UserError
+from everseg.models.semantic.base import SemanticBase
+from everseg.models.semantic.segmenter import Output, Rule, decide
+from everseg.types import ImageQuery, Scratch, Stage, State
+
+PREDICT_BATCH = 8
+"""Images of one size in one pass where no gradient is taken."""
+
+
+class ClassLearner:
+    """A segmenter that grows. A method adds `learn`, and what else it remembers.
+
+    rule: how a pixel's class is decided. detached: see `Segmenter`. first_loss: what the first step
+    minimises; learners with the same one train the same segmenter in it. "" where it trains more than that.
+    """
+
+    learns = "classes"
+    Config: Any
+    rule: Rule = "sigmoid"
+    detached = True
+    first_loss = ""
+
+    def __init__(self, base: SemanticBase, config: Any = None, *, seed: int = 0) -> None:
+        self.base, self.seed = base, seed
+        self.config = config or self.Config.presets()["paper"]
+        self.model = base.segmenter(detached=self.detached, seed=seed).eval()
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        raise NotImplementedError
+
+    def take_first(self, stage: Stage, other: Any) -> Mapping[str, float]:
+        """`learn` of the first stage, with another learner's segmenter instead of training.
+
+        Raises:
+            UserError: the two do not train the same in their first step.
+        """
+        theirs = getattr(other, "first_loss", "")
+        if not self.first_loss or self.first_loss != theirs:
+            raise UserError(
+                f"{_trains(self)}, and {_trains(other)}; take the first step from a run of a method that "
+                "trains the same in it, or let this one train its own"
+            )
+        self.model.load(other.model.state_dict())
+        return self.remember(stage)
+
+    def remember(self, stage: Stage) -> Mapping[str, float]:
+        """What a method keeps of a stage that its segmenter has learned; returns figures."""
+        return {}
+
+    def predict(self, queries: Sequence[ImageQuery]) -> list[Tensor]:
+        """The channel of each pixel, (H, W) uint8 on the CPU, for each image at its own size: 0 is the
+        background."""
+        found: dict[int, Tensor] = {}
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for i, query in enumerate(queries):
+            sizes.setdefault(tuple(query.image.shape[-2:]), []).append(i)
+        self.model.eval()
+        with torch.inference_mode():
+            for alike in sizes.values():
+                for start in range(0, len(alike), PREDICT_BATCH):
+                    part = alike[start : start + PREDICT_BATCH]
+                    pixels = self.model.pixels(torch.stack([queries[i].image for i in part]))
+                    said = self._decided(self.model(pixels)).to("cpu", torch.uint8)
+                    found.update(zip(part, said.clone().unbind(), strict=True))
+        return [found[i] for i in range(len(queries))]
+
+    def _decided(self, out: Output) -> Tensor:
+        if not self.model.counts:
+            return torch.zeros(len(out.logits), *out.size)
+        return decide(out.full(), self.rule)
+
+    def state_dict(self) -> State:
+        return {"segmenter": dict(self.model.state_dict())}
+
+    def load_state_dict(self, state: State) -> None:
+        self.model.load(state["segmenter"])
+
+
+def _trains(learner: Any) -> str:
+    loss = getattr(learner, "first_loss", "") or "what no other method does"
+    return f"{type(learner).__name__} trains {loss} in its first step"

@@ -1,0 +1,50 @@
+"""Losses of class-incremental segmentation, each a function of logits and label maps.
+
+bce.py         a sigmoid for each class: labels shared between two classes, weighted positives, the auxiliary
+softmax.py     cross-entropy and distillation that know the background has shifted: LwF, MiB, by regions
+sigmoid.py     distillation class by class: DKD
+features.py    distillation of what lies under the classifiers: ILT, PLOP, RCIL
+pseudo.py      labels that the old model completes: EIR, PLOP
+
+Losses come as maps (B, H, W), unreduced, because a batch may lie in parts and on several machines:
+`masked_mean` divides by the pixels of all of it. Nothing here builds a one-hot target.
+
+Shape suffixes: B images, K channels of a model, O channels of the old one (0 and the old classes), L layers
+of a soft label, D width of features, H W pixels, h w a feature map.
+"""
+
+from everseg.classes.losses.bce import auxiliary_loss, masked_mean, soft_bce, weighted_bce
+from everseg.classes.losses.features import (
+    channel_distance,
+    feature_mse,
+    fold_logits,
+    local_pod,
+    pod_descriptor,
+    spatial_distance,
+)
+from everseg.classes.losses.pseudo import EntropyMedians, completed, entropy, new_region, pseudo_labels
+from everseg.classes.losses.sigmoid import sigmoid_kd, split_scores
+from everseg.classes.losses.softmax import region_kd, softmax_kd, unbiased_ce
+
+__all__ = [
+    "EntropyMedians",
+    "auxiliary_loss",
+    "channel_distance",
+    "completed",
+    "entropy",
+    "feature_mse",
+    "fold_logits",
+    "local_pod",
+    "masked_mean",
+    "new_region",
+    "pod_descriptor",
+    "pseudo_labels",
+    "region_kd",
+    "sigmoid_kd",
+    "soft_bce",
+    "softmax_kd",
+    "spatial_distance",
+    "split_scores",
+    "unbiased_ce",
+    "weighted_bce",
+]

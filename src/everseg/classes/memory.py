@@ -1,0 +1,144 @@
+"""Whole images kept for replay, with the labels that their step saw: what methods that store images store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from everseg.classes.instances import balanced
+from everseg.classes.tune import ClassTuneConfig, random_crop
+from everseg.seed import numpy_generator, torch_generator
+from everseg.types import SemanticSample
+
+QUALITY = 90
+"""Of the JPEG: about what the data sets themselves have."""
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """picture: JPEG. labels: PNG. label: the class that it was drawn for. name: of the image."""
+
+    picture: bytes
+    labels: bytes
+    label: int
+    name: str
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.picture) + len(self.labels)
+
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(self.picture + self.labels).hexdigest()
+
+    @cached_property
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """image (3, H, W) uint8 and labels (H, W) uint8, decoded once."""
+        rgb = np.array(Image.open(io.BytesIO(self.picture)).convert("RGB"))
+        return (
+            torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))),
+            torch.from_numpy(np.array(Image.open(io.BytesIO(self.labels)))),
+        )
+
+
+class ImageMemory:
+    """At most `count` images and `max_bytes` bytes (0: no limit), shared evenly among the classes seen; rows
+    of training as `Memory` has them."""
+
+    def __init__(self, count: int, config: ClassTuneConfig, max_bytes: int = 0) -> None:
+        self.count, self.config, self.max_bytes = count, config, max_bytes
+        self.items: list[KeptImage] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures and labels."""
+        return sum(item.nbytes for item in self.items)
+
+    def draw(self, index: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
+        """One image, cropped and mirrored as a step's own."""
+        assert side == self.config.crop, "of one side with the crops"
+        return random_crop(*self.items[index].sample, self.config, torch_generator(seed, "crop"))
+
+    def refill(self, samples: Sequence[SemanticSample], classes: range, *, seed: int, step: int) -> None:
+        """Share the room out anew among the classes of what is kept and `classes` of what was just learned.
+
+        An image is kept for one class, whatever else it shows. Source: the memory of SSUL-M and DKD-M.
+        """
+        if not self.count:
+            return
+        groups: dict[int, list[Any]] = {}
+        for item in self.items:
+            groups.setdefault(item.label, []).append(item)
+        present = _present(samples)
+        for label in classes:
+            groups[label] = [(label, int(i)) for i in np.flatnonzero(present[:, label])]
+        kept: list[KeptImage] = []
+        taken: set[int] = set()
+        room = self.max_bytes or math.inf
+        for candidate in balanced(groups, numpy_generator(seed, "memory", step)):
+            if not isinstance(candidate, KeptImage):
+                label, place = candidate
+                if place in taken:
+                    continue
+                taken.add(place)
+                candidate = _encoded(samples[place], label)
+            room -= candidate.nbytes
+            if len(kept) == self.count or room < 0:
+                break
+            kept.append(candidate)
+        self.items = sorted(kept, key=lambda item: (item.label, item.name, item.key))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The bytes as one tensor, the records beside it."""
+        content = b"".join(item.picture + item.labels for item in self.items)
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
+        records = [
+            {"label": i.label, "name": i.name, "picture": len(i.picture), "labels": len(i.labels)}
+            for i in self.items
+        ]
+        return {"images": data, "records": records}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        content, at = state["images"].cpu().numpy().tobytes(), 0
+        self.items = []
+        for record in state["records"]:
+            middle = at + record["picture"]
+            end = middle + record["labels"]
+            self.items.append(
+                KeptImage(content[at:middle], content[middle:end], record["label"], record["name"])
+            )
+            at = end
+
+
+def _present(samples: Sequence[SemanticSample]) -> np.ndarray:
+    """(N, 256): which labels occur in each sample; from the index where the samples have one."""
+    known = getattr(samples, "present", None)
+    if known is not None:
+        return np.asarray(known)
+    found = np.zeros((len(samples), 256), bool)
+    for i in range(len(samples)):
+        found[i, np.unique(samples[i].labels.numpy())] = True
+    return found
+
+
+def _encoded(sample: SemanticSample, label: int) -> KeptImage:
+    picture, labels = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())).save(
+        picture, format="JPEG", quality=QUALITY
+    )
+    Image.fromarray(sample.labels.numpy()).save(labels, format="PNG", optimize=True)
+    return KeptImage(picture.getvalue(), labels.getvalue(), label, sample.name)

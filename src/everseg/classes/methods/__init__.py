@@ -1,0 +1,1 @@
+"""Methods that learn classes, one per file. None imports another; `everseg.methods` has their names."""

@@ -1,0 +1,67 @@
+"""Fine-tuning on each step's classes, which shows what forgetting looks like; and on all classes at once.
+
+    L = CE(z, y)    or    L = sum_c BCE(sigmoid(z_c), [y = c])
+
+over the labelled pixels, nothing else. In a later step every old class is background in y, so that what
+taught the old classes now says that they are none.
+
+Source: the lower and upper bounds of MiB (Cermelli et al., CVPR 2020) with "ce", those of DKD and EIR with
+"bce".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from everseg.classes.learner import ClassLearner
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, Loss, begin, supervised, train
+from everseg.models.semantic.base import SemanticBase
+from everseg.models.semantic.segmenter import Rule
+from everseg.types import Scratch, Stage
+
+
+@dataclass(frozen=True)
+class FineTuningConfig:
+    """loss: "ce", one softmax, or "bce", a sigmoid for each class. tune: how a step is trained."""
+
+    loss: Loss = "ce"
+    tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
+
+    @classmethod
+    def presets(cls) -> dict[str, FineTuningConfig]:
+        """`sigmoid`: the bound of the methods with a sigmoid for each class, under their schedule."""
+        return {"paper": cls(), "reference": cls(), "sigmoid": cls("bce", ClassTuneConfig.sigmoid())}
+
+
+class FineTuning(ClassLearner):
+    """One segmenter; each step trains all of it on the labels of its own classes."""
+
+    Config = FineTuningConfig
+
+    def __init__(self, base: SemanticBase, config: FineTuningConfig | None = None, *, seed: int = 0) -> None:
+        kind = (config or FineTuningConfig()).loss
+        self.rule: Rule = "softmax" if kind == "ce" else "sigmoid"
+        self.detached = kind == "bce"
+        self.first_loss = "cross-entropy" if kind == "ce" else "BCE"
+        super().__init__(base, config, seed=seed)
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        model, config = self.model, self.config
+        begin(model, stage, config.tune, "fresh", seed=self.seed)
+
+        def loss(batch: Batch) -> Tensor:
+            out = model(model.pixels(batch.images))
+            return supervised(out, batch.labels.to(model.device), config.loss)
+
+        return train(
+            model, Crops(stage.train, config.tune, self.seed, stage.name), loss, config.tune, scratch=scratch
+        )
+
+
+class JointClasses(FineTuning):
+    """Trained once, on all images with all their labels: a bound, not a way to live."""
+
+    all_at_once = True

@@ -1,0 +1,136 @@
+"""DKD: a sigmoid for each class, and distillation of what speaks for and what against each old one.
+
+    L = sum_{c new} wBCE(z_c, [y = c]) + 5 sum_{c old} [ KD(z_c) + KD(z+_c) + KD(z-_c) ] + AC(z_0)
+
+z = z+ + z- + bias, with the positive and the negative weights of a class apart; KD(z) is the binary
+cross-entropy of sigmoid(z) against sigmoid(z_old). AC = -log(1 - sigmoid(z_0)) on every pixel: the auxiliary
+channel learns to say no, and new classes start as it.
+
+With a memory (DKD-M) some whole images of old classes are kept and trained on along with the new ones.
+
+Source: Baek et al., "Decomposed Knowledge Distillation for Class-Incremental Semantic Segmentation", NeurIPS
+2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everseg.classes.learner import ClassLearner
+from everseg.classes.losses import (
+    auxiliary_loss,
+    masked_mean,
+    pseudo_labels,
+    sigmoid_kd,
+    split_scores,
+    weighted_bce,
+)
+from everseg.classes.memory import ImageMemory
+from everseg.classes.tune import VOID, Batch, ClassTuneConfig, Crops, begin, train
+from everseg.config import at_least
+from everseg.models.semantic.base import SemanticBase
+from everseg.types import Scratch, Stage, State
+
+
+@dataclass(frozen=True)
+class DKDConfig:
+    """gamma, gamma_later: weight of positives in the first step and after it; ADE20K has 35 in both. distil,
+    decomposed: weights of the distillation of scores and of their two parts. auxiliary: weight of AC.
+    void_as_negative: train void pixels as negatives of every class. memory, max_bytes: images that are kept
+    (DKD-M on PASCAL VOC: 100; on ADE20K: 300), and bytes, 0 for no limit. sure: how sure the old model must
+    be to complete their labels. tune: how a step is trained."""
+
+    gamma: float = 2.0
+    gamma_later: float = 1.0
+    distil: float = 5.0
+    decomposed: float = 5.0
+    auxiliary: float = 1.0
+    void_as_negative: bool = False
+    memory: int = 0
+    max_bytes: int = 0
+    sure: float = 0.9
+    tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
+
+    def __post_init__(self) -> None:
+        at_least(
+            self,
+            0,
+            "gamma",
+            "gamma_later",
+            "distil",
+            "decomposed",
+            "auxiliary",
+            "memory",
+            "max_bytes",
+            "sure",
+        )
+
+    @classmethod
+    def presets(cls) -> dict[str, DKDConfig]:
+        """`reference`: void is a negative of every class, as in the published code."""
+        return {"paper": cls(), "reference": cls(void_as_negative=True)}
+
+
+class DKD(ClassLearner):
+    """A classifier for each step; no loss on the auxiliary channel reaches the features."""
+
+    Config = DKDConfig
+
+    def __init__(self, base: SemanticBase, config: DKDConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__(base, config, seed=seed)
+        void = ", void a negative" if self.config.void_as_negative else ""
+        self.first_loss = f"BCE (positives times {self.config.gamma:g}{void}) and AC"
+        self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        model, config = self.model, self.config
+        old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
+        gamma = config.gamma if old is None else config.gamma_later
+        new, seen = model.new(), range(1, model.channels)
+
+        def loss(batch: Batch) -> Tensor:
+            pixels, labels = model.pixels(batch.images), batch.labels.to(model.device)
+            out = model(pixels)
+            z = out.full()
+            asked = torch.ones_like(labels, dtype=torch.bool)
+            if not config.void_as_negative:
+                asked = labels != VOID
+            value = config.auxiliary * masked_mean(auxiliary_loss(z), asked)
+            told = weighted_bce(z[:, new.start :], labels, new, gamma)
+            if old is None:
+                return value + masked_mean(told, asked)
+            before = old(pixels)
+            z_old, past = before.full(), slice(1, old.channels)
+            if batch.replayed.any():  # Images of old classes, in which those are labelled, teach them, too.
+                full = pseudo_labels(labels, z_old.sigmoid(), config.sure)
+                again = weighted_bce(z[:, 1:], full, seen, gamma)
+                told = torch.where(batch.replayed.to(model.device)[:, None, None], again, told)
+            kept = config.distil * sigmoid_kd(z[:, past], z_old[:, past]).mean()
+            parts = split_scores(out.features.float(), model.weight()[past])
+            parts_old = split_scores(before.features.float(), old.weight()[past])
+            for now, then in zip(parts, parts_old, strict=True):
+                kept = kept + config.decomposed * sigmoid_kd(now, then).mean()
+            return value + masked_mean(told, asked) + kept
+
+        crops = Crops(stage.train, config.tune, self.seed, stage.name, self.memory)
+        figures = train(model, crops, loss, config.tune, scratch=scratch)
+        return {**figures, **self.remember(stage)}
+
+    def remember(self, stage: Stage) -> Mapping[str, float]:
+        model = self.model
+        self.memory.refill(stage.train, model.new(), seed=self.seed, step=len(model.counts))
+        return {"memory_bytes": float(self.memory.nbytes)} if self.config.memory else {}
+
+    def state_dict(self) -> State:
+        kept: dict[str, Any] = {"memory": self.memory.state_dict()} if self.config.memory else {}
+        return super().state_dict() | kept
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        if self.config.memory:
+            self.memory.load_state_dict(state["memory"])

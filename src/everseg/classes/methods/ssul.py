@@ -1,0 +1,178 @@
+"""SSUL: what lies in the background and is an object is "unknown", and only the newest head trains.
+
+    L = sum_c BCE(z_c, [y~ = c]),  c over background, classes, unknown
+
+y~: background pixels get the class that the old model sees (sigmoid >= 0.7); of the others, those that a
+saliency map calls an object are "unknown", so that they are not taught to be background, and a later step's
+classes start from the classifier of the unknown. Backbone, head and old classifiers rest after the first
+step. At test time the unknown is background.
+
+With a memory (SSUL-M) some whole images are kept, and half of what is trained on is of them. The published
+code replaces half of each batch; here an epoch is twice as long instead.
+
+Source: Cha et al., "SSUL: Semantic Segmentation with Unknown Label for Exemplar-based Class-Incremental
+Learning", NeurIPS 2021. It takes saliency maps from an off-the-shelf detector; without any, as is the default
+here, nothing is unknown and background stays background.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everseg.classes.learner import ClassLearner
+from everseg.classes.losses import masked_mean, pseudo_labels, soft_bce
+from everseg.classes.memory import ImageMemory
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
+from everseg.config import at_least
+from everseg.data.images import open_image, read_file
+from everseg.errors import UserError
+from everseg.fit import Group
+from everseg.models.semantic.base import SemanticBase
+from everseg.models.semantic.segmenter import Output
+from everseg.progress import remark
+from everseg.types import Scratch, SemanticSample, Stage, State
+
+UNKNOWN = 254
+"""In labels: background in which there is an object."""
+
+
+def _recipe() -> ClassTuneConfig:
+    plain = ClassTuneConfig.sigmoid()
+    how = replace(plain.first, epochs=50, batch=32, lr=1e-3)
+    return replace(plain, first=how, later=how, crop=513, replay=0.5)
+
+
+@dataclass(frozen=True)
+class SSULConfig:
+    """saliency: a folder with a map for each image, `<stem>.png`, bright where there is an object; "": there
+    are none. sure: how sure the old model must be to complete a label. memory, max_bytes: images that are
+    kept (SSUL-M: 100, on ADE20K 300), and bytes, 0 for no limit. background_lr: learning rate of the
+    background's classifier after the first step, times the others'. tune: how a step is trained."""
+
+    saliency: str = ""
+    sure: float = 0.7
+    memory: int = 0
+    max_bytes: int = 0
+    background_lr: float = 1e-4
+    tune: ClassTuneConfig = field(default_factory=_recipe)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "sure", "memory", "max_bytes", "background_lr")
+
+    @classmethod
+    def presets(cls) -> dict[str, SSULConfig]:
+        """What the published code does otherwise is said above and has no switch."""
+        return {"paper": cls(), "reference": cls()}
+
+
+class SSUL(ClassLearner):
+    """A frozen model to which each step adds a classifier."""
+
+    Config = SSULConfig
+    detached = False
+
+    def __init__(self, base: SemanticBase, config: SSULConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__(base, config, seed=seed)
+        first = self.model.classifiers[0]
+        assert isinstance(first, nn.Conv2d)
+        self.unknown = copy.deepcopy(first)
+        self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        model, config = self.model, self.config
+        old = begin(model, stage, config.tune, "fresh", seed=self.seed)
+        groups = self._first() if old is None else self._later()
+        if not config.saliency:
+            remark("ssul: no saliency maps (saliency=FOLDER), so background stays background")
+        outsider = model.channels  # The channel of the unknown, behind the classes.
+
+        def loss(batch: Batch) -> Tensor:
+            pixels, labels = model.pixels(batch.images), batch.labels.to(model.device)
+            out = model(pixels)
+            objects = labels == UNKNOWN
+            labels = torch.where(objects, 0, labels)
+            if old is not None:
+                labels = pseudo_labels(labels, old(pixels).full().sigmoid(), config.sure)
+            labels = torch.where(objects & (labels == 0), outsider, labels)
+            return masked_mean(*soft_bce(torch.cat([out.full(), self._unknown(out)], 1), labels))
+
+        marked = Marked(stage.train, config.saliency) if config.saliency else stage.train
+        crops = Crops(marked, config.tune, self.seed, stage.name, self.memory)
+        figures = train(model, crops, loss, config.tune, scratch=scratch, groups=groups)
+        self.memory.refill(stage.train, model.new(), seed=self.seed, step=len(model.counts))
+        return figures
+
+    def _unknown(self, out: Output) -> Tensor:
+        """The unknown's logits at full size, (B, 1, H, W)."""
+        z = self.unknown(out.features.float())
+        return F.interpolate(z, size=out.size, mode="bilinear", align_corners=False)
+
+    def _first(self) -> list[Group]:
+        tune = self.config.tune
+        unknown = Group("unknown", list(self.unknown.parameters()), tune.head_lr, tune.first.weight_decay)
+        return [*groups_of(self.model, tune), unknown]
+
+    @torch.no_grad()
+    def _later(self) -> list[Group]:
+        """Freeze all that earlier steps learned; the new classifier starts as the unknown's."""
+        model, tune = self.model, self.config.tune
+        model.freeze_norm()
+        first, newest = model.classifiers[0], model.classifiers[-1]
+        assert isinstance(newest, nn.Conv2d) and newest.bias is not None and self.unknown.bias is not None
+        newest.weight.copy_(self.unknown.weight.expand_as(newest.weight))
+        newest.bias.copy_(self.unknown.bias.expand_as(newest.bias))
+        model.requires_grad_(False)
+        for module in (first, newest):
+            module.requires_grad_(True)
+        decay, scale = tune.later.weight_decay, tune.head_lr
+        return [
+            Group("background", list(first.parameters()), scale * self.config.background_lr, decay),
+            Group("new classifier", list(newest.parameters()), scale, decay),
+            Group("unknown", list(self.unknown.parameters()), scale, decay),
+        ]
+
+    def _decided(self, out: Output) -> Tensor:
+        """The highest probability, with the unknown's added to the background's."""
+        p = out.full().sigmoid()
+        p[:, 0] += self._unknown(out)[:, 0].sigmoid()
+        return p.argmax(1) if self.model.counts else torch.zeros_like(p[:, 0])
+
+    def state_dict(self) -> State:
+        kept: dict[str, Any] = {"memory": self.memory.state_dict()} if self.config.memory else {}
+        return super().state_dict() | {"unknown": dict(self.unknown.state_dict())} | kept
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self.unknown.load_state_dict(state["unknown"])
+        if self.config.memory:
+            self.memory.load_state_dict(state["memory"])
+
+
+class Marked(Sequence[SemanticSample]):
+    """Samples whose background is `UNKNOWN` where their saliency map is bright."""
+
+    def __init__(self, samples: Sequence[SemanticSample], folder: str) -> None:
+        self.samples, self.folder = samples, Path(folder)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        sample = self.samples[index]
+        path = self.folder / f"{Path(sample.name).stem}.png"
+        if not path.is_file():
+            raise UserError(f"{sample.name} has no saliency map {path}; make one, or leave saliency out")
+        bright = torch.from_numpy(np.asarray(open_image(read_file(path), path).convert("L")) > 127)
+        if bright.shape != sample.labels.shape:
+            raise UserError(f"{path} is not of the size of {sample.name}; make both of one size")
+        labels = torch.where(bright & (sample.labels == 0), UNKNOWN, sample.labels)
+        return SemanticSample(sample.image, labels.to(torch.uint8), sample.name, sample.key)

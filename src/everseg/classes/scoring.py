@@ -1,0 +1,72 @@
+"""Score a learner of classes: every test image once, whatever the number of processes, into one matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from everseg.classes.confusion import Absent, Confusion
+from everseg.config import MACHINE, at_least
+from everseg.data import CentreCropped
+from everseg.distributed import shard
+from everseg.progress import bar
+from everseg.types import ImageQuery, SemanticSample
+
+Label = Callable[[Sequence[ImageQuery]], Sequence[Tensor]]
+"""What predicts: the channel of every pixel, (H, W) whole numbers, for each query."""
+
+
+@dataclass(frozen=True)
+class ClassScoreConfig:
+    """size: "original", or the side of the square in the middle of the image that is predicted and compared,
+    after its short side was brought to that (`centre_crop`). absent: what the IoU is of a class that no pixel
+    of the truth is of, "zero" or no number at all ("exclude"). batch: images predicted together. workers:
+    decoding processes."""
+
+    size: Literal["original"] | int = 512
+    absent: Absent = "zero"
+    batch: int = field(default=16, metadata=MACHINE)
+    workers: int = field(default=0, metadata=MACHINE)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch")
+        at_least(self, 0, "workers")
+        if self.size != "original":
+            at_least(self, 1, "size")
+
+    @classmethod
+    def presets(cls) -> dict[str, ClassScoreConfig]:
+        """Papers and published code alike compare on the crop."""
+        return {"paper": cls(), "reference": cls()}
+
+
+def score_classes(
+    predict: Label,
+    samples: Sequence[SemanticSample],
+    classes: Sequence[str],
+    config: ClassScoreConfig,
+) -> Confusion:
+    """The confusion of `predict` over all pixels of all samples but the void ones.
+
+    classes: names of the channels, background first. The images are shared out among the processes, and
+    every process returns the whole.
+    """
+    shown = samples if config.size == "original" else CentreCropped(samples, config.size)
+    loader: DataLoader[Any] = DataLoader(
+        Subset(shown, shard(range(len(shown)))),  # type: ignore[arg-type]  # any sequence serves
+        batch_size=config.batch,
+        collate_fn=list,
+        num_workers=config.workers,
+    )
+    confusion = Confusion(classes)
+    with bar("score classes", len(loader)) as advance:
+        for batch in loader:
+            predictions = predict([s.query() for s in batch])
+            for sample, predicted in zip(batch, predictions, strict=True):
+                confusion.add(predicted.cpu(), sample.labels)
+            advance("")
+    return confusion.everywhere()

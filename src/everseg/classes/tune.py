@@ -1,0 +1,335 @@
+"""Train a segmenter of classes for one step.
+
+Shapes: B images; S the side of a training crop; H W the pixels of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from everseg.classes.losses import masked_mean, soft_bce, unbiased_ce
+from everseg.config import at_least
+from everseg.errors import UserError
+from everseg.fit import FitConfig, Group, fit, steps_of
+from everseg.models.precision import resolved
+from everseg.models.semantic.segmenter import Init, Output, Segmenter
+from everseg.seed import fold, torch_generator
+from everseg.types import Scratch, SemanticSample, Stage
+
+TRIALS = 10
+RATIO = (3 / 4, 4 / 3)
+
+FASTEST = 0.1
+"""The most weight that running statistics give to one batch, unless they have more by themselves."""
+
+VOID = 255
+
+Loss = Literal["ce", "bce"]
+"""One softmax over background and classes, or a sigmoid for each."""
+
+
+@dataclass(frozen=True)
+class ClassTuneConfig:
+    """How a step is trained.
+
+    first, later: the gradient steps of the first step, and of those after it. crop: side of the training
+    crops in pixels. area: the part of the image that a crop is of, as a range; what does not fit is drawn
+    again. flip: how likely it is mirrored. head_lr: learning rate of head and classifiers, times the
+    backbone's. freeze_norm: batch normalisation and dropout rest after the first step. decay_old: weight
+    decay after the first step is on everything, not on the new classifier alone. replay: the least share of
+    an epoch's rows that come from a memory, each of its rows as often as that takes; 0 takes each once.
+    """
+
+    first: FitConfig
+    later: FitConfig
+    crop: int = 512
+    area: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    head_lr: float = 10.0
+    freeze_norm: bool = True
+    decay_old: bool = False
+    replay: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "crop")
+        at_least(self, 0, "flip", "head_lr", "replay")
+        if self.replay >= 1:
+            raise UserError(
+                f"replay is {self.replay:g}; give a share below 1: new images are trained on, too"
+            )
+
+    @classmethod
+    def sigmoid(cls) -> ClassTuneConfig:
+        """DKD's and EIR's on PASCAL VOC: 60 epochs a step in batches of 24 at 0.001, then 0.0001, poly."""
+        return cls(_sgd(60, 1e-3), _sgd(60, 1e-4))
+
+    @classmethod
+    def softmax(cls) -> ClassTuneConfig:
+        """MiB's on PASCAL VOC: 30 epochs a step in batches of 24 at 0.01, then 0.001, poly, one rate for
+        all."""
+        return cls(_sgd(30, 1e-2), _sgd(30, 1e-3), head_lr=1.0, decay_old=True)
+
+
+def _sgd(epochs: int, lr: float) -> FitConfig:
+    return FitConfig(
+        epochs=epochs,
+        batch=24,
+        lr=lr,
+        optimiser="sgd",
+        weight_decay=1e-4,
+        schedule="poly",
+        drop_last=True,
+    )
+
+
+# ---------------------------------------------------------------- training rows
+
+
+class Row(NamedTuple):
+    """image (3, S, S) uint8. labels (S, S) uint8. seed: of all that is drawn for this row. replayed: it is
+    from memory."""
+
+    image: Tensor
+    labels: Tensor
+    seed: int
+    replayed: bool = False
+
+
+class Batch(NamedTuple):
+    """images (B, 3, S, S) uint8, labels (B, S, S) uint8, replayed (B,) bool, seeds of the rows."""
+
+    images: Tensor
+    labels: Tensor
+    replayed: Tensor
+    seeds: tuple[int, ...]
+
+
+class Memory(Protocol):
+    """What is trained on besides a step's own samples: draws row `index` anew for a seed, at any side."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, side: int, seed: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Crops:
+    """A step's samples as training rows, each cropped and mirrored anew in each epoch by (seed, step, epoch,
+    sample), and rows of a memory behind them.
+
+    A single image counts twice: one alone cannot train batch normalisation.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[SemanticSample],
+        config: ClassTuneConfig,
+        seed: int,
+        name: str,
+        memory: Memory | None = None,
+    ) -> None:
+        self.samples, self.config, self.seed, self.name = samples, config, seed, name
+        self.memory: Any = memory if memory is not None else ()
+        self.own = 2 if len(samples) == 1 else len(samples)
+        least = math.ceil(config.replay / (1 - config.replay) * self.own)
+        self.replayed = max(len(self.memory), least) if len(self.memory) and self.own else 0
+
+    def __len__(self) -> int:
+        return self.own + self.replayed
+
+    def at(self, epoch: int) -> _Epoch:
+        return _Epoch(self, epoch)
+
+
+class _Epoch:
+    """The rows of one epoch; a class, so that workers can be given it."""
+
+    def __init__(self, crops: Crops, epoch: int) -> None:
+        self.crops, self.epoch = crops, epoch
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> Row:
+        crops = self.crops
+        own = fold(crops.seed, crops.name, "row", self.epoch, index)
+        if index >= crops.own:
+            kept = (index - crops.own) % len(crops.memory)
+            image, labels = crops.memory.draw(kept, crops.config.crop, own)
+            return Row(image, labels, own, True)
+        sample = crops.samples[index % len(crops.samples)]
+        image, labels = random_crop(sample.image, sample.labels, crops.config, torch_generator(own, "crop"))
+        return Row(image, labels, own)
+
+
+def collate(rows: list[Row]) -> Batch:
+    """Rows as a batch."""
+    return Batch(
+        torch.stack([r.image for r in rows]),
+        torch.stack([r.labels for r in rows]),
+        torch.tensor([r.replayed for r in rows]),
+        tuple(r.seed for r in rows),
+    )
+
+
+def random_crop(
+    image: Tensor, labels: Tensor, config: ClassTuneConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A random part of an image and its labels, brought to a square of `crop` pixels, mirrored or not: image
+    bilinear, labels nearest.
+
+    Area and shape are drawn, ten times at most, until they fit into the image; else the largest part in the
+    middle of an allowed shape is taken. So it never zooms out: areas above 1 only make trials fail.
+    Source: DKD's and EIR's augmentation, torchvision's RandomResizedCrop.
+    """
+    height, width = labels.shape
+    top, left, h, w = _window(height, width, config.area, generator)
+    size = (config.crop, config.crop)
+    part = image[None, :, top : top + h, left : left + w]
+    seen = labels[None, None, top : top + h, left : left + w]
+    if (h, w) != size:
+        part = F.interpolate(part, size=size, mode="bilinear", antialias=True)
+        seen = F.interpolate(seen, size=size, mode="nearest-exact")
+    if float(torch.rand((), generator=generator)) < config.flip:
+        part, seen = part.flip(-1), seen.flip(-1)
+    return part[0].contiguous(), seen[0, 0].contiguous()
+
+
+def _window(
+    height: int, width: int, area: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random part."""
+    for _ in range(TRIALS):
+        u, v, y, x = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        target = (area[0] + u * (area[1] - area[0])) * height * width
+        ratio = math.exp(math.log(RATIO[0]) + v * (math.log(RATIO[1]) - math.log(RATIO[0])))
+        h, w = round(math.sqrt(target / ratio)), round(math.sqrt(target * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
+    h, w = height, width
+    if width / height < RATIO[0]:
+        h = min(height, round(width / RATIO[0]))
+    elif width / height > RATIO[1]:
+        w = min(width, round(height * RATIO[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+# ---------------------------------------------------------------- one step
+
+
+def begin(
+    model: Segmenter, stage: Stage, config: ClassTuneConfig, init: Init, *, seed: int
+) -> Segmenter | None:
+    """Give the model a classifier for the stage's classes; returns a frozen copy of what it was before, None
+    before the first step, whose classifier starts fresh."""
+    old = model.frozen_copy() if model.counts else None
+    model.grow(len(stage.classes), init if old is not None else "fresh", seed=seed)
+    if old is not None and config.freeze_norm:
+        model.freeze_norm()
+    return old
+
+
+def train(
+    model: Segmenter,
+    crops: Crops,
+    loss: Callable[[Batch], Tensor],
+    config: ClassTuneConfig,
+    *,
+    scratch: Scratch,
+    groups: Sequence[Group] | None = None,
+) -> dict[str, float]:
+    """Minimise `loss` by gradient steps on the model, in place; returns `fit`'s figures.
+
+    loss(batch) is a mean over the pixels of the batch. A batch in parts, or shared out among processes, is
+    averaged part by part, as the published code does on several GPUs: void is shared out unevenly then.
+    groups: what trains and how fast; by default all of the model that requires a gradient.
+    """
+    how = config.later if len(model.counts) > 1 else config.first
+    groups = groups_of(model, config) if groups is None else groups
+
+    def weighed(batch: Batch, size: int) -> Tensor:
+        with _drawn(batch.seeds[0], model.device):
+            return loss(batch) * (len(batch.images) / size)
+
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    with _following(norms, steps_of(how, len(crops))):
+        figures = fit(
+            groups,
+            crops,
+            collate,
+            weighed,
+            how,
+            seed=crops.seed,
+            name=crops.name,
+            scratch=scratch,
+            scaled=resolved(model.precision, model.device) == "fp16",
+            buffers=[b for norm in norms for b in norm.buffers()],
+        )
+    model.eval()
+    for group in groups:
+        for parameter in group.parameters:
+            parameter.grad = None
+    return figures | {"trainable_parameters": float(sum(p.numel() for g in groups for p in g.parameters))}
+
+
+def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
+    """What of a model trains in its newest step, with the learning rates and the weight decay that go with
+    it."""
+    first = len(model.counts) < 2
+    decay = (config.first if first else config.later).weight_decay
+    found = model.groups(decay, decay_old=config.decay_old or first)
+    return [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in found]
+
+
+@contextmanager
+def _following(norms: Sequence[nn.BatchNorm2d], steps: int) -> Iterator[None]:
+    """Let running statistics forget what was before the last tenth of a training, where that is shorter than
+    what they remember by themselves; but no faster than PyTorch's default.
+
+    A backbone's remember the last hundred steps. Those of a short training would be still on their way from
+    the pretrained weights' when they are frozen, and a later step would start from noise; those of a handful
+    of batches alone would be noise themselves.
+    """
+    before = [norm.momentum for norm in norms]
+    for norm, own in zip(norms, before, strict=True):
+        norm.momentum = max(own or 0.0, min(FASTEST, 10 / max(1, steps)))
+    try:
+        yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            norm.momentum = own
+
+
+@contextmanager
+def _drawn(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout as this seed draws it, and the global generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def supervised(out: Output, labels: Tensor, kind: Loss) -> Tensor:
+    """Plain cross-entropy, or binary cross-entropy summed over all channels, over the labelled pixels."""
+    if kind == "ce":
+        return masked_mean(*unbiased_ce(out.full(), labels, 1))
+    return masked_mean(*soft_bce(out.full(), labels))
+
+
+def batches(crops: Crops, config: FitConfig) -> Iterator[Batch]:
+    """All rows of the first epoch, in order, for a pass without gradients."""
+    loader: DataLoader[Any] = DataLoader(
+        crops.at(0),  # type: ignore[arg-type]  # any sequence serves
+        batch_size=config.batch,
+        collate_fn=collate,
+        num_workers=config.workers,
+    )
+    yield from loader

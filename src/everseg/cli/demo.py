@@ -1,0 +1,65 @@
+"""The main job in four minutes on a laptop: a stream of made-up domains, learned with and without
+forgetting."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from everseg.data import Stream, write_synthetic_stream
+from everseg.methods import configure
+from everseg.models.promptable.load import load_base
+from everseg.report.collect import collect
+from everseg.report.data import Example
+from everseg.report.page import write_report
+from everseg.report.storyboard import story
+from everseg.results import Results, Summary
+from everseg.runs.folder import RunConfig
+from everseg.runs.learn import run
+
+DOMAINS = ("polyps", "lesions", "nuclei", "cracks")
+METHODS = ("sequential", "samcl")
+SETTINGS = ("tune.fit.steps=60",)
+TITLES = {"sequential": "sequential fine-tuning", "samcl": "SAMCL"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One method's run in the demo."""
+
+    method: str
+    folder: Path
+    results: Results
+    summary: Summary
+
+
+def demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iterator[Shown]:
+    """Write a synthetic stream of `domains` under `out`, learn it with each method, and end with a report and
+    a picture.
+
+    Yields each method's run as it is done. Called again it goes on where it was.
+    """
+    source = out / "data" / "stream.yaml"
+    if not source.exists():
+        shutil.rmtree(out / "data", ignore_errors=True)  # An interrupted demo left half of it.
+        write_synthetic_stream(out / "data", domains, train=48, test=16, seed=seed)
+    stream = Stream.from_yaml(source)
+    base = load_base("tiny")
+    shown: dict[str, Results] = {}
+    for method in METHODS:
+        config = RunConfig(method, configure(method, assignments=SETTINGS), seed=seed)
+        current = run(stream, config, out / method, base)
+        shown[method] = current.results
+        data = collect(current, stream)
+        write_report(data, current.folder / "report.html")
+        if method == "samcl":
+            largest = {e.domain: e for e in sorted(data.examples, key=_gain)}
+            best = sorted(largest.values(), key=_gain)[-2:]
+            story(out / "story.png", {TITLES[m]: r for m, r in shown.items()}, best)
+        yield Shown(method, current.folder, current.results, current.summary())
+
+
+def _gain(example: Example) -> float:
+    return example.iou_adapted - example.iou_plain

@@ -1,0 +1,1 @@
+"""Readers of class maps, and streams that bring classes in steps."""

@@ -1,0 +1,279 @@
+"""The stages of a stream of classes: which images a step trains on, and what it may see of their labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from everseg.data.classes.legend import Classes, Legend
+from everseg.data.classes.maps import CLASS_READERS, Labelled, content_of
+from everseg.data.classes.steps import ClassSteps, LabelTable, Setting, UnseenAs
+from everseg.data.readers import kind_and_options, open_samples
+from everseg.data.samples import OnFault, PartlyReadable
+from everseg.data.streamfile import ClassStreamSpec, SplitSpec
+from everseg.errors import UserError
+from everseg.types import SemanticSample, Stage
+
+
+class ClassSamples(Sequence[SemanticSample]):
+    """Some of the images of a source, with their labels as one step sees them.
+
+    source: with the labels of the files. places: (N,) which of its samples. table: from numbers to channels.
+    present: (N, 256) which channels occur in each sample, known without decoding any.
+    """
+
+    def __init__(self, source: Labelled, places: NDArray[np.intp], table: LabelTable) -> None:
+        self.source, self.places, self.table = source, places, table
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        return self.table.channels(self.source.present[self.places])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} of {self.source.samples!r})"
+
+    @overload
+    def __getitem__(self, index: int) -> SemanticSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> ClassSamples: ...
+    def __getitem__(self, index: int | slice) -> SemanticSample | ClassSamples:
+        """Decode one sample, or take a slice without decoding.
+
+        Raises:
+            UserError: a file is unreadable, or the sizes of image and class map differ.
+        """
+        if isinstance(index, slice):
+            return ClassSamples(self.source, self.places[index], self.table)
+        raw = self.source.samples[int(self.places[index])]
+        return SemanticSample(raw.image, self.table(raw.labels), raw.name, raw.key)
+
+    def file(self, index: int) -> str:
+        """Where sample `index` lies, or its name where only the reader knows."""
+        place, own = int(self.places[index]), getattr(self.source.samples, "file", None)
+        return str(own(place)) if own is not None else self.source.samples[place].name
+
+    def fingerprint(self) -> str:
+        """Hex digest of what the samples are: names, contents of images and maps, and the table."""
+        digest = hashlib.sha256(self.table.values)
+        for place in self.places:
+            digest.update(json.dumps(content_of(self.source.samples, int(place))).encode() + b"\n")
+        return digest.hexdigest()
+
+
+class Together(Sequence[SemanticSample]):
+    """The samples of several sources, one after the other."""
+
+    def __init__(self, parts: Sequence[ClassSamples]) -> None:
+        self.parts = tuple(parts)
+        self.ends = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(N, 256), as of `ClassSamples`."""
+        return np.concatenate([np.zeros((0, 256), bool), *(part.present for part in self.parts)])
+
+    @overload
+    def __getitem__(self, index: int) -> SemanticSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Together: ...
+    def __getitem__(self, index: int | slice) -> SemanticSample | Together:
+        """Decode one sample, or take a slice, which must go forward, without decoding."""
+        if isinstance(index, slice):
+            chosen = np.arange(len(self))[index]
+            owner = np.searchsorted(self.ends, chosen, side="right") - 1
+            parts = [
+                ClassSamples(part.source, part.places[chosen[owner == i] - self.ends[i]], part.table)
+                for i, part in enumerate(self.parts)
+            ]
+            return Together(parts)
+        part, place = self._find(index)
+        return part[place]
+
+    def file(self, index: int) -> str:
+        part, place = self._find(index)
+        return part.file(place)
+
+    def _find(self, index: int) -> tuple[ClassSamples, int]:
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        which = int(np.searchsorted(self.ends, place, side="right")) - 1
+        return self.parts[which], place - int(self.ends[which])
+
+    def fingerprint(self) -> str:
+        """Hex digest of what the samples are, source by source."""
+        return hashlib.sha256("|".join(part.fingerprint() for part in self.parts).encode()).hexdigest()
+
+
+def class_stages(
+    names: Sequence[str],
+    steps: ClassSteps,
+    train: Sequence[Labelled | None],
+    test: Sequence[Labelled | None],
+    setting: Setting,
+    unseen_as: UnseenAs,
+) -> tuple[tuple[Stage, ...], Stage]:
+    """The stages of a stream of classes, and all of them as one with every label.
+
+    train, test: where each stage's images come from; many stages may share one source. None stands for what
+    is there no more. After a stage all test images so far are scored.
+
+    Raises:
+        UserError: a source does not name a class that it is to give.
+    """
+    stages = []
+    for t, (name, classes) in enumerate(zip(names, steps.steps, strict=True)):
+        learned: list[ClassSamples] = []
+        for split, source in (("train", train[t]), ("test", test[t])):
+            if source is not None:
+                source.legend.check(classes, f"stage {name!r}, {split}: ")
+        if (source := train[t]) is not None:
+            places = steps.train_images(t, source.present, source.legend, setting)
+            learned = [ClassSamples(source, places, steps.train_table(t, source.legend, setting))]
+        stages.append(Stage(t, name, _joined(learned), _seen(test, steps, t, unseen_as), classes))
+    last = len(steps) - 1
+    everything = _seen(train, steps, last, "background")
+    tested = _seen(test, steps, last, unseen_as)
+    return tuple(stages), Stage(0, "all-classes", everything, tested, steps.seen(last))
+
+
+def _seen(
+    sources: Sequence[Labelled | None], steps: ClassSteps, t: int, unseen_as: UnseenAs
+) -> ClassSamples | Together:
+    """All images of the sources up to step t that have a class seen so far, with the labels of all those."""
+    return _joined(
+        [
+            ClassSamples(
+                source,
+                steps.test_images(t, source.present, source.legend),
+                steps.test_table(t, source.legend, unseen_as),
+            )
+            for source in dict.fromkeys(sources[: t + 1])
+            if source is not None
+        ]
+    )
+
+
+def _joined(parts: Sequence[ClassSamples]) -> ClassSamples | Together:
+    return parts[0] if len(parts) == 1 else Together(parts)
+
+
+def open_class_stages(
+    spec: ClassStreamSpec, root: Path, on_fault: OnFault
+) -> tuple[tuple[Stage, ...], Stage]:
+    """Open what a checked stream file of classes names; `on_fault` decides what becomes of what fails.
+
+    Raises:
+        UserError: steps or classes that do not exist, and what `on_fault` raises.
+    """
+    legend = None if spec.classes is None else Legend.of(spec.classes, root)
+    sources = _Sources(legend, root, spec.seed, on_fault)
+    if spec.steps:
+        assert spec.train is not None and spec.test is not None, "checked when the file was read"
+        known = legend or sources.legend_of(spec.train) or sources.legend_of(spec.test)
+        if known is None:
+            raise sources.fault(spec.train)
+        steps = ClassSteps.split(spec.steps, known, spec.order)
+        names = [f"step-{t}" for t in range(len(steps))]
+        given = [(name, spec.train, spec.test) for name in names]
+    else:
+        names = [s.name for s in spec.stages]
+        given = [(s.name, s.train or spec.train or {}, s.test or spec.test or {}) for s in spec.stages]
+    train = [sources.open(split, name, "train") for name, split, _ in given]
+    test = [sources.open(split, name, "test") for name, _, split in given]
+    if not spec.steps:
+        legends = [legend if source is None else source.legend for source in train]
+        listed = zip(spec.stages, legends, strict=True)
+        steps = ClassSteps(tuple(tuple(_named(c, known, s.name) for c in s.classes) for s, known in listed))
+    return class_stages(names, steps, train, test, spec.setting, spec.unseen_as)
+
+
+def _named(given: str | int, legend: Legend | None, stage: str) -> str:
+    place = f"stage {stage!r}: "
+    if legend is not None:
+        return legend.name(given, place)
+    if isinstance(given, int):
+        raise UserError(f"{place}the class number {given} has no name now that the images are gone; name it")
+    return given
+
+
+class _Sources:
+    """Opens each source once, however many stages share it, and tells of its faults for each stage."""
+
+    def __init__(self, legend: Legend | None, root: Path, seed: int, on_fault: OnFault) -> None:
+        self.legend, self.root, self.seed, self.on_fault = legend, root, seed, on_fault
+        self.opened: dict[str, Labelled | UserError] = {}
+
+    def open(self, given: SplitSpec, stage: str, split: str) -> Labelled | None:
+        """The source, or what `on_fault` goes on with; None where that is nothing."""
+        while isinstance(found := self._found(given), UserError):
+            rest = self.on_fault(stage, split, found)
+            if not len(rest):
+                return None
+            self.opened[_key(given)] = _attempt(partial(Labelled.of, rest, self._legend(given)))
+        return found
+
+    def legend_of(self, given: SplitSpec) -> Legend | None:
+        """What the numbers of a source are, if it can be opened."""
+        found = self._found(given)
+        if isinstance(found, PartlyReadable):
+            return self._legend(given) or getattr(found.rest, "legend", None)
+        return None if isinstance(found, UserError) else found.legend
+
+    def fault(self, given: SplitSpec) -> UserError:
+        found = self._found(given)
+        assert isinstance(found, UserError)
+        return found
+
+    def _found(self, given: SplitSpec) -> Labelled | UserError:
+        key = _key(given)
+        if key not in self.opened:
+            self.opened[key] = _attempt(partial(self._read, given))
+        return self.opened[key]
+
+    def _legend(self, given: SplitSpec) -> Legend | None:
+        own = given.get("classes") if isinstance(given, dict) else None
+        return self.legend if own is None else Legend.of(_checked_classes(own), self.root)
+
+    def _read(self, given: SplitSpec) -> Labelled:
+        kind, options = kind_and_options(given)
+        legend = self._legend(given)
+        options.pop("classes", None)
+        samples = open_samples(kind, options, {"seed": self.seed}, self.root, CLASS_READERS)
+        if not len(samples):
+            raise UserError("there are no samples; check its options")
+        return Labelled.of(samples, legend)
+
+
+def _key(given: SplitSpec) -> str:
+    return json.dumps(given, sort_keys=True, default=str)
+
+
+def _attempt(read: Callable[[], Labelled]) -> Labelled | UserError:
+    try:
+        return read()
+    except UserError as error:
+        return error
+
+
+def _checked_classes(given: Any) -> Classes:
+    try:
+        return TypeAdapter(Classes).validate_python(given, strict=True)
+    except ValidationError as error:
+        raise UserError(
+            f"classes is {given!r}; write a list of names, a mapping such as {{1: cat}}, a file, or voc"
+        ) from error

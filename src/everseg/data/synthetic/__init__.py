@@ -1,0 +1,1 @@
+"""Painted images with their truth: domains and classes."""

@@ -1,0 +1,1 @@
+"""Learn domain after domain on a frozen promptable base."""

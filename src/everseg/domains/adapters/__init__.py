@@ -1,0 +1,1 @@
+"""Small trainable modules beside the frozen blocks of a promptable base."""

@@ -1,0 +1,128 @@
+"""Features of the frozen trunk, computed once and shared by epochs, the selector and every later
+prediction."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from everseg.config import MACHINE, at_least
+from everseg.models.precision import resolved
+from everseg.models.promptable.protocol import Features, Promptable
+from everseg.types import Query
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """where: "memory", "disk" or "off". precision: what features are rounded to, kept or not, so that a run
+    may go on with another `where` and end with the same bits. budget in bytes; once it is spent, further
+    features are computed each time: evicting would lose every entry just before an epoch comes back to it."""
+
+    where: Literal["memory", "disk", "off"] = field(default="memory", metadata=MACHINE)
+    precision: Literal["fp16", "fp32"] = "fp16"
+    budget: int = field(default=4 * 2**30, metadata=MACHINE)
+    folder: str = field(default="", metadata=MACHINE)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "budget")
+
+
+class FeatureCache:
+    """`base.trunk` with a memory. Entries are keyed by image content, base weights, tap and precision.
+
+    A file that cannot be read back, say after a power cut, counts as absent and is written anew.
+    """
+
+    def __init__(self, base: Promptable, config: CacheConfig) -> None:
+        self.base = base
+        self.config = config
+        self.dtype = torch.float16 if config.precision == "fp16" else torch.float32
+        self.entries: dict[str, Features] = {}
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self.folder = Path(config.folder or Path.home() / ".cache" / "everseg" / "features")
+        if config.where == "disk":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.bytes = sum(f.stat().st_size for f in self.folder.glob("*.safetensors"))
+
+    def features(self, queries: Sequence[Query]) -> Features:
+        """The trunk's output for a batch, float32 on the base's device; one trunk pass for all that is not
+        known."""
+        found = [self._get(q.key) for q in queries]
+        missing = [i for i, f in enumerate(found) if f is None]
+        self.hits += len(queries) - len(missing)
+        self.misses += len(missing)
+        if missing:
+            # A message of several prompts on one image encodes it once.
+            keys = list(dict.fromkeys(queries[i].key or f"#{i}" for i in missing))
+            first = {queries[i].key or f"#{i}": i for i in reversed(missing)}
+            with torch.no_grad():
+                new = self.base.trunk(self.base.pixels([queries[first[k]].image for k in keys]))
+            # Rounded now, whether kept or not: a feature has one value, found again or computed again.
+            new = {n: v.to(self.dtype) for n, v in new.items()}
+            rows = {key: {n: v[row] for n, v in new.items()} for row, key in enumerate(keys)}
+            for i in missing:
+                found[i] = rows[queries[i].key or f"#{i}"]
+            for key, entry in rows.items():
+                if not key.startswith("#"):
+                    self._put(key, entry)
+        batch = [f for f in found if f is not None]
+        return {
+            name: torch.stack([f[name].to(self.base.device, torch.float32) for f in batch])
+            for name in batch[0]
+        }
+
+    def holds(self, key: str) -> bool:
+        """Whether the features of this content are in memory, from where they never go."""
+        return bool(key) and self._name(key) in self.entries
+
+    def _name(self, key: str) -> str:
+        base, tap = self.base, min(self.base.adapted)
+        precision = resolved(base.precision, base.device)
+        made_of = f"{base.fingerprint}|{tap}|{precision}|{self.dtype}|{key}"
+        return hashlib.sha256(made_of.encode()).hexdigest()
+
+    def _get(self, key: str) -> Features | None:
+        if not key or self.config.where == "off":
+            return None
+        name = self._name(key)
+        if self.config.where == "memory":
+            return self.entries.get(name)
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except (FileNotFoundError, SafetensorError, OSError):
+            return None
+
+    def _put(self, key: str, entry: Features) -> None:
+        if self.config.where == "off":
+            return
+        # A copy: a row of a batch would keep the whole batch alive.
+        whole = torch.contiguous_format
+        kept: dict[str, Tensor] = {
+            n: v.detach().to("cpu", copy=True, memory_format=whole) for n, v in entry.items()
+        }
+        size = sum(v.numel() * v.element_size() for v in kept.values())
+        if self.bytes + size > self.config.budget:
+            return
+        self.bytes += size
+        name = self._name(key)
+        if self.config.where == "memory":
+            self.entries[name] = kept
+            return
+        temporary = self.folder / f".{name}.{os.getpid()}.partial"
+        try:
+            save_file(kept, temporary)
+            temporary.replace(self.folder / f"{name}.safetensors")
+        except (OSError, SafetensorError):  # A full disk costs speed, not the run.
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""An adapted tail as the chain of layers that RegMean++ merges one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everseg.domains.adapters.kinds import AnyAdapter, block_of
+from everseg.domains.merging.contribution import Samples
+from everseg.errors import UserError
+from everseg.merge import LayerReport
+from everseg.merge.regmean_pp import regmean_pp
+from everseg.merge.tensors import Tensors
+from everseg.models.promptable.protocol import TAP, Promptable
+
+
+class _Block(nn.Module):
+    """One adapted block, x (B, Y, X, D) -> the same; its children are the adapter's own layers in it."""
+
+    def __init__(self, base: Promptable, index: int, adapter: AnyAdapter, names: Sequence[str]) -> None:
+        super().__init__()
+        self._inside = (base, index, adapter)  # In a tuple, so that they are no children.
+        layers = dict(adapter.named_modules())
+        for name in names:
+            self.add_module(_child(name), layers[name])
+
+    def forward(self, x: Tensor) -> Tensor:
+        base, index, adapter = self._inside
+        return base.block(index, x, adapter.bind(None))  # type: ignore[arg-type]
+
+
+def _child(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def merge_along(
+    adapter: AnyAdapter,
+    base: Promptable,
+    models: Sequence[Tensors],
+    samples: Sequence[Samples],
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Tensor], dict[str, LayerReport]]:
+    """RegMean++ of adapters whose layers each belong to one block.
+
+    adapter: of their kind, to run them in. samples: of each domain, the trunk's output.
+
+    Raises:
+        UserError: blocks share a layer, as those of an AugModule do.
+    """
+    linears = [name for name, m in adapter.named_modules() if isinstance(m, nn.Linear)]
+    places = {name: block_of(name) for name in linears}
+    if None in places.values():
+        raise UserError(
+            "regmean++ merges block after block, and the blocks of an AugModule share a layer; learn with "
+            "adapter=lora or adapter=linear"
+        )
+    order = sorted(set(places.values()), key=lambda place: -1 if place is None else place)
+    names = {name: f"{order.index(places[name])}.{_child(name)}" for name in linears}
+    layers = [
+        _Block(base, index, adapter, [n for n in linears if places[n] == place])
+        for index, place in zip(base.adapted, order, strict=True)
+    ]
+    renamed = [{_renamed(n, names): value for n, value in model.items()} for model in models]
+    inputs = [own.features[TAP].float().to(base.device) for own in samples]
+    with torch.no_grad():
+        merged, reports = regmean_pp(layers, renamed, inputs, **options)
+    old = {_renamed(n, names): n for n in models[0]}
+    by_layer = {new: name for name, new in names.items()}
+    return {old[n]: value for n, value in merged.items()}, {by_layer[n]: r for n, r in reports.items()}
+
+
+def _renamed(tensor: str, names: Mapping[str, str]) -> str:
+    layer, _, kind = tensor.rpartition(".")
+    return f"{names[layer]}.{kind}"

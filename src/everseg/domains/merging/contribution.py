@@ -1,0 +1,302 @@
+"""What one domain brings to a merge: its adapter and what was measured of its data. It holds no image unless
+samples were asked for, and says so.
+
+This is what a run keeps of each domain beside its own state, what sites exchange, and what is taken away when
+a domain is to be forgotten.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from everseg.config import at_least
+from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, linears
+from everseg.domains.cache import CacheConfig
+from everseg.domains.tune import (
+    Prepared,
+    TuneConfig,
+    batch_loss,
+    batch_of,
+    commonest,
+    fit_adapter,
+    observe_inputs,
+    prepare,
+)
+from everseg.errors import UserError
+from everseg.files import load_state, sha256_tensors
+from everseg.merge import GramCollector, GramConfig, add_up_grams
+from everseg.merge.fisher import diagonal_fisher
+from everseg.models.promptable.protocol import Features, FramePrompts, Promptable
+from everseg.seed import torch_generator
+from everseg.types import Scratch, Stage, State
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured of a domain beside its adapter, for the rules of merging that want it.
+
+    gram: how the second moments of the adapter's inputs are taken; prompt_branch: also of the layers that
+    read the clicks alone. grams: whether they are. fisher: training rows for the diagonal Fisher
+    information, one backward pass each (0: none). samples: training rows to keep for rules that calibrate (0:
+    none): the trunk's features, the clicks and the truth of so many, from which an image's content can be
+    guessed.
+    """
+
+    grams: bool = True
+    gram: GramConfig = field(default_factory=GramConfig)
+    prompt_branch: bool = False
+    fisher: int = 0
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "fisher", "samples")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Training rows kept for calibration: features (n, ...) in half precision, prompts in the base's frame,
+    truth (n, S, S) bool."""
+
+    features: Features
+    prompts: FramePrompts
+    truth: Tensor
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One domain's adapter and statistics, on the CPU.
+
+    domain: its name. base: the fingerprint of the base it adapts. adapter, rank, mix: what kind it is.
+    start: the weights that every domain of the run set out from, or would have. after: the domains whose
+    adapter this one went on from, in order; empty for a start of its own. images, objects: it was tuned on.
+    weights: the adapter's. moments: E[x x^T] of each measured layer's input, float64. fisher: the diagonal
+    Fisher information of the weights. samples: rows kept for calibration.
+    """
+
+    domain: str
+    base: str
+    adapter: AdapterKind
+    rank: int
+    mix: bool
+    start: Mapping[str, Tensor]
+    after: tuple[str, ...]
+    images: int
+    objects: int
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    fisher: Mapping[str, Tensor] = field(default_factory=dict)
+    samples: Samples | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the adapter and its moments: what a certificate calls this contribution by."""
+        moments = {f"moment of {name}": value for name, value in self.moments.items()}
+        return sha256_tensors({**self.weights, **moments})
+
+    def to_state(self) -> State:
+        kept = None
+        if self.samples is not None:
+            p = self.samples.prompts
+            kept = {
+                "features": dict(self.samples.features),
+                "prompts": {"points": p.points, "labels": p.labels, "boxes": p.boxes},
+                "truth": self.samples.truth,
+            }
+        return {
+            "format": FORMAT,
+            "domain": self.domain,
+            "base": self.base,
+            "adapter": self.adapter,
+            "rank": self.rank,
+            "mix": self.mix,
+            "after": list(self.after),
+            "images": self.images,
+            "objects": self.objects,
+            "start": dict(self.start),
+            "weights": dict(self.weights),
+            "moments": {name: packed(value) for name, value in self.moments.items()},
+            "fisher": dict(self.fisher),
+            "samples": kept,
+        }
+
+    @classmethod
+    def from_state(cls, state: State, where: str = "the contribution") -> Contribution:
+        """What `to_state` gave.
+
+        Raises:
+            UserError: it is something else, or of another version.
+        """
+        if state.get("format") != FORMAT or "weights" not in state:
+            raise UserError(f"{where} is no domain's contribution that this version reads")
+        try:
+            samples = state["samples"]
+            if samples is not None:
+                samples = Samples(
+                    samples["features"], FramePrompts(**samples["prompts"]), samples["truth"].bool()
+                )
+            return cls(
+                domain=state["domain"],
+                base=state["base"],
+                adapter=state["adapter"],
+                rank=int(state["rank"]),
+                mix=bool(state["mix"]),
+                start=state["start"],
+                after=tuple(state["after"]),
+                images=int(state["images"]),
+                objects=int(state["objects"]),
+                weights=state["weights"],
+                moments={name: unpacked(value) for name, value in state["moments"].items()},
+                fisher=state["fisher"],
+                samples=samples,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where} is damaged ({type(error).__name__}: {error}); get it anew") from error
+
+
+def read_contribution(path: Path) -> Contribution:
+    """A contribution's file.
+
+    Raises:
+        UserError: it is missing, damaged, or something else.
+    """
+    return Contribution.from_state(load_state(path), str(path))
+
+
+def tune_domain(
+    adapter: AnyAdapter,
+    base: Promptable,
+    stage: Stage,
+    measure: MeasureConfig,
+    tune: TuneConfig,
+    cache: CacheConfig,
+    *,
+    kind: AdapterKind,
+    start: Mapping[str, Tensor],
+    after: tuple[str, ...] = (),
+    seed: int,
+    scratch: Scratch,
+) -> tuple[dict[str, float], Contribution | None]:
+    """Tune `adapter` in place on a stage, then measure the stage with it: one more pass over its rows for the
+    moments. Returns the figures of the fit and what the domain brings; None where it has no images.
+
+    start, after: as in `Contribution`.
+    """
+    prepared = prepare(stage.train, base, cache, tune, stage.name)
+    figures = fit_adapter(adapter, base, prepared, tune, seed=seed, name=stage.name, scratch=scratch)
+    if not len(prepared):
+        return figures, None
+    began = time.perf_counter()
+    measured = (adapter, base, prepared, measure, stage.name, seed)
+    brought = Contribution(
+        domain=stage.name,
+        base=base.fingerprint,
+        adapter=kind,
+        rank=adapter.config.rank,
+        mix=getattr(adapter.config, "mix", False),
+        start=on_cpu(start),
+        after=after,
+        images=len(stage.train),
+        objects=len(prepared),
+        weights=on_cpu(dict(adapter.state_dict())),
+        moments=_moments(*measured) if measure.grams else {},
+        fisher=_fisher(*measured, tune) if measure.fisher else {},
+        samples=_samples(prepared, measure.samples, stage.name, seed) if measure.samples else None,
+    )
+    return figures | {"statistics_seconds": time.perf_counter() - began}, brought
+
+
+def on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of an adapter's weights that nothing changes."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+
+
+def _moments(
+    adapter: AnyAdapter, base: Promptable, prepared: Prepared, measure: MeasureConfig, domain: str, seed: int
+) -> dict[str, Tensor]:
+    collector = GramCollector(linears(adapter, measure.prompt_branch), measure.gram, seed=seed)
+
+    def observe(layer: str, inputs: Tensor) -> None:
+        if layer in collector.modules:
+            collector.see(layer, inputs)
+
+    observe_inputs(adapter, base, prepared, observe, domain)
+    grams = collector.result()
+    add_up_grams(list(grams.values()))
+    # The mean over rows: every domain weighs the same, whatever its size.
+    return {layer: gram.mean().cpu() for layer, gram in grams.items()}
+
+
+def _fisher(
+    adapter: AnyAdapter,
+    base: Promptable,
+    prepared: Prepared,
+    measure: MeasureConfig,
+    domain: str,
+    seed: int,
+    tune: TuneConfig,
+) -> dict[str, Tensor]:
+    """Of the training loss of one row at a time, in single precision: it is no likelihood, and its scale
+    counts."""
+    examples = [prepared[i] for i in _drawn(len(prepared), measure.fisher, seed, domain, "fisher")]
+
+    def losses() -> Iterator[Tensor]:
+        for example in examples:
+            yield batch_loss(adapter, base, prepared, [example], tune.loss, 1)
+
+    found = diagonal_fisher(dict(adapter.named_parameters()), losses())
+    return {name: value.float().cpu() for name, value in found.items()}
+
+
+def _samples(prepared: Prepared, count: int, domain: str, seed: int) -> Samples:
+    """Rows of the commonest kind of prompts only, so that they are one batch."""
+    drawn = [prepared[i] for i in _drawn(len(prepared), 4 * count, seed, domain, "samples")]
+    features, prompts, truth = batch_of(commonest(drawn)[:count], prepared)
+    return Samples(
+        {name: value.half().cpu() for name, value in features.items()},
+        prompts.to(torch.device("cpu")),
+        truth.cpu(),
+    )
+
+
+def _drawn(rows: int, count: int, seed: int, domain: str, purpose: str) -> list[int]:
+    order = torch.randperm(rows, generator=torch_generator(seed, domain, purpose)).tolist()
+    return order[:count]
+
+
+def packed(moment: Tensor) -> Tensor:
+    """The upper triangle of a symmetric matrix, row by row: (D, D) -> (D (D + 1) / 2,)."""
+    upper = torch.triu_indices(len(moment), len(moment))
+    return moment[upper[0], upper[1]]
+
+
+def unpacked(triangle: Tensor) -> Tensor:
+    """Undo `packed`."""
+    side = int(((8 * len(triangle) + 1) ** 0.5 - 1) / 2)
+    i, j = torch.triu_indices(side, side)
+    moment = torch.zeros(side, side, dtype=triangle.dtype)
+    moment[i, j] = triangle
+    moment[j, i] = triangle
+    return moment
+
+
+Weighting = Literal["equal", "images", "objects"]
+"""What a domain counts in a merge: one, or by its training images or objects."""
+
+
+def weight_of(contribution: Contribution, weighting: Weighting) -> float:
+    """A domain's weight."""
+    return {"equal": 1.0, "images": float(contribution.images), "objects": float(contribution.objects)}[
+        weighting
+    ]

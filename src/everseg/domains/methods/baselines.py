@@ -1,0 +1,76 @@
+"""Fine-tuning one adapter: domain after domain, which shows what forgetting looks like, or on all domains at
+once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, fresh_adapter
+from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
+from everseg.models.promptable.protocol import Promptable
+from everseg.seed import torch_generator
+from everseg.types import PromptPrediction, Query, Scratch, Stage, State
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """adapter: "lora" (the paper's baseline, in parallel to the attention), "aug" (SAMCL's module without its
+    selector, as in its table 3) or "linear" (on each linear layer of the blocks, which folds into the base).
+    rank: of any of them. tune: as for SAMCL. cache: where the trunk's features are kept."""
+
+    adapter: AdapterKind = "lora"
+    rank: int = 10
+    tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+    @classmethod
+    def presets(cls) -> dict[str, FineTuneConfig]:
+        return {"paper": cls(), "reference": cls(tune=TuneConfig.reference())}
+
+
+class Sequential:
+    """One adapter for the whole stream; each stage goes on from the last with a fresh optimiser."""
+
+    Config = FineTuneConfig
+
+    def __init__(self, base: Promptable, config: FineTuneConfig | None = None, *, seed: int = 0) -> None:
+        self.base = base
+        self.config = config or FineTuneConfig()
+        self.seed = seed
+        self.cache = FeatureCache(base, self.config.cache)
+        generator = torch_generator(seed, "adapter")
+        self.adapter = fresh_adapter(self.config.adapter, base, self.config.rank, generator)
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        if stage.background:  # The base is right there: nothing to tune on.
+            return {}
+        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
+        return fit_adapter(
+            self.adapter,
+            self.base,
+            prepared,
+            self.config.tune,
+            seed=self.seed,
+            name=stage.name,
+            scratch=scratch,
+        )
+
+    def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
+        return predict(queries, self.base, self.cache, with_adapter(self.adapter))
+
+    def exports(self) -> AnyAdapter:
+        return self.adapter
+
+    def state_dict(self) -> State:
+        return {"adapter": dict(self.adapter.state_dict())}
+
+    def load_state_dict(self, state: State) -> None:
+        self.adapter.load_state_dict(state["adapter"])
+
+
+class Joint(Sequential):
+    """Trained once, on all domains at once. Needs every old image: a bound, not a way to live."""
+
+    all_at_once = True

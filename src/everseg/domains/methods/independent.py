@@ -1,0 +1,97 @@
+"""Independent modules: one AugModule a domain and no selector.
+
+Told the domain (`predict_as`) it is the bound that SAMCL's routing is held against. Not told, it tries every
+module and keeps the mask that SAM's own IoU head rates best: routing for nothing, at the cost of T passes
+through the tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from everseg.domains.adapters.aug import AugConfig, AugModule
+from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
+from everseg.files import sha256_tensors
+from everseg.models.promptable.protocol import Promptable
+from everseg.seed import torch_generator
+from everseg.types import Archive, Forgotten, PromptPrediction, Query, Route, Scratch, Stage, State
+
+
+@dataclass(frozen=True)
+class IndependentConfig:
+    """aug: the modules. tune: as for SAMCL. cache: where the trunk's features are kept."""
+
+    aug: AugConfig = field(default_factory=AugConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+    @classmethod
+    def presets(cls) -> dict[str, IndependentConfig]:
+        return {"paper": cls(), "reference": cls(tune=TuneConfig.reference())}
+
+
+class Independent:
+    """A module for each domain, chosen by the predicted IoU or by an oracle."""
+
+    Config = IndependentConfig
+
+    def __init__(self, base: Promptable, config: IndependentConfig | None = None, *, seed: int = 0) -> None:
+        self.base = base
+        self.config = config or IndependentConfig()
+        self.seed = seed
+        self.cache = FeatureCache(base, self.config.cache)
+        self.modules: dict[str, AugModule] = {}
+
+    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        if stage.background:
+            return {}
+        module = AugModule.beside(
+            self.base, self.config.aug, torch_generator(self.seed, stage.name, "module")
+        )
+        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
+        figures = fit_adapter(
+            module, self.base, prepared, self.config.tune, seed=self.seed, name=stage.name, scratch=scratch
+        )
+        self.modules[stage.name] = module
+        return figures
+
+    def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
+        names = list(self.modules)
+        if not names or not queries:
+            return predict(queries, self.base, self.cache, with_adapter(None))
+        tried = [self.predict_as(queries, name) for name in names]
+        rated = torch.stack([torch.stack([p.iou.mean() for p in row]) for row in tried])  # (T, queries)
+        confidence = rated.softmax(0)
+        out = []
+        for i, best in enumerate(rated.argmax(0).tolist()):
+            p = tried[best][i]
+            out.append(
+                PromptPrediction(p.logits, p.iou, p.size, Route(names[best], float(confidence[best, i])))
+            )
+        return out
+
+    def predict_as(self, queries: Sequence[Query], stage_name: str) -> list[PromptPrediction]:
+        return predict(queries, self.base, self.cache, with_adapter(self.modules.get(stage_name)))
+
+    def forget(self, domain: str, archive: Archive) -> Forgotten:
+        """Drop the domain's module."""
+        self.modules.pop(domain, None)
+        remaining = {name: sha256_tensors(dict(m.state_dict())) for name, m in self.modules.items()}
+        statement = (
+            f"the module of {domain!r} is deleted and the others are unchanged to the bit: the run is what "
+            f"it would be had it never learned {domain!r}"
+        )
+        return Forgotten(True, statement, remaining)
+
+    def state_dict(self) -> State:
+        return {"modules": {name: dict(module.state_dict()) for name, module in self.modules.items()}}
+
+    def load_state_dict(self, state: State) -> None:
+        self.modules = {}
+        for name, weights in state["modules"].items():
+            self.modules[name] = AugModule.beside(self.base, self.config.aug)
+            self.modules[name].load_state_dict(weights)

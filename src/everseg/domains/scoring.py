@@ -1,0 +1,91 @@
+"""Score a learner on test images: every image once, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from everseg.config import MACHINE, at_least
+from everseg.distributed import gather, shard
+from everseg.progress import bar
+from everseg.results import ImageScore
+from everseg.results.metrics import binary_scores
+from everseg.types import PromptPrediction, PromptSample, Query
+
+BATCH = 16
+"""Images decoded and predicted together."""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """size: pixels in which masks are compared, "original" or the side of a square that both are stretched
+    to.
+    resize: how logits grow. workers: decoding processes."""
+
+    size: Literal["original"] | int = "original"
+    resize: Literal["bilinear", "nearest"] = "bilinear"
+    workers: int = field(default=0, metadata=MACHINE)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "workers")
+        if self.size != "original":
+            at_least(self, 1, "size")
+
+    @classmethod
+    def presets(cls) -> dict[str, ScoreConfig]:
+        """`reference`: as the published code, at 1024 x 1024 after nearest upsampling."""
+        return {"paper": cls(), "reference": cls(size=1024, resize="nearest")}
+
+
+Predict = Callable[[Sequence[Query]], Sequence[PromptPrediction]]
+
+
+def score(
+    predict: Predict, samples: Sequence[PromptSample], column: str, config: ScoreConfig
+) -> list[ImageScore]:
+    """IoU, F1 and MAE of every test image, in the order of `samples`; an image's value is the mean over its
+    objects.
+
+    The images are shared out among the processes, and every process returns all scores.
+    """
+    mine = shard(range(len(samples)))
+    loader: DataLoader[Any] = DataLoader(
+        Subset(samples, mine),  # type: ignore[arg-type]  # any sequence serves
+        batch_size=BATCH,
+        collate_fn=list,
+        num_workers=config.workers,
+    )
+    scores: list[tuple[int, ImageScore]] = []
+    with bar(f"score {column}", len(loader)) as advance:
+        for batch in loader:
+            predictions = predict([s.query() for s in batch])
+            for sample, prediction in zip(batch, predictions, strict=True):
+                scores.append((mine[len(scores)], _score(sample, prediction, column, config)))
+            advance("")
+    everyone = [pair for part in gather(scores) for pair in part]
+    return [s for _, s in sorted(everyone, key=lambda pair: pair[0])]
+
+
+def _score(
+    sample: PromptSample, prediction: PromptPrediction, column: str, config: ScoreConfig
+) -> ImageScore:
+    pred, truth = compared(prediction, sample.masks, config)
+    values = {name: float(value.mean()) for name, value in binary_scores(pred, truth).items()}
+    route: dict[str, Any] = {}
+    if prediction.route is not None:
+        route = {"route": prediction.route.name, "probability": prediction.route.probability}
+    return ImageScore(column, sample.name, values, **route)
+
+
+def compared(prediction: PromptPrediction, truth: Tensor, config: ScoreConfig) -> tuple[Tensor, Tensor]:
+    """Prediction and truth, (N, H, W) bool, in the pixels that the configuration compares them in."""
+    if config.size == "original":
+        return prediction.masks(mode=config.resize), truth
+    size = (config.size, config.size)
+    stretched = F.interpolate(truth[None].float(), size=size, mode="nearest")[0] > 0.5
+    return prediction.masks(size, config.resize), stretched

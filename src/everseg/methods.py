@@ -1,0 +1,73 @@
+"""Methods by name. Adding one: a file here and a line in `METHODS`; or no line, with an import path as the
+name. What a method learns, domains or classes, its class says (`learns`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from everseg.config import override, restore
+from everseg.errors import UserError, unknown
+from everseg.types import Learner
+
+METHODS = {
+    "samcl": "everseg.domains.methods.samcl:SAMCL",
+    "zero-shot": "everseg.domains.methods.zero_shot:ZeroShot",
+    "sequential": "everseg.domains.methods.baselines:Sequential",
+    "independent": "everseg.domains.methods.independent:Independent",
+    "regcl": "everseg.domains.methods.regcl:RegCL",
+    "merged": "everseg.domains.methods.merged:MergedLoRA",
+    "joint": "everseg.domains.methods.baselines:Joint",
+    "fine-tuning": "everseg.classes.methods.baselines:FineTuning",
+    "joint-classes": "everseg.classes.methods.baselines:JointClasses",
+    "eir": "everseg.classes.methods.eir:EIR",
+    "dkd": "everseg.classes.methods.dkd:DKD",
+    "ssul": "everseg.classes.methods.ssul:SSUL",
+    "plop": "everseg.classes.methods.plop:PLOP",
+    "rcil": "everseg.classes.methods.rcil:RCIL",
+    "mib": "everseg.classes.methods.mib:MiB",
+    "ilt": "everseg.classes.methods.ilt:ILT",
+    "lwf": "everseg.classes.methods.lwf:LwF",
+    "dft": "everseg.classes.methods.dft:DFT",
+}
+
+
+def find(name: str) -> type[Any]:
+    """The class of a method, by its name in `METHODS` or by import path ("mypkg.mine:Mine").
+
+    Raises:
+        UserError: no such name, or the path cannot be imported.
+    """
+    if ":" not in name and name not in METHODS:
+        raise unknown("method", name, METHODS)
+    module, _, attribute = METHODS.get(name, name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"method {name!r} cannot be imported: {error}; write it as package.module:Class"
+        ) from error
+
+
+def configure(name: str, preset: str = "paper", assignments: Sequence[str] = ()) -> Any:
+    """A method's configuration: its preset with `key=value` assignments applied.
+
+    Raises:
+        UserError: no such preset, key or value.
+    """
+    presets = find(name).Config.presets()
+    if preset not in presets:
+        raise unknown(f"preset of {name}", preset, presets)
+    return override(presets[preset], assignments)
+
+
+def build(name: str, base: Any, config: Any, seed: int) -> Learner:
+    """A fresh learner on a base that suits what it learns. `config` is the method's dataclass, or the plain
+    values that a run kept of it."""
+    method = find(name)
+    if not dataclasses.is_dataclass(config):
+        config = restore(method.Config, config, f"the run's settings of {name}")
+    learner: Learner = method(base, config, seed=seed)
+    return learner

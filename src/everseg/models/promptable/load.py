@@ -1,0 +1,146 @@
+"""Base models by name: the embedded one, a checkpoint file of Meta's, a local folder, a hub id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoConfig, Sam2Config, Sam2Model, Sam2VideoConfig, SamConfig, SamModel
+
+from everseg.errors import UserError
+from everseg.files import sha256_file
+from everseg.models.precision import Precision
+from everseg.models.promptable.checkpoints import load_checkpoint
+from everseg.models.promptable.names import TWIN
+from everseg.models.promptable.sam import Sam
+from everseg.models.promptable.sam2 import Sam2
+from everseg.models.promptable.tiny import build_tiny_sam
+from everseg.models.semantic.base import MOBILENET
+from everseg.models.tensors import SUFFIXES
+
+TINY = "tiny"
+WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+
+
+def load_base(
+    name: str = TINY,
+    *,
+    first: int | None = None,
+    device: torch.device | None = None,
+    precision: Precision = "auto",
+) -> Sam | Sam2:
+    """A frozen base model.
+
+    name: "tiny", the embedded base; a file as Meta publishes them, such as sam_vit_b_01ec64.pth or
+    sam2.1_hiera_tiny.pt; a folder written by transformers' `save_pretrained`; or a hub id such as
+    "facebook/sam-vit-base", taken from the local hub cache or downloaded by transformers. The same weights
+    have the same fingerprint in each form.
+    first: the first adapted block, by default what suits the family.
+    precision: what it computes in.
+
+    Raises:
+        UserError: there is no such model, it is neither SAM 1 nor SAM 2, or its files are damaged.
+    """
+    model = _model(name)
+    base = Sam2(model, name, first) if isinstance(model, Sam2Model) else Sam(model, name, first)
+    base.precision = precision
+    return base if device is None else base.to(device)
+
+
+def from_anywhere(name: str) -> str:
+    """A base's name as a run keeps it, which is read from anywhere later: a path becomes absolute."""
+    return name if name in (TINY, MOBILENET) or not Path(name).exists() else str(Path(name).resolve())
+
+
+def _model(name: str) -> SamModel | Sam2Model:
+    if name == TINY:
+        return _tiny()
+    path = Path(name)
+    try:
+        if path.is_file():
+            return load_checkpoint(path)
+        there = path.exists()
+        if there:
+            _check_folder(path, name)
+    except OSError as error:
+        raise UserError(f"base {name!r} cannot be read ({error.strerror}); give another path") from error
+    if path.suffix in SUFFIXES and not there:
+        raise UserError(f"base {name!r} is no file that is there; give the path of a checkpoint")
+    return _pretrained(name, there)
+
+
+def _tiny() -> SamModel:
+    card = json.loads(WEIGHTS.with_suffix(".json").read_text())
+    if sha256_file(WEIGHTS) != card["sha256"]:
+        raise UserError(f"the embedded base {WEIGHTS} is damaged; reinstall everseg")
+    model = build_tiny_sam()
+    weights = {key: value.float() for key, value in load_file(WEIGHTS).items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    # The prompt encoder's positions are tied to the image's and stored once; batch counters are of no use.
+    left_out = [k for k in missing if "num_batches_tracked" not in k and k != TWIN]
+    assert not left_out and not unexpected, (left_out, unexpected)
+    return model
+
+
+def _check_folder(path: Path, name: str) -> None:
+    if not path.is_dir():
+        raise UserError(f"base {name!r} is neither a file nor a folder")
+    files = sorted(path.iterdir())
+    if path / "config.json" in files:
+        return
+    checkpoint = next((p for p in files if p.suffix in SUFFIXES), None)
+    hint = f"; for the checkpoint in it give {checkpoint}" if checkpoint else ""
+    raise UserError(
+        f"base {name!r} has no config.json: it is not a folder that transformers' save_pretrained wrote{hint}"
+    )
+
+
+def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except Exception as error:  # What is written there decides which one transformers raises.
+        if local:
+            raise UserError(
+                f"config.json of base {name!r} cannot be read ({_first_line(error)}); fetch the folder again"
+            ) from error
+        raise UserError(
+            f"base {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); "
+            f"give {TINY!r}, a checkpoint file, a folder, or an id such as facebook/sam-vit-base"
+        ) from error
+    if isinstance(config, Sam2VideoConfig):
+        config = _image_part(config)
+    if not isinstance(config, SamConfig | Sam2Config):
+        raise UserError(
+            f"base {name!r} is a {config.model_type!r} model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"
+        )
+    kind = Sam2Model if isinstance(config, Sam2Config) else SamModel
+    try:
+        model, report = kind.from_pretrained(
+            name, config=config, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"the weights of base {name!r} cannot be read ({_first_line(error)}); fetch them again"
+        ) from error
+    missing = sorted(k for k in report["missing_keys"] if k != TWIN)
+    if missing:
+        raise UserError(
+            f"the weights of base {name!r} are incomplete: {missing[0]} and {len(missing) - 1} more missing"
+        )
+    return model
+
+
+def _image_part(video: Sam2VideoConfig) -> Sam2Config:
+    """SAM 2 on the hub is a model of videos; that of images is the part of it with the same names."""
+    parts = {}
+    for name in ("prompt_encoder_config", "mask_decoder_config"):
+        parts[name] = getattr(video, name).to_dict()
+        del parts[name]["model_type"]
+    return Sam2Config(vision_config=video.vision_config, **parts)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

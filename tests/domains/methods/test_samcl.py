@@ -1,0 +1,126 @@
+"""SAMCL: each domain its module, each image its domain's module, and what is learned stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from everseg.config import override
+from everseg.data import SyntheticDomain
+from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
+from everseg.domains.methods.zero_shot import ZeroShot
+from everseg.types import NoScratch, PredictsAs, PromptPrediction, Query, Stage
+
+DOMAINS = ("lesions", "cracks")
+SETTINGS = ("tune.fit.epochs=2", "tune.fit.batch=8", "selector.size=20", "cache.precision=fp32")
+
+
+def stage(index: int, domain: str, count: int = 24, background: bool = False) -> Stage:
+    return Stage(index, domain, SyntheticDomain(domain, count, size=64), (), background=background)
+
+
+def asked_of(domain: str) -> list[Query]:
+    return [s.query() for s in SyntheticDomain(domain, 6, size=64, split="test")]
+
+
+@pytest.fixture(scope="module")
+def learned(micro: Any) -> SAMCL:
+    """Two domains and the background."""
+    torch.set_num_threads(1)
+    found = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
+    for i, domain in enumerate(DOMAINS):
+        found.learn(stage(i, domain), NoScratch())
+    found.learn(stage(2, "natural", background=True), NoScratch())
+    return found
+
+
+def equal(a: Sequence[PromptPrediction], b: Sequence[PromptPrediction], atol: float = 1e-5) -> bool:
+    return all(torch.allclose(x.logits, y.logits, rtol=0, atol=atol) for x, y in zip(a, b, strict=True))
+
+
+def test_an_image_goes_to_the_module_of_its_domain(learned: SAMCL) -> None:
+    for domain in (*DOMAINS, "natural"):
+        routes = [p.route.name for p in learned.predict(asked_of(domain)) if p.route is not None]
+        assert routes.count(domain) >= 5, (domain, routes)
+
+
+def test_its_prediction_is_that_modules(learned: SAMCL) -> None:
+    asked = [q for domain in DOMAINS for q in asked_of(domain)]
+    for query, found in zip(asked, learned.predict(asked), strict=True):
+        assert found.route is not None
+        assert equal([found], learned.predict_as([query], found.route.name))
+        other = next(d for d in DOMAINS if d != found.route.name)
+        assert not equal([found], learned.predict_as([query], other), atol=1e-3)
+
+
+def test_natural_images_get_the_untouched_base(learned: SAMCL, micro: Any) -> None:
+    plain = ZeroShot(micro)
+    asked = asked_of("natural")
+    found = learned.predict(asked)
+    untouched = [i for i, p in enumerate(found) if p.route is not None and p.route.name == "natural"]
+    assert untouched
+    assert equal([found[i] for i in untouched], [plain.predict(asked)[i] for i in untouched], atol=1e-2)
+    assert equal(learned.predict_as(asked, "natural"), learned.predict_as(asked, "never learned"))
+    assert isinstance(learned, PredictsAs)
+
+
+def test_modules_only_for_domains_and_classes_for_all(learned: SAMCL) -> None:
+    state = learned.state_dict()
+    assert tuple(state["modules"]) == DOMAINS
+    assert tuple(state["buffer"]) == (*DOMAINS, "natural")
+    assert state["selector"]["names"] == [*DOMAINS, "natural"]
+    assert all(rows.shape == (20, 32) for rows in state["buffer"].values())
+    assert learned.selector.layer4.weight.shape[0] == 3
+    assert learned.selector.seen.all()
+
+
+def test_learning_more_leaves_every_earlier_module_as_it_is(micro: Any) -> None:
+    found = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
+    found.learn(stage(0, "lesions", 8), NoScratch())
+    module = {k: v.clone() for k, v in found.modules["lesions"].state_dict().items()}
+    kept = found.buffer["lesions"].clone()
+    alone = found.predict_as(asked_of("lesions"), "lesions")
+    assert found.selector.names == ("lesions",)
+    found.predict(asked_of("lesions"))
+    found.learn(stage(1, "cracks", 8), NoScratch())
+    assert found.selector.names == ("lesions", "cracks")
+    for name, value in found.modules["lesions"].state_dict().items():
+        assert torch.equal(value, module[name])
+    assert torch.equal(found.buffer["lesions"], kept)
+    for a, b in zip(alone, found.predict_as(asked_of("lesions"), "lesions"), strict=True):
+        assert torch.equal(a.logits, b.logits)
+    # The bank is made anew: the second domain's images do not run through the first one's slot.
+    for found_now in found.predict(asked_of("cracks")):
+        assert found_now.route is not None
+
+
+def test_a_module_does_not_hang_on_the_domains_before_it(micro: Any) -> None:
+    """Modules are learned apart, so the order of domains is of no account to them."""
+    weights = []
+    for order in (("lesions", "cracks"), ("cracks", "lesions")):
+        found = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
+        for i, domain in enumerate(order):
+            found.learn(stage(i, domain, 8), NoScratch())
+        weights.append(found.modules["cracks"].state_dict())
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_figures_tell_of_both_parts(micro: Any) -> None:
+    found = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
+    figures = found.learn(stage(0, "lesions", 8), NoScratch())
+    assert {"loss", "steps", "trainable_parameters", "selector_batches"} <= set(figures)
+    background = found.learn(stage(1, "natural", 8, background=True), NoScratch())
+    assert "loss" not in background
+    assert "selector_accuracy" in background
+
+
+@pytest.mark.parametrize("preset", ["paper", "reference"])
+def test_both_presets_learn_and_predict(micro: Any, preset: str) -> None:
+    config = override(SAMCLConfig.presets()[preset], ["tune.fit.epochs=1", "tune.fit.batch=4"])
+    found = SAMCL(micro, config)
+    figures = found.learn(stage(0, "lesions", 4), NoScratch())
+    assert figures["steps"] == 1
+    assert all(p.route is not None and p.route.name == "lesions" for p in found.predict(asked_of("lesions")))
