@@ -29,7 +29,7 @@ from everseg.merge import RULES, RegMeanConfig
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import Promptable
 from everseg.results.summary import bytes_text
-from everseg.runs.folder import archived
+from everseg.runs.run import archived
 from everseg.types import PromptSample
 
 STEPS = {"concrete": {"steps": 100}, "adamerging": {"steps": 100}, "blockwise": {"budget": 60}}

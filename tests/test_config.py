@@ -13,8 +13,9 @@ from everseg.config import differences, override, plain, restore
 from everseg.errors import UserError
 from everseg.fit import FitConfig
 from everseg.methods import METHODS, build, configure, find
-from everseg.runs.folder import RunConfig, read_config
-from everseg.runs.problems import problem_of
+from everseg.runs.folder import read_config
+from everseg.runs.problem import problem_of
+from everseg.runs.run import RunConfig
 
 PRESETS = [(name, preset) for name in METHODS for preset in find(name).Config.presets()]
 

@@ -19,8 +19,9 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.distributed import add_up, gather, shard, wait, world
 from everseg.methods import configure
-from everseg.runs.folder import RunConfig, load
+from everseg.runs.folder import load
 from everseg.runs.learn import run
+from everseg.runs.run import RunConfig
 from everseg.types import ImageQuery, SemanticSample, Stage
 
 SETTINGS = ("tune.fit.epochs=3", "tune.fit.batch=3", "selector.size=5")

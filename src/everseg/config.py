@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -49,6 +49,17 @@ def override(config: C, assignments: Iterable[str]) -> C:
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment!r}: the value is not valid YAML") from error
         config = _assign(config, key.strip().split("."), value, assignment)
+    return config
+
+
+def assign(config: C, values: Mapping[str, Any]) -> C:
+    """A copy of a (nested) frozen dataclass with values set by their dotted keys.
+
+    Raises:
+        UserError: a key that does not exist (the nearest is named) or a value of the wrong type.
+    """
+    for key, value in values.items():
+        config = _assign(config, key.split("."), value, f"{key}={value}")
     return config
 
 

@@ -82,3 +82,14 @@ def wait() -> None:
     """Wait until every process is here."""
     if world().size > 1:
         dist.barrier()
+
+
+def peak_memory() -> int:
+    """The largest memory so far, in bytes: of the accelerator if there is one, else of this process."""
+    import resource
+    import sys
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -7,11 +7,26 @@ Coordinates are (x, y) = (column, row) in those pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
+    from torch import Tensor, nn
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""What a base computes in; its weights stay float32. "auto": bf16 where the accelerator has it, else fp32."""
+
+Evaluate = Literal["next", "all"]
+"""Which domains are scored after each stage, beside those learned: the next one, or all that come."""
+
+Weighting = Literal["equal", "images", "objects"]
+"""What a domain counts in a merge."""
+
+ExportForm = Literal["sam", "peft"]
+"""What a run is exported as: a plain SAM, or an adapter for peft."""
+
+Setting = Literal["overlapped", "disjoint", "sequential"]
+"""Which images and labels a step of a class stream has."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +115,14 @@ class SemanticSample:
 
 @dataclass(frozen=True)
 class Route:
-    """Which module a learner chose for a query and how sure it was (0..1)."""
+    """Which module a learner chose for a query and how sure it was (0..1).
+
+    probabilities: of every module that it could have chosen, by name; empty where the method does not say.
+    """
 
     name: str
     probability: float
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,8 @@ class PromptPrediction:
     def masks(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Tensor:
         """(N, H, W) bool at `size` (default: the original image): probability at least 0.5 after resizing
         logits."""
+        from torch.nn import functional as F
+
         kwargs = {} if mode == "nearest" else {"align_corners": False}
         big = F.interpolate(self.logits[None].float(), size=size or self.size, mode=mode, **kwargs)
         return big[0] >= 0
@@ -276,3 +297,18 @@ class TakesFirstStage(Protocol):
         Raises:
             UserError: the two do not train the same thing in their first stage.
         """
+
+
+class RunView(Protocol):
+    """What the object that stands for a problem may see of a run: enough to score it."""
+
+    learner: Learner
+    base: Any
+    config: Any
+    results: Any
+
+    @property
+    def learned(self) -> list[str]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...

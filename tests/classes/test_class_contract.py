@@ -16,7 +16,7 @@ from everseg.files import load_state, save_state, sha256_tensors, state_bytes
 from everseg.methods import METHODS as ALL
 from everseg.methods import build, configure
 from everseg.models.semantic.base import SemanticBase
-from everseg.runs.problems import problem_of
+from everseg.runs.problem import problem_of
 from everseg.types import ImageQuery, Learner, NoScratch, SemanticSample, Stage, State
 
 METHODS = tuple(m for m in ALL if problem_of(m).name == "classes")

@@ -16,7 +16,8 @@ from PIL import Image
 from everseg.cli import main
 from everseg.methods import METHODS
 from everseg.runs.folder import load
-from everseg.runs.problems import problem_of
+from everseg.runs.problem import problem_of
+from everseg.runs.record import First
 
 COLOURS = np.array([[110, 110, 110], [230, 30, 30], [30, 230, 30], [40, 60, 240]], np.uint8)
 SMALL = ["tune.crop=64", *(f"tune.{w}.{k}" for w in ("first", "later") for k in ("epochs=2", "batch=4"))]
@@ -147,9 +148,9 @@ def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: 
     assert again.code == 0 and "0_classes.png" in again.out
     (tmp_path / "0.json").unlink()
     refused = everseg("predict", learned, image, "--out", tmp_path)
-    assert refused.code == 2 and "no earlier prediction wrote it" in refused.err
+    assert refused.code == 2 and "already exists and was not written by everseg" in refused.err
     clicked = everseg("predict", learned, image, "--out", tmp_path, "--point", "1,2")
-    assert clicked.code == 2 and "leave clicks, boxes and --stage out" in clicked.err
+    assert clicked.code == 2 and "leave clicks and boxes out" in clicked.err
 
 
 def test_joint_is_held_against_steps(
@@ -178,12 +179,12 @@ def test_methods_share_a_first_step(
     assert learn("dkd", "given", "--until", "one").code == 0
     given = load(tmp_path / "given")
     assert given.learned == ["one"]
-    shared = ("--first-step", tmp_path / "given")
+    shared = ("--first-stage", tmp_path / "given")
     assert learn("dkd", "memory", *shared, "--set", "memory=3", "--until", "one").code == 0
     taken = load(tmp_path / "memory")
     assert taken.results.matrix("iou").values[0] == pytest.approx(given.results.matrix("iou").values[0])
     assert len(taken.learner.memory) == 3  # type: ignore[attr-defined]
-    assert taken.record["first"] == {"method": "dkd", "seed": 0, "sha256": given.record["sha256"]["state"]}
+    assert taken.record.first == First("dkd", 0, given.record.sha256.state)
     for name, tensor in given.learner.state_dict()["segmenter"].items():
         assert torch.equal(tensor, taken.learner.state_dict()["segmenter"][name]), name
     # The same command goes on, as it does after an interruption, and so does one without the other run.
@@ -204,9 +205,9 @@ def test_methods_share_a_first_step(
     assert "EIR trains BCE (positives times 1) with a background channel and AC" in told
     told = refused("dkd", "i", *shared, "--set", "gamma=3")
     assert "DKD trains BCE (positives times 3) and AC" in told and "(positives times 2)" in told
-    assert "learned 'one' alone" in refused("dkd", "d", "--first-step", tmp_path / "memory")
+    assert "learned 'one' alone" in refused("dkd", "d", "--first-stage", tmp_path / "memory")
     assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
-    assert "holds no run" in refused("dkd", "f", "--first-step", tmp_path / "nowhere")
+    assert "holds no run" in refused("dkd", "f", "--first-stage", tmp_path / "nowhere")
     assert "did you mean 'one'" in refused("dkd", "g", "--until", "onn")
     assert learn("dkd", "fresh", "--until", "one", "--seed", 1).code == 0
     assert "has not taken its first stage from" in refused("dkd", "fresh", "--seed", 1, *shared)
@@ -221,7 +222,7 @@ def test_eir_cuts_instances_out_of_a_step_that_it_took_over(
         assert everseg(*given).code == 0
 
     learn("given")
-    learn("taken", "--first-step", tmp_path / "given")
+    learn("taken", "--first-stage", tmp_path / "given")
     pools = [load(tmp_path / name).learner.pool.items for name in ("given", "taken")]  # type: ignore[attr-defined]
     assert pools[0].keys() == pools[1].keys() and len(pools[0]) > 0
 
@@ -247,7 +248,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert "mobilenet_v2" in unknown
     assert "doctor forecasts methods that learn domains" in refused("doctor", "--method", "eir")
     assert "doctor forecasts domains" in refused("doctor", "--stream", two)
-    assert "only domains are forgotten" in refused("forget", learned, "--domain", "one")
+    assert "only domains are forgotten" in refused("forget", learned, "--stage", "one")
     assert "can be merged" in refused("merge", learned, "--out", tmp_path / "c")
     assert "'eir'" in refused("export", learned, "--to", "sam", "--out", tmp_path / "d")
     domains = tmp_path / "domains.yaml"

@@ -110,7 +110,7 @@ def test_learning_shows_the_matrix_and_goes_on(everseg_command: Command, made: M
     assert (done.code, done.err) == (0, "")
     assert "iou (higher is better)" in done.out
     assert "untouched base" in done.out
-    assert "told every domain (oracle): AA 0." in done.out
+    assert "with each image's own module (oracle): AA 0." in done.out
     again = everseg_command(*given, "--json")
     assert again.code == 0
     assert "nothing new in" in again.err
@@ -498,7 +498,7 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=120)
     assert child.returncode == 130, (out, err)
-    assert err.splitlines() == ["interrupted; the same command goes on where it was"]
+    assert err.splitlines() == ["interrupted; the same command goes on where it stopped"]
     assert out == ""
     assert not (tmp_path / "run" / "run.json").exists()
     assert work.exists()
@@ -561,7 +561,7 @@ def test_sites_are_merged_and_the_merge_can_be_used(
     both = [next(iter(json.loads(text).values()))["scores"]["iou"]["AA"] for text in (central, ours)]
     assert both[0] == pytest.approx(both[1], abs=1e-3)
     told = everseg_command(
-        "merge", sites["a"], sites["b"], "--out", tmp_path / "m2", "--method", "ties", "--json"
+        "merge", sites["a"], sites["b"], "--out", tmp_path / "m2", "--rule", "ties", "--json"
     )
     assert json.loads(told.out)["rule"] == "ties" and set(json.loads(told.out)["merged"]) == {
         "lesions",
@@ -574,15 +574,15 @@ def test_a_domain_is_forgotten_and_another_counts_double(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(sites["both"], run)
-    heavier = everseg_command("reweigh", run, "--domain", "cracks", "--weight", "2")
+    heavier = everseg_command("reweigh", run, "--stage", "cracks", "--weight", "2")
     assert (heavier.code, heavier.err) == (0, "")
     assert "(cracks x 2)" in heavier.out and "cracks counts 2" in heavier.out
-    done = everseg_command("forget", run, "--domain", "lesions")
+    done = everseg_command("forget", run, "--stage", "lesions")
     assert (done.code, done.err) == (0, "")
     assert "(without lesions)" in done.out
     assert "lesions is forgotten exactly: " in done.out and "as if" not in done.out
     assert json.loads((run / "forgotten" / "lesions.json").read_text())["exact"] is True
-    told = json.loads(everseg_command("forget", run, "--domain", "cracks", "--no-score", "--json").out)
+    told = json.loads(everseg_command("forget", run, "--stage", "cracks", "--no-score", "--json").out)
     assert told["forgotten"] == "cracks" and told["remaining"] == {}
     assert everseg_command("report", run).code == 0
 
@@ -592,21 +592,21 @@ def test_a_domain_is_forgotten_and_another_counts_double(
     [
         (["merge", "{a}", "{both}"], "both named 'lesions'"),
         (["merge", "{a}", "{nowhere}"], "nowhere is neither a run folder nor a contribution's file"),
-        (["merge", "{a}", "--method", "regmeen"], "rule of merging 'regmeen'"),
+        (["merge", "{a}", "--rule", "regmeen"], "rule of merging 'regmeen'"),
         (["merge", "{a}", "{b}", "--weight", "cracks"], "write it as NAME=FACTOR"),
         (["merge", "{a}", "{b}", "--weight", "isic=2"], "--weight names 'isic'"),
-        (["merge", "{a}", "{b}", "--method", "fisher"], "without its Fisher information"),
-        (["merge", "{a}", "{b}", "--method", "lorm"], "adapter=lora"),
-        (["merge", "{a}", "{b}", "--method", "concrete"], "kept no samples"),
+        (["merge", "{a}", "{b}", "--rule", "fisher"], "without its Fisher information"),
+        (["merge", "{a}", "{b}", "--rule", "lorm"], "adapter=lora"),
+        (["merge", "{a}", "{b}", "--rule", "concrete"], "kept no samples"),
         (
-            ["merge", "{a}", "{b}", "--method", "ties", "--set", "merger.options={{kep: 1}}"],
+            ["merge", "{a}", "{b}", "--rule", "ties", "--set", "merger.options={{kep: 1}}"],
             "option of ties 'kep'",
         ),
         (["merge", "{samcl}"], "kept nothing that can be merged"),
-        (["forget", "{a}", "--domain", "cracks"], "has not learned 'cracks'; it learned lesions"),
-        (["forget", "{nowhere}", "--domain", "cracks"], "holds no run"),
-        (["reweigh", "{a}", "--domain", "lesions", "--weight", "0"], "a number above 0"),
-        (["reweigh", "{samcl}", "--domain", "lesions", "--weight", "2"], "weighs no domains"),
+        (["forget", "{a}", "--stage", "cracks"], "has not learned 'cracks'; it learned lesions"),
+        (["forget", "{nowhere}", "--stage", "cracks"], "holds no run"),
+        (["reweigh", "{a}", "--stage", "lesions", "--weight", "0"], "a number above 0"),
+        (["reweigh", "{samcl}", "--stage", "lesions", "--weight", "2"], "weighs no domains"),
     ],
 )
 def test_mistakes_with_what_domains_brought(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from everseg.cli.demo import DOMAINS, demo
+from everseg.cli.demo import DOMAINS
+from everseg.cli.demo import run_demo as demo
 from everseg.results import average, forgetting
 
 

@@ -10,8 +10,8 @@ import yaml
 from everseg.data import Stream
 from everseg.methods import configure
 from everseg.results import BASE, average, forgetting
-from everseg.runs.folder import RunConfig
 from everseg.runs.learn import run
+from everseg.runs.run import RunConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

@@ -20,7 +20,7 @@ from everseg.data import SyntheticDomain
 from everseg.files import load_state, save_state, sha256_tensors, state_bytes
 from everseg.methods import METHODS as ALL
 from everseg.methods import build, configure, find
-from everseg.runs.problems import problem_of
+from everseg.runs.problem import problem_of
 from everseg.types import Learner, NoScratch, PromptPrediction, Prompts, PromptSample, Query, Route, Stage
 
 SMALL = ("tune.fit.epochs=2", "tune.fit.batch=4", "selector.size=6", "selector.epochs=3")

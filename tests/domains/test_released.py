@@ -37,8 +37,9 @@ from everseg.files import sha256_file
 from everseg.methods import configure
 from everseg.results import average, forgetting, routing
 from everseg.runs.adopt import ROW, adopt_samcl
-from everseg.runs.folder import Run, load
+from everseg.runs.folder import load
 from everseg.runs.learn import run
+from everseg.runs.run import Run
 from everseg.types import NoScratch
 
 SMALL = ("tune.fit.epochs=1", "tune.fit.batch=4", "selector.size=3", "selector.epochs=2")
@@ -160,7 +161,7 @@ def test_an_imported_run_predicts_as_the_learner_did(trained: Trained, micro: An
 def test_the_record_says_where_all_of_it_is_from(trained: Trained, micro: Any, tmp_path: Path) -> None:
     made = adopt(trained, micro, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record == made.record
+    assert record == made.record.to_json()
     for entry in record["learned"][:2]:
         file = trained.folder / f"{entry['name']}.pth"
         assert entry["imported"] == {"file": file.name, "sha256": sha256_file(file)}
@@ -185,13 +186,13 @@ def test_without_the_buffer_no_further_domain_is_learned(
     trained: Trained, micro: Any, tmp_path: Path
 ) -> None:
     made = adopt(trained, micro, tmp_path / "run")
-    state = (tmp_path / "run" / made.record["state"]).read_bytes()
+    state = (tmp_path / "run" / made.record.state).read_bytes()
     more = write_synthetic_stream(tmp_path / "d", ("lesions", "cracks", "nuclei"), train=4, test=2, size=64)
     with pytest.raises(UserError, match=r"no embeddings of lesions, cracks, natural.*with --stream"):
         run(Stream.from_yaml(more), made.config, tmp_path / "run", micro)
     # Nothing new is nothing wrong, although nobody knows what the modules were trained on.
     assert run(Stream.from_yaml(trained.stream), made.config, tmp_path / "run", micro).learned == list(NAMES)
-    assert (tmp_path / "run" / made.record["state"]).read_bytes() == state
+    assert (tmp_path / "run" / made.record.state).read_bytes() == state
 
 
 def test_with_a_stream_it_learns_on(trained: Trained, micro: Any, tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_with_a_stream_it_learns_on(trained: Trained, micro: Any, tmp_path: Path
     buffer = made.learner.state_dict()["buffer"]
     # The very images that learning kept, up to what a batch's make-up does to rounding.
     torch.testing.assert_close(buffer, trained.learner.buffer, rtol=1e-3, atol=1e-3)
-    known = {e["name"]: e["figures"]["selector_accuracy"] for e in made.record["learned"]}
+    known = {e.name: e.figures["selector_accuracy"] for e in made.record.learned}
     told = trained.learner.selector.probabilities(trained.learner.buffer["cracks"]).argmax(-1) == 1
     assert known["cracks"] == pytest.approx(float(told.float().mean()))
 

@@ -15,8 +15,9 @@ from everseg.methods import configure
 from everseg.models.precision import resolved
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import FramePrompts
-from everseg.runs.folder import RunConfig, load
+from everseg.runs.folder import load
 from everseg.runs.learn import run
+from everseg.runs.run import RunConfig
 from everseg.types import Stage
 
 

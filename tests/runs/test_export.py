@@ -27,9 +27,9 @@ from everseg.models.promptable import checkpoints
 from everseg.models.promptable.checkpoints import HIERA, Hiera
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import to_frame
-from everseg.results import Results
 from everseg.runs import export
-from everseg.runs.folder import Run, RunConfig, load
+from everseg.runs.folder import load, new_run
+from everseg.runs.run import Run, RunConfig
 
 FAMILIES = {"micro": ("regcl", SamModel, "sam.pth"), "micro2": ("sequential", Sam2Model, "sam2.pt")}
 EXACT = "cache.precision=fp32"  # The cache's half precision would be the greatest difference.
@@ -99,9 +99,7 @@ def held(base: Any, method: str = "sequential", *settings: str) -> Run:
     """A run that was never written: of a method that has learned nothing yet."""
     config = configure(method, assignments=settings)
     learner = build(method, base, config, 0)
-    return Run(
-        Path("held"), RunConfig(method, config, base.name), learner, base, Results({}), {"learned": []}
-    )
+    return new_run(Path("held"), RunConfig(method, config, base.name), learner, base)
 
 
 def scaled(base: Any) -> Run:

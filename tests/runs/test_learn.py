@@ -24,8 +24,9 @@ from everseg.methods import configure
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.sam import Sam
 from everseg.results import BASE, average
-from everseg.runs.folder import RunConfig, learned_stages, load
+from everseg.runs.folder import learned_stages, load
 from everseg.runs.learn import run, run_stages
+from everseg.runs.run import RunConfig
 from everseg.types import Stage
 
 SMALL = ("tune.fit.epochs=2", "tune.fit.batch=2", "selector.size=3", "selector.epochs=2")
@@ -118,7 +119,7 @@ def test_a_run_read_back_predicts_as_before_and_knows_its_costs(whole: Path, mic
     found = load(whole, micro)
     assert found.config == config()
     samples = list(stream().stages[0].test)
-    predictions = found.predict([s.image for s in samples], [s.prompts for s in samples])
+    predictions = found.learner.predict([s.query() for s in samples])
     assert [p.route for p in predictions] == [
         p.route for p in found.learner.predict([s.query() for s in samples])
     ]
@@ -160,7 +161,7 @@ def test_unseen_domains_are_scored_at_the_end_and_never_learned(micro: Any, tmp_
     assert done.results.columns == ("lesions", "cracks", "nuclei")
     assert "nuclei" not in done.results.learned_at
     assert [(row, "nuclei") in done.results.cells for row in (BASE, 0, 1)] == [True, False, True]
-    assert set(done.record["oracle"]) == {"lesions", "cracks"}
+    assert set(done.record.oracle) == {"lesions", "cracks"}
 
 
 def test_the_oracle_is_each_domains_own_module(whole: Path, micro: Any) -> None:
@@ -169,7 +170,7 @@ def test_the_oracle_is_each_domains_own_module(whole: Path, micro: Any) -> None:
         told = found.learner.predict_as([x.query() for x in s.test], s.name)  # type: ignore[attr-defined]
         both = [(p.masks(), x.masks) for p, x in zip(told, s.test, strict=True)]
         wanted = [float((p & t).sum() / max(1, (p | t).sum())) for p, t in both]
-        assert found.record["oracle"][s.name]["iou"] == pytest.approx(sum(wanted) / len(wanted))
+        assert found.record.oracle[s.name]["iou"] == pytest.approx(sum(wanted) / len(wanted))
 
 
 def test_a_background_stage_is_a_column_but_no_task(micro: Any, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_a_background_stage_is_a_column_but_no_task(micro: Any, tmp_path: Path) 
     matrix = done.results.matrix("iou")
     assert average(matrix) == pytest.approx(matrix.values[-1, :2].mean())
     assert set(done.learner.state_dict()["modules"]) == {"lesions", "cracks"}
-    assert set(done.record["oracle"]) == {"lesions", "cracks"}
+    assert set(done.record.oracle) == {"lesions", "cracks"}
 
 
 @pytest.mark.parametrize("method", ["zero-shot", "sequential", "independent", "joint"])
@@ -197,7 +198,7 @@ def test_every_method_runs_and_resumes(method: str, micro: Any, tmp_path: Path) 
 
 def test_joint_learns_everything_but_the_background_at_once(micro: Any, tmp_path: Path) -> None:
     done = run(stream(background=True), config("joint"), tmp_path / "run", micro)
-    assert done.record["learned"][0]["images"] == 8
+    assert done.record.learned[0].images == 8
     assert done.results.learned_at == {"lesions": 0, "cracks": 0, "natural": 0}
     assert done.results.background == {"natural"}
     with pytest.raises(UserError, match="other data"):  # A longer stream is another joint run.
@@ -208,7 +209,7 @@ def test_joint_takes_the_joint_stage_of_a_stream_that_has_one(micro: Any, tmp_pa
     given = stream()
     own = replace(given, joint=Stage(0, "everything", given.stages[0].train[:3], ()))
     done = run(own, config("joint"), tmp_path / "run", micro)
-    assert done.learned == ["everything"] and done.record["learned"][0]["images"] == 3
+    assert done.learned == ["everything"] and done.record.learned[0].images == 3
 
 
 # ---------------------------------------------------------------- growing
@@ -257,7 +258,7 @@ def test_the_data_of_learned_stages_may_be_gone(micro: Any, tmp_path: Path) -> N
     )
     out = tmp_path / "run"
     done = run(Stream.from_yaml(source), config(), out, micro)
-    assert done.record["stream"] == str(source.resolve())
+    assert done.record.stream == str(source.resolve())
     shutil.rmtree(tmp_path / "data" / "lesions")
     with pytest.raises(UserError, match="lesions"):
         Stream.from_yaml(source)
@@ -388,7 +389,7 @@ def test_a_torn_last_line_of_the_log_is_passed_over(whole: Path, micro: Any, tmp
         file.write('{"stage": "nuc')
     assert len(load(out, micro).events()) == 2
     done = run(stream("lesions", "cracks", "nuclei"), config(), out, micro)
-    assert [e["stage"] for e in done.events()] == ["lesions", "cracks", "nuclei"]
+    assert [event.stage for event in done.events()] == ["lesions", "cracks", "nuclei"]
 
 
 def test_a_full_disk_loses_nothing(

@@ -14,9 +14,10 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.files import load_state
 from everseg.methods import configure
-from everseg.runs.folder import RunConfig, load
+from everseg.runs.folder import load
 from everseg.runs.learn import run
 from everseg.runs.merge import merge_runs
+from everseg.runs.run import RunConfig
 from everseg.types import Stage
 
 DOMAINS = ("lesions", "cracks", "nuclei", "shadows", "polyps")
@@ -126,7 +127,7 @@ def test_weights_and_weighting(sites: dict[str, Path], micro: Any, tmp_path: Pat
     images = merge_runs(chosen, tmp_path / "images", weighting="images", model=micro)
     assert images.learner.state_dict()["weights"] == {"lesions": 3.0, "cracks": 3.0}
     assert distance(tmp_path / "plain", tmp_path / "images") < 1e-7, "equal weights, whatever they are"
-    assert plain.record["merged"]["rule"] == "regmean"
+    assert plain.record.merged.rule == "regmean"
 
 
 def test_what_cannot_be_merged_leaves_nothing(sites: dict[str, Path], micro: Any, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import torch
 
 from everseg import cli
 from everseg.classes.instances import Found, InstancePool, cut, save_pool
-from everseg.config import plain
 from everseg.errors import UserError
 from everseg.files import read_json, sha256_file
 from everseg.models.promptable.load import load_base
 from everseg.results import Results, with_class_row
-from everseg.runs.folder import FORMAT, Run, RunConfig, load, write
+from everseg.runs.folder import load, new_run, write
 from everseg.runs.pool import open_pool, remove, tally
+from everseg.runs.record import Learned
+from everseg.runs.run import RunConfig
 from everseg.types import Scratch, Stage, State
 
 METHOD = f"{__name__}:Keeper"
@@ -84,15 +85,12 @@ def run(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     results = with_class_row(
         results, "first", ("background", "ball", "leaf"), {"iou": dict(background=0.9, ball=0.5, leaf=0.4)}
     )
-    record = {
-        "format": FORMAT,
-        "config": plain(config),
-        "base": {"name": base.name, "fingerprint": base.fingerprint},
-        "learned": [{"name": "first", "fingerprint": "f", "figures": {}}],
-    }
+    learned = Learned("first", "f", False, 3, {}, classes=("ball", "leaf"))
     (out / "work" / "second").mkdir(parents=True)
     (out / "work" / "second" / "fit.safetensors").write_bytes(b"begun with the pool as it was")
-    write(Run(out, config, Keeper(base, KeeperConfig(), seed=0), base, results, record))
+    made = new_run(out, config, Keeper(base, KeeperConfig(), seed=0), base, learned=(learned,))
+    made.results = results
+    write(made)
     return out
 
 

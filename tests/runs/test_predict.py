@@ -15,9 +15,10 @@ from PIL import Image
 from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.methods import build, configure
-from everseg.runs.folder import Run, RunConfig
+from everseg.pictures.masks import COLOUR, draw_mask
 from everseg.runs.learn import run
-from everseg.runs.predict import COLOUR, draw, parse_numbers, predict_files, prompts_of
+from everseg.runs.predict import parse_numbers, predict_files, prompts_of
+from everseg.runs.run import Run, RunConfig
 from everseg.types import Query, Stage
 
 
@@ -88,7 +89,6 @@ def test_boxes_are_objects_and_a_box_may_have_clicks() -> None:
 @pytest.mark.parametrize(
     ("points", "negatives", "boxes", "said"),
     [
-        ([], [], [], "nothing points at the object"),
         ([], ["1,2"], [], "nothing points at the object"),
         (["1"], [], [], "is not 2 numbers; write x,y in pixels"),
         (["1,2,3"], [], [], "is not 2 numbers"),
@@ -124,11 +124,13 @@ def test_every_pixel_that_is_written(learned: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     [written] = predict_files(learned, [path], prompts_of(["20,10"], [], []), out)
     image = torch.from_numpy(pixels(path)).permute(2, 0, 1)
-    [wanted] = learned.learner.predict([Query(image, prompts_of(["20,10"], [], []))])
+    prompts = prompts_of(["20,10"], [], [])
+    assert prompts is not None
+    [wanted] = learned.learner.predict([Query(image, prompts)])
     mask = wanted.masks()[0].numpy()
 
     assert np.array_equal(pixels(out / "some image_mask.png"), mask.astype(np.uint8) * 255)
-    assert np.array_equal(pixels(out / "some image_overlay.png"), draw(image, mask))
+    assert np.array_equal(pixels(out / "some image_overlay.png"), draw_mask(image, mask))
     record = json.loads((out / "some image.json").read_text())
     assert record == written.record
     assert set(record) == {"image", "size", "masks", "module", "probability"}
@@ -153,27 +155,27 @@ def test_an_overlay_tints_inside_and_draws_the_edge() -> None:
     mask = np.zeros((9, 9), bool)
     mask[2:7, 2:7] = True
     before = image.clone()
-    drawn = draw(image, mask)
+    drawn = draw_mask(image, mask)
     assert (drawn[~mask] == 100).all()
     tint = [int(0.6 * 100 + 0.4 * c) for c in COLOUR]
     assert drawn[4, 4].tolist() == tint
     assert drawn[2, 2].tolist() == list(COLOUR)
     assert drawn[3, 3].tolist() == tint
     assert torch.equal(image, before)
-    everything = draw(image, np.ones((9, 9), bool))
+    everything = draw_mask(image, np.ones((9, 9), bool))
     assert everything[0, 0].tolist() == tint  # An object that leaves the picture has no edge there.
-    assert (draw(image, np.zeros((9, 9), bool)) == 100).all()
+    assert (draw_mask(image, np.zeros((9, 9), bool)) == 100).all()
 
 
 def test_several_boxes_are_several_masks(learned: Run, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     prompts = prompts_of([], [], ["0,0,20,20", "10,10,50,40", "3,3,9,9"])
     [written] = predict_files(learned, [path], prompts, tmp_path / "out")
-    assert [p.name for p in written.masks] == ["a_mask_1.png", "a_mask_2.png", "a_mask_3.png"]
+    assert [p.name for p in written.files[:-1]] == ["a_mask_1.png", "a_mask_2.png", "a_mask_3.png"]
     assert [m["file"] for m in written.record["masks"]] == ["a_mask_1.png", "a_mask_2.png", "a_mask_3.png"]
     for n, box in enumerate(("0,0,20,20", "10,10,50,40", "3,3,9,9")):
         [alone] = predict_files(learned, [path], prompts_of([], [], [box]), tmp_path / f"alone{n}")
-        a, b = (pixels(p) for p in (written.masks[n], alone.masks[0]))
+        a, b = (pixels(p) for p in (written.files[n], alone.files[0]))
         assert (a != b).mean() < 0.01
 
 
@@ -195,7 +197,7 @@ def test_images_of_every_kind_and_shape(
 ) -> None:
     path = picture(tmp_path / name, size, mode)
     [written] = predict_files(learned, [path], prompts_of(["0,0"], [], []), tmp_path / "out")
-    mask, overlay = pixels(written.masks[0]), pixels(written.overlay)
+    mask, overlay = pixels(written.files[0]), pixels(written.files[-1])
     assert mask.shape == (size[1], size[0])
     assert overlay.shape == (size[1], size[0], 3)
     assert set(np.unique(mask)) <= {0, 255}
@@ -209,7 +211,7 @@ def test_images_of_different_sizes_in_one_go_are_each_alone(learned: Run, tmp_pa
     assert [w.image for w in together] == paths
     for path, written in zip(paths, together, strict=True):
         [alone] = predict_files(learned, [path], prompts_of(["5,6"], [], []), tmp_path / "alone")
-        a, b = (pixels(w.masks[0]) for w in (written, alone))
+        a, b = (pixels(w.files[0]) for w in (written, alone))
         assert (a != b).mean() < 0.01
         assert alone.record["module"] == written.record["module"]
 
@@ -241,7 +243,7 @@ def test_files_of_others_are_not_replaced(learned: Run, tmp_path: Path, name: st
     if name in {p.name for p in out.iterdir()}:
         (out / "x.json").unlink()
     (out / name).write_bytes(b"[]")
-    with pytest.raises(UserError, match=r"no earlier prediction wrote it; choose another --out"):
+    with pytest.raises(UserError, match="exists and was not written by everseg; choose another --out"):
         predict_files(learned, [image], prompts_of(["4,5"], [], []), out)
     assert (out / name).read_bytes() == b"[]"
 
@@ -267,7 +269,7 @@ def test_a_stage_may_be_named(learned: Run, tmp_path: Path) -> None:
     [written] = predict_files(learned, [path], prompts, tmp_path / "out", stage="cracks")
     image = torch.from_numpy(pixels(path)).permute(2, 0, 1)
     [wanted] = learned.learner.predict_as([Query(image, prompts)], "cracks")  # type: ignore[attr-defined]
-    assert np.array_equal(pixels(written.masks[0]) > 0, wanted.masks()[0].numpy())
+    assert np.array_equal(pixels(written.files[0]) > 0, wanted.masks()[0].numpy())
     with pytest.raises(UserError, match="no stage 'nuclei'; it learned lesions, cracks"):
         predict_files(learned, [path], prompts, tmp_path / "out", stage="nuclei")
 
@@ -282,7 +284,7 @@ def test_a_method_without_modules_says_so(micro: Any, learned: Run, tmp_path: Pa
         learned.record,
     )
     path = picture(tmp_path / "a.png")
-    with pytest.raises(UserError, match="'zero-shot' keeps no module for each stage; leave --stage out"):
+    with pytest.raises(UserError, match="'zero-shot' keeps no module per stage; leave the stage out or"):
         predict_files(plain, [path], prompts_of(["5,6"], [], []), tmp_path / "out", stage="cracks")
     [written] = predict_files(plain, [path], prompts_of(["5,6"], [], []), tmp_path / "out")
     assert written.record["module"] is written.record["probability"] is None

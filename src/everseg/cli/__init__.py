@@ -1,28 +1,33 @@
-"""The command line: one verb a function, thin; what a verb does lies below."""
+"""The command line: one thin function per command."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
 from typing import Annotated, Any
 
 import typer
-from transformers.utils.logging import disable_progress_bar
 
 from everseg import __version__
-from everseg.cli import data, doctor, export, imports, merging, pool, runs  # noqa: F401  # a group of verbs hangs itself on the app
-from everseg.cli.shared import app
+
+# isort: off
+# Each module adds its commands to the app, in the order in which help lists them.
+from everseg.cli import demo, learn, predict, report  # noqa: F401
+from everseg.cli import data, doctor, merge, export, imports, pool  # noqa: F401
+
+# isort: on
+from everseg.cli.shared import HELP, app
 from everseg.errors import UserError
 from everseg.progress import console as remarks
 
 
-@app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
-    """Keep one image segmenter up to date for ever: learn a stream of domains and forget nothing."""
+@app.callback(invoke_without_command=True, help=HELP)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit
@@ -41,12 +46,19 @@ def _interrupt(signum: int, frame: object) -> None:
         raise Interrupted
 
 
+def _no_bars_of_transformers() -> None:
+    """It reads the variable when it is imported, which is later, if at all."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].logging.disable_progress_bar()
+
+
 def main() -> None:
-    """The console command: sentences for people, exit code 2 for what they can mend."""
+    """The console command: sentences for people, and exit code 2 for what they can fix."""
     warnings.filterwarnings("ignore", module="torch.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if not remarks.is_terminal:  # As for our own bars.
-        disable_progress_bar()
+        _no_bars_of_transformers()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         sys.exit(app(standalone_mode=False))
@@ -58,13 +70,13 @@ def main() -> None:
             print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         print(
-            f"error: {error.filename or 'a file'}: {error.strerror}; nothing was lost, mend it and run again",
+            f"error: {error.filename or 'a file'}: {error.strerror}; nothing was lost; fix it and rerun",
             file=sys.stderr,
         )
         sys.exit(2)

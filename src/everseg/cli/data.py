@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from everseg.cli.shared import AsJson, StreamFile, data_app
-from everseg.data import (
-    SCENES,
-    check,
-    contact_sheet,
-    write_points,
-    write_synthetic_classes,
-    write_synthetic_stream,
-)
-from everseg.data.classes.steps import Setting
+from everseg.cli.shared import AsJson, Seed, StreamFile, data_app
 from everseg.progress import remark
+from everseg.types import Setting
 
 
 @data_app.command("check")
 def data_check(
     stream: StreamFile,
-    sheet: Annotated[Path | None, typer.Option(help="PNG with samples of every stage")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG with samples of every stage.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read every file of a stream and say what is wrong with each; exit code 1 if anything is."""
+    import dataclasses
+
+    from everseg.data import check, contact_sheet
+
     found = check(stream)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
@@ -43,42 +38,48 @@ def data_check(
 
 @data_app.command("points")
 def data_points(
-    masks: Annotated[Path, typer.Argument(help="folder of masks")],
-    seed: Annotated[int, typer.Option(help="of the clicks")] = 0,
-    clicks: Annotated[int, typer.Option(min=1, help="on each mask")] = 3,
+    masks: Annotated[Path, typer.Argument(help="Folder of masks.")],
+    seed: Seed = 0,
+    clicks: Annotated[int, typer.Option(min=1, help="On each mask.")] = 3,
     mask_threshold: Annotated[
-        str, typer.Option(help="a grey value above which is object, or '==255'")
+        str, typer.Option(help="A grey value above which is object, or '==255'.")
     ] = "127",
-    force: Annotated[bool, typer.Option(help="replace a points.json that is there")] = False,
+    force: Annotated[bool, typer.Option(help="Replace a points.json that is there.")] = False,
 ) -> None:
     """Draw clicks on every mask and write points.json beside them, in SAMCL's form but with a seed."""
+    from everseg.data import write_points
+
     threshold: Any = int(mask_threshold) if mask_threshold.isdigit() else mask_threshold
     print(write_points(masks, seed=seed, clicks=clicks, threshold=threshold, force=force))
 
 
 @data_app.command("synthetic")
 def data_synthetic(
-    out: Annotated[Path, typer.Argument(help="folder to write")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
     domain: Annotated[
-        list[str] | None, typer.Option(help=f"of {', '.join(SCENES)}; default: all but natural")
+        list[str] | None, typer.Option(help="Domain to paint, such as polyps; default: all but natural.")
     ] = None,
-    train: Annotated[int, typer.Option(min=1, help="training images a domain")] = 60,
-    test: Annotated[int, typer.Option(min=1, help="test images a domain")] = 20,
-    seed: Annotated[int, typer.Option(help="of every image")] = 0,
+    train: Annotated[int, typer.Option(min=1, help="Training images per domain.")] = 60,
+    test: Annotated[int, typer.Option(min=1, help="Test images per domain.")] = 20,
+    seed: Seed = 0,
 ) -> None:
     """Write made-up domains as image folders with a stream file."""
+    from everseg.data import SCENES, write_synthetic_stream
+
     print(write_synthetic_stream(out, tuple(domain or SCENES), train=train, test=test, seed=seed))
 
 
 @data_app.command("synthetic-classes")
 def data_synthetic_classes(
-    out: Annotated[Path, typer.Argument(help="folder to write")],
-    steps: Annotated[str, typer.Option(help="so many of the eight classes first, then so many")] = "4-2",
-    setting: Annotated[Setting, typer.Option(help="which images and labels a step has")] = "overlapped",
-    train: Annotated[int, typer.Option(min=1, help="training images")] = 240,
-    test: Annotated[int, typer.Option(min=1, help="test images")] = 60,
-    size: Annotated[int, typer.Option(min=48, help="side of an image in pixels")] = 128,
-    seed: Annotated[int, typer.Option(help="of every image")] = 0,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    steps: Annotated[str, typer.Option(help="Class split; 4-2: four classes, then two per step.")] = "4-2",
+    setting: Annotated[Setting, typer.Option(help="Which images and labels a step has.")] = "overlapped",
+    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 240,
+    test: Annotated[int, typer.Option(min=1, help="Test images.")] = 60,
+    size: Annotated[int, typer.Option(min=48, help="Side of an image in pixels.")] = 128,
+    seed: Seed = 0,
 ) -> None:
     """Write made-up images of eight classes with class maps, and a stream file that brings them in steps."""
+    from everseg.data import write_synthetic_classes
+
     print(write_synthetic_classes(out, steps, train, test, seed, size, setting))

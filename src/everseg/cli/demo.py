@@ -1,5 +1,4 @@
-"""The main job in four minutes on a laptop: a stream of made-up domains, learned with and without
-forgetting."""
+"""`everseg demo`: the main job in four minutes on a laptop."""
 
 from __future__ import annotations
 
@@ -7,17 +6,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from everseg.data import Stream, write_synthetic_stream
-from everseg.methods import configure
-from everseg.models.promptable.load import load_base
-from everseg.report.collect import collect
-from everseg.report.data import Example
-from everseg.report.page import write_report
-from everseg.report.storyboard import story
-from everseg.results import Results, Summary
-from everseg.runs.folder import RunConfig
-from everseg.runs.learn import run
+import typer
+
+from everseg.cli.shared import Seed, app, show
+
+if TYPE_CHECKING:
+    from everseg.report.data import Example
+    from everseg.results import Results, Summary
 
 DOMAINS = ("polyps", "lesions", "nuclei", "cracks")
 METHODS = ("sequential", "samcl")
@@ -35,12 +32,21 @@ class Shown:
     summary: Summary
 
 
-def demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iterator[Shown]:
+def run_demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iterator[Shown]:
     """Write a synthetic stream of `domains` under `out`, learn it with each method, and end with a report and
     a picture.
 
-    Yields each method's run as it is done. Called again it goes on where it was.
+    Yields each method's run as it is done. Called again, it goes on where it was.
     """
+    from everseg.data import Stream, write_synthetic_stream
+    from everseg.methods import configure
+    from everseg.models.promptable.load import load_base
+    from everseg.report.collect import collect
+    from everseg.report.page import write_report
+    from everseg.report.storyboard import story
+    from everseg.runs.learn import run
+    from everseg.runs.run import RunConfig
+
     source = out / "data" / "stream.yaml"
     if not source.exists():
         shutil.rmtree(out / "data", ignore_errors=True)  # An interrupted demo left half of it.
@@ -63,3 +69,19 @@ def demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iterator
 
 def _gain(example: Example) -> float:
     return example.iou_adapted - example.iou_plain
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, runs and reports.")] = Path("runs/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Learn a synthetic stream with and without forgetting; nothing is downloaded."""
+    from everseg.results import compare_table, table
+
+    shown = []
+    for done in run_demo(out, seed):
+        show(table(done.results, "iou"))
+        shown.append((done.method, done.results, done.summary))
+    show(compare_table(shown))
+    print(f"report: {out / 'samcl' / 'report.html'}\npicture: {out / 'story.png'}")

@@ -8,37 +8,34 @@ from typing import Annotated
 
 import typer
 
-from everseg.cli.shared import AsJson, app
-from everseg.data import Stream
-from everseg.doctor import examine, lines
-from everseg.domains.scoring import ScoreConfig
+from everseg.cli.shared import AsJson, Method, Preset, Settings, app
 from everseg.errors import UserError
-from everseg.methods import METHODS, configure
-from everseg.models.precision import Precision
-from everseg.runs.folder import RunConfig
-from everseg.runs.problems import only_domains, problem_of
+from everseg.types import Precision
 
 
 @app.command()
 def doctor(
     stream: Annotated[
         Path | None,
-        typer.Option(metavar="STREAM", help="stream file (YAML); default: one domain of 100 images"),
+        typer.Option(metavar="STREAM", help="Stream file (YAML); default: one domain of 100 images."),
     ] = None,
-    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class")] = "samcl",
-    base: Annotated[str, typer.Option(help="tiny (embedded), a file, a folder, or a hub id")] = "tiny",
-    preset: Annotated[str, typer.Option(help="paper, or reference: the published code's quirks")] = "paper",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="change a setting, as tune.fit.batch=4"),
-    ] = None,
+    method: Method = "samcl",
+    base: Annotated[str, typer.Option(help="tiny (embedded), a file, a folder, or a hub id.")] = "tiny",
+    preset: Preset = "paper",
+    settings: Settings = None,
     precision: Annotated[
-        Precision,
-        typer.Option(help="the base computes in; auto: bf16 on a GPU that has it, else fp32"),
+        Precision, typer.Option(help="What the base computes in; auto: bf16 on a GPU that has it, else fp32.")
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Look at the machine and the base, measure for a minute or so, and say what a run would take."""
+    from everseg.data import Stream
+    from everseg.doctor import examine, lines
+    from everseg.domains.scoring import ScoreConfig
+    from everseg.methods import configure
+    from everseg.runs.problem import only_domains, problem_of
+    from everseg.runs.run import RunConfig
+
     if problem_of(method).name != "domains":
         raise UserError(f"doctor forecasts methods that learn domains, and {method!r} learns classes")
     scores = ScoreConfig.presets()

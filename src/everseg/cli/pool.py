@@ -7,30 +7,31 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
-from everseg.classes.instances import contact_sheet
-from everseg.cli.shared import AsJson, BaseHere, out_console, pool_app
-from everseg.files import atomic_path
+from everseg.cli.shared import AsJson, BaseHere, pool_app, show
 from everseg.progress import remark
-from everseg.results import bytes_text
-from everseg.runs.pool import open_pool, tally
-from everseg.runs.pool import remove as remove_instances
 
-Place = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or a folder that holds a pool")]
+Place = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a folder that holds a pool.")]
 SHOWN = 3
 
 
 @pool_app.command("show")
-def show(
+def show_pool(
     place: Place,
-    out: Annotated[Path | None, typer.Option(help="PNG with every instance, by class")] = None,
-    items: Annotated[bool, typer.Option("--items", help="list every instance with its ID")] = False,
+    out: Annotated[Path | None, typer.Option(help="PNG with every instance, by class.")] = None,
+    items: Annotated[bool, typer.Option("--items", help="List every instance with its ID.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a pool of instances holds: how many, how large, of which classes, from which images."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from everseg.classes.instances import contact_sheet
+    from everseg.files import atomic_path
+    from everseg.results import bytes_text
+    from everseg.runs.pool import open_pool, tally
+
     pool, names = open_pool(place)
     counted = tally(pool)
     if out is not None:
@@ -59,7 +60,7 @@ def show(
         count = (str(found.instances), bytes_text(found.nbytes), str(len(found.images)))
         drawn.add_row(Text(names.get(found.label, str(found.label))), *count, Text(such))
     if counted:
-        out_console.print(drawn)
+        show(drawn)
     for name, item in sorted(pool.items.items()) if items else ():
         height, width = item.box[2] - item.box[0], item.box[3] - item.box[1]
         print(f"{name}  {width}x{height}  {bytes_text(item.nbytes)}  {item.image}")
@@ -68,15 +69,17 @@ def show(
 @pool_app.command("remove")
 def remove(
     place: Place,
-    item: Annotated[str, typer.Option(metavar="ID", help="one instance; show --items lists them")] = "",
-    image: Annotated[str, typer.Option(metavar="NAME", help="all instances of an image")] = "",
+    item: Annotated[str, typer.Option(metavar="ID", help="One instance; show --items lists them.")] = "",
+    image: Annotated[str, typer.Option(metavar="NAME", help="All instances of an image.")] = "",
     prefix: Annotated[
-        str, typer.Option(metavar="PATIENT-", help="all of images whose names begin with this")
+        str, typer.Option(metavar="PATIENT-", help="All of images whose names begin with this.")
     ] = "",
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete instances from a pool for good. What a model has learned from them is not undone by that."""
+    from everseg.runs.pool import remove as remove_instances
+
     gone, left = remove_instances(place, item=item, image=image, prefix=prefix, base=base)
     if as_json:
         print(json.dumps({"removed": gone, "left": len(left)}))

@@ -1,51 +1,107 @@
-"""What the verbs share: the app they hang on, their common arguments, how they find a stream."""
+"""What the commands share: the app they hang on, their common arguments, how they find a stream.
+
+A command's module imports nothing heavy at its top, so that help and mistakes answer at once; what a command
+needs is imported where it runs.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
 
-from everseg.data import Stream
 from everseg.errors import UserError
-from everseg.runs.folder import Run, learned_stages
+from everseg.methods import METHODS
+from everseg.progress import remark
 
-HELP = "Keep one image segmenter up to date for ever: learn a stream of domains and forget nothing."
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from everseg.data import Stream
+    from everseg.runs.run import Run
+
+HELP = (
+    "Continual learning for Segment Anything: learn domains or classes one after another, without old images."
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
-data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make the data of a stream.")
+data_app = typer.Typer(no_args_is_help=True, help="Check, make and look at the data of a stream.")
 app.add_typer(data_app, name="data")
-pool_app = typer.Typer(no_args_is_help=True, help="The instances that a run keeps of old classes.")
+pool_app = typer.Typer(no_args_is_help=True, help="Look at the stored instances of a run, and delete some.")
 app.add_typer(pool_app, name="pool")
-import_app = typer.Typer(no_args_is_help=True, help="Take over what others have trained.")
+import_app = typer.Typer(no_args_is_help=True, help="Import modules that others have trained.")
 app.add_typer(import_app, name="import")
-# Where there is no terminal to fit into, tables keep their columns whole.
-out_console = Console(width=None if sys.stdout.isatty() else 160)
 
-StreamFile = Annotated[Path, typer.Argument(metavar="STREAM", help="stream file (YAML)")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
-Workers = Annotated[int, typer.Option(min=0, help="processes that decode images; 0: this one")]
-BaseHere = Annotated[
-    str | None,
-    typer.Option("--base", help="where the run's base lies now; default: where it lay then"),
+StreamFile = Annotated[Path, typer.Argument(metavar="STREAM", help="Stream file (YAML).")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+Method = Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class.")]
+Preset = Annotated[
+    str, typer.Option(help="paper, or reference: quirks of the published code; some methods have more.")
 ]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as tune.fit.epochs=5."),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images; 0 uses this one.")]
+BaseHere = Annotated[str | None, typer.Option("--base", help="Path of the base model, if it has moved.")]
 ScoreSettings = Annotated[
     list[str] | None,
-    typer.Option("--score", metavar="KEY=VALUE", help="change how it is scored, as size=original"),
+    typer.Option("--score", metavar="KEY=VALUE", help="Change how images are scored, such as size=original."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Rescore = Annotated[
+    bool, typer.Option("--rescore/--no-rescore", help="Score the run again, if its data are at hand.")
+]
+OldNoScore = Annotated[bool, typer.Option("--no-score", hidden=True)]
+
+T = TypeVar("T")
+
+
+def renamed(old: str, given: T | None, new: str, value: T | None) -> T | None:
+    """The value of an option that may still be given by its old name, with a remark then.
+
+    Raises:
+        UserError: both are given.
+    """
+    if given is None:
+        return value
+    if value is not None:
+        raise UserError(f"{old} is the old name of {new}; give {new} alone")
+    remark(f"{old} is now called {new}")
+    return given
+
+
+def required(option: str, value: T | None) -> T:
+    """The value of an option that cannot be left out but has an old name."""
+    if value is None:
+        raise UserError(f"missing option {option}")
+    return value
+
+
+def show(table: Table) -> None:
+    """Print a table. Where there is no terminal to fit into, its columns stay whole."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def open_stream(path: Path, run: Path) -> Stream:
     """A stream file, in which the data of stages that `run` has learned may be gone."""
+    from everseg.data import Stream
+    from everseg.runs.folder import learned_stages
+
     return Stream.from_yaml(path, learned_stages(run))
 
 
-def own_stream(current: Run) -> Stream:
-    source = current.record.get("stream")
-    if not source:
-        raise UserError(f"{current.folder} was not made from a stream file; name one with --stream")
-    return open_stream(Path(source), current.folder)
+def own_stream(run: Run) -> Stream:
+    """The stream that a run was made from.
+
+    Raises:
+        UserError: it was not made from a stream file, or that cannot be opened.
+    """
+    if not run.record.stream:
+        raise UserError(f"{run.folder} was not made from a stream file; name one with --stream")
+    return open_stream(Path(run.record.stream), run.folder)

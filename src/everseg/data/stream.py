@@ -14,7 +14,7 @@ from typing import Any
 from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import Labelled
 from everseg.data.classes.stages import class_stages, open_class_stages
-from everseg.data.classes.steps import ClassSteps, Setting, UnseenAs
+from everseg.data.classes.steps import ClassSteps, UnseenAs
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import (
@@ -28,7 +28,7 @@ from everseg.data.streamfile import (
 )
 from everseg.errors import UserError
 from everseg.files import sha256_tensors
-from everseg.types import SemanticSample, Stage
+from everseg.types import SemanticSample, Setting, Stage
 
 
 @dataclass(frozen=True)

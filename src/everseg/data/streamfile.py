@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from everseg.data.classes.steps import Setting, UnseenAs
+from everseg.data.classes.steps import UnseenAs
 from everseg.data.domains.prompts import PromptKind
 from everseg.data.masks import Threshold
 from everseg.errors import UserError, unknown
+from everseg.types import Setting
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 """What a stage's name may be: it becomes a file name."""

@@ -21,7 +21,7 @@ from everseg.domains.scoring import BATCH
 from everseg.methods import find
 from everseg.models.promptable.load import TINY
 from everseg.results import bytes_text
-from everseg.runs.folder import RunConfig
+from everseg.runs.run import RunConfig
 from everseg.types import PromptSample, Stage
 
 __all__ = ["Findings", "Forecast", "Machine", "Probe", "examine", "lines"]

@@ -14,7 +14,7 @@ from everseg.domains.cache import CacheConfig
 from everseg.domains.scoring import BATCH
 from everseg.domains.tune import PREDICT_BATCH
 from everseg.results import bytes_text
-from everseg.runs.folder import RunConfig
+from everseg.runs.run import RunConfig
 
 MARGIN = 1.15
 """A forecast of memory is within 15 % of what a run then measures; what fits, fits with that much more."""

@@ -40,7 +40,8 @@ from everseg.methods import build, find
 from everseg.models.precision import resolved
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import Features, Promptable
-from everseg.runs.folder import RunConfig, read_config
+from everseg.runs.folder import read_config
+from everseg.runs.run import RunConfig
 from everseg.seed import torch_generator
 from everseg.types import LearnsAllAtOnce, NoScratch, PredictsAs, Prompts, PromptSample, Stage
 

@@ -8,8 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""What a base computes in; its weights stay float32. "auto": bf16 where the accelerator has it, else fp32."""
+from everseg.types import Precision
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:

@@ -12,7 +12,7 @@ from everseg.report.classexamples import class_examples
 from everseg.report.data import Example, ReportData
 from everseg.results import of_classes
 from everseg.results.metrics import binary_scores
-from everseg.runs.folder import Run
+from everseg.runs.run import Run
 from everseg.types import PromptSample, Stage
 
 METRIC = "iou"

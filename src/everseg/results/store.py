@@ -191,8 +191,8 @@ class Results:
         }
 
     @classmethod
-    def from_json(cls, value: Any) -> Results:
-        """What `to_json` wrote.
+    def from_json(cls, value: Any, where: str = "these results") -> Results:
+        """What `to_json` wrote. `where` names the file in messages.
 
         Raises:
             UserError: something else, or a newer format.
@@ -200,12 +200,13 @@ class Results:
         try:
             if value["format"] != FORMAT:
                 raise UserError(
-                    f"these results have format {value['format']}, this everseg reads {FORMAT}: update it"
+                    f"{where} has format {value['format']!r}; this version of everseg reads {FORMAT}"
                 )
-            lower_is_better, columns = dict(value["lower_is_better"]), value["columns"]
+            lower_is_better, columns = dict(value["lower_is_better"]), _texts(value["columns"])
+            stages = _texts(value["stages"])
             metrics = list(lower_is_better)
             rows = {BASE: value["baseline"]} | {
-                i: {m: value["values"][m][i] for m in metrics} for i in range(len(value["stages"]))
+                i: {m: value["values"][m][i] for m in metrics} for i in range(len(stages))
             }
             # A cell is measured in all metrics or in none, so one metric's nulls are all metrics'.
             cells = {
@@ -216,28 +217,37 @@ class Results:
             }
             return cls(
                 lower_is_better=lower_is_better,
-                stages=tuple(value["stages"]),
-                columns=tuple(columns),
-                learned_at=dict(value["learned_at"]),
-                background=frozenset(value["background"]),
+                stages=stages,
+                columns=columns,
+                learned_at={str(column): int(row) for column, row in value["learned_at"].items()},
+                background=frozenset(_texts(value["background"])),
                 cells=cells,
                 scores={int(row): _rows(table) for row, table in value["scores"].items()},
             )
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(f"these are not results of everseg ({type(error).__name__}: {error})") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"{where} holds no results of everseg ({reason}); restore it from a copy"
+            ) from error
 
 
 def _nulls(numbers: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(number) else number for number in numbers]
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{value!r} is no list of names")
+    return tuple(value)
+
+
 def _rows(table: Mapping[str, Any]) -> tuple[ImageScore, ...]:
     return tuple(
         ImageScore(
-            column=column,
-            image=image,
+            column=str(column),
+            image=str(image),
             values={metric: float(numbers[i]) for metric, numbers in table["values"].items()},
-            route=route,
+            route=str(route),
             probability=math.nan if probability is None else float(probability),
         )
         for i, (column, image, route, probability) in enumerate(

@@ -23,9 +23,9 @@ from everseg.errors import UserError
 from everseg.files import locked
 from everseg.methods import configure
 from everseg.models.promptable.protocol import Promptable
-from everseg.results import Results
-from everseg.results.metrics import METRICS
-from everseg.runs.folder import FORMAT, Run, RunConfig, base_of, check_free, write
+from everseg.runs.folder import base_of, check_free, new_run, write
+from everseg.runs.record import Event, FileMark, ImportedFrom, Learned
+from everseg.runs.run import Run, RunConfig
 from everseg.seed import torch_generator
 from everseg.types import Stage
 
@@ -87,22 +87,17 @@ def adopt_samcl(
             known[name] = float((told == found.names.index(name)).float().mean())
             kept = torch.float16 if chosen.selector.precision == "fp16" else torch.float32
             learner.buffer[name] = embeddings.to(kept)
-        entries = [_entry(found, name, stages.get(name), stream, known) for name in found.names]
-        record: dict[str, Any] = {
-            "format": FORMAT,
-            "config": configuration.plain(config),
-            "base": {"name": model.name, "fingerprint": model.fingerprint},
-            "learned": entries,
-            "stream": str(stream.source.resolve()) if stream and stream.source else "",
-            "imported": {
-                "from": "samcl",
-                "selector": {"file": found.selector.file, "sha256": found.selector.sha256},
-            },
-        }
-        results = Results({name: m.lower_is_better for name, m in METRICS.items()})
-        results = results.with_stage(ROW, learned=found.names, background=found.background)
-        run = Run(out, config, learner, model, results, record)
-        write(run, {"stage": ROW, "seconds": time.perf_counter() - began, "scoring_seconds": 0.0})
+        run = new_run(
+            out,
+            config,
+            learner,
+            model,
+            learned=tuple(_entry(found, name, stages.get(name), stream, known) for name in found.names),
+            stream=str(stream.source.resolve()) if stream and stream.source else "",
+            imported=ImportedFrom("samcl", FileMark(found.selector.file, found.selector.sha256)),
+        )
+        run.results = run.results.with_stage(ROW, learned=found.names, background=found.background)
+        write(run, Event(ROW, time.perf_counter() - began))
     return run
 
 
@@ -133,7 +128,7 @@ def _embed(stage: Stage, base: Promptable, config: SAMCLConfig, seed: int) -> Te
 
 def _entry(
     found: Released, name: str, stage: Stage | None, stream: Stream | None, known: Mapping[str, float]
-) -> dict[str, Any]:
+) -> Learned:
     """What run.json says of a domain. Its data are those of the buffer; which ones the module was trained on,
     nobody here knows."""
     module = found.modules.get(name)
@@ -142,11 +137,11 @@ def _entry(
         figures["trainable_parameters"] = float(sum(w.numel() for w in module.weights.values()))
     if name in known:
         figures["selector_accuracy"] = known[name]
-    return {
-        "name": name,
-        "fingerprint": stream.fingerprint(stage) if stream and stage else "",
-        "background": module is None,
-        "images": len(stage.train) if stage else 0,
-        "figures": figures,
-        "imported": None if module is None else {"file": module.file, "sha256": module.sha256},
-    }
+    return Learned(
+        name=name,
+        fingerprint=stream.fingerprint(stage) if stream and stage else "",
+        background=module is None,
+        images=len(stage.train) if stage else 0,
+        figures=figures,
+        imported=None if module is None else FileMark(module.file, module.sha256),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,16 +19,14 @@ from everseg.models.promptable.names import to_original
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2
 from everseg.models.promptable.tiny import ConvStem
-from everseg.runs.folder import Run
-from everseg.types import Exports
-
-Form = Literal["sam", "peft"]
+from everseg.runs.run import Run
+from everseg.types import ExportForm, Exports
 
 MANIFEST = "everseg.json"
 """What an export is made of, and the hashes of the files beside it."""
 
 
-def export(run: Run, form: Form, out: Path | str) -> dict[str, Any]:
+def export(run: Run, form: ExportForm, out: Path | str) -> dict[str, Any]:
     """Write what a run has learned to the folder `out`, whole or not at all; returns its manifest.
 
     "sam": the base with the adapter folded into its weights, as `config.json` and `model.safetensors`, which

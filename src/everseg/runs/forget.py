@@ -7,19 +7,19 @@ in the results says how the run does afterwards, where the data to score on are 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from everseg.data import Stream
 from everseg.domains.scoring import score
 from everseg.errors import UserError
-from everseg.files import load_state, locked, sha256_file, write_json, write_text
+from everseg.files import load_state, locked, sha256_file, write_json
 from everseg.methods import METHODS, find
 from everseg.models.promptable.protocol import Promptable
-from everseg.runs.folder import Run, archived, load, write
-from everseg.runs.problems import problem_of
+from everseg.runs.folder import forget_events, load, write, write_record
+from everseg.runs.record import Certificate, Event
+from everseg.runs.run import Run, archived
 from everseg.types import Archive, Forgets, Reweighs, State
 
 REPORT = "report.html"
@@ -32,7 +32,7 @@ def forget(
     stream: Stream | None = None,
     contribution: Path | None = None,
     base: Promptable | str | None = None,
-) -> dict[str, Any]:
+) -> Certificate:
     """Forget a learned stage of the run in `folder`; returns the certificate, which is also written to
     `forgotten/<domain>.json` and kept in run.json.
 
@@ -46,44 +46,41 @@ def forget(
     folder = Path(folder)
     with locked(folder):
         run = load(folder, base)
-        before_that = [c for c in run.record.get("forgotten", []) if c["forgotten"] == domain]
+        before_that = [c for c in run.record.forgotten if c.forgotten == domain]
         if before_that:  # Perhaps interrupted before it had cleaned up.
-            _clear_traces(run, before_that[0])
-            return dict(before_that[0])
+            return _clear_traces(run, before_that[0])
         _check_learned(run, domain)
-        if problem_of(run.config.method).name == "classes":
-            raise UserError(
-                f"{folder} learns classes, and what a class taught cannot be taken out of a trained "
-                "segmenter; only domains are forgotten"
-            )
         if not isinstance(run.learner, Forgets):
-            able = ", ".join(name for name in METHODS if hasattr(find(name), "forget"))
+            able = ", ".join(name for name in METHODS if issubclass(find(name), Forgets))
             raise UserError(
-                f"method {run.config.method!r} cannot forget a domain: what it learned of all of them is in "
-                f"one adapter; methods that can: {able}"
+                f"{folder}: method {run.config.method!r} cannot forget a stage: {run.problem.entangled}; "
+                f"methods that can: {able}"
             )
-        before = run.record["sha256"]["state"]
+        assert run.record.sha256 is not None
+        before = run.record.sha256.state
         found = run.learner.forget(domain, _archive(run, domain, contribution))
-        entry = next(e for e in run.record["learned"] if e["name"] == domain)
-        run.record["learned"] = [e for e in run.record["learned"] if e is not entry]
+        entry = next(stage for stage in run.record.learned if stage.name == domain)
         run.results = run.results.without(domain)
-        certificate = {
-            "forgotten": domain,
-            "method": run.config.method,
-            "exact": found.exact,
-            "statement": found.statement,
-            "base": run.record["base"],
-            "contribution": entry.get("contribution", ""),
-            "data": entry["fingerprint"],
-            "remaining": dict(found.remaining),
-            "state_before": before,
-        }
-        run.record["forgotten"] = [*run.record.get("forgotten", []), certificate]
+        certificate = Certificate(
+            forgotten=domain,
+            method=run.config.method,
+            exact=found.exact,
+            statement=found.statement,
+            base=run.record.base,
+            contribution=entry.contribution,
+            data=entry.fingerprint,
+            remaining=dict(found.remaining),
+            state_before=before,
+        )
+        run.record = replace(
+            run.record,
+            learned=tuple(stage for stage in run.record.learned if stage is not entry),
+            forgotten=(*run.record.forgotten, certificate),
+        )
         row = _fresh_name(run, f"without {domain}")
         _rescore(run, row, stream, also=[domain])
-        write(run, {"stage": row, "seconds": 0.0, "scoring_seconds": 0.0})
-        _clear_traces(run, certificate)
-    return certificate
+        write(run, Event(row, 0.0))
+        return _clear_traces(run, certificate)
 
 
 def reweigh(
@@ -110,12 +107,12 @@ def reweigh(
         run = load(folder, base)
         _check_learned(run, domain)
         if not isinstance(run.learner, Reweighs):
-            able = ", ".join(name for name in METHODS if hasattr(find(name), "reweigh"))
+            able = ", ".join(name for name in METHODS if issubclass(find(name), Reweighs))
             raise UserError(f"method {run.config.method!r} weighs no domains; methods that do: {able}")
         run.learner.reweigh(domain, weight, _archive(run, domain, contribution))
         row = _fresh_name(run, f"{domain} x {weight:g}")
         _rescore(run, row, stream)
-        write(run, {"stage": row, "seconds": 0.0, "scoring_seconds": 0.0})
+        write(run, Event(row, 0.0))
     return run
 
 
@@ -133,7 +130,7 @@ def _fresh_name(run: Run, what: str) -> str:
 
 def _archive(run: Run, domain: str, given: Path | None) -> Archive:
     """What each domain brought, as the run has kept it, or for one domain from a file."""
-    sums = {e["name"]: e.get("contribution") for e in run.record["learned"]}
+    sums = {stage.name: stage.contribution for stage in run.record.learned}
 
     def read(name: str) -> State | None:
         if name == domain and given is not None:
@@ -162,26 +159,17 @@ def _rescore(run: Run, row: str, stream: Stream | None, also: Sequence[str] = ()
     run.results = run.results.with_stage(row, rows, learned=[])
 
 
-def _clear_traces(run: Run, certificate: dict[str, Any]) -> None:
-    """What `write` leaves of a forgotten domain; then its certificate. Interrupted, it can be done again."""
-    folder, domain = run.folder, certificate["forgotten"]
+def _clear_traces(run: Run, certificate: Certificate) -> Certificate:
+    """Delete what `write` leaves of a forgotten domain, then write its certificate. Interrupted, it can be
+    repeated."""
+    folder, domain = run.folder, certificate.forgotten
     (folder / REPORT).unlink(missing_ok=True)
-    _forget_log(folder / "events.jsonl", domain)
-    if "state_after" not in certificate:
-        certificate["state_after"] = sha256_file(folder / run.record["state"])
-        write_json(folder / "run.json", run.record)
-    write_json(folder / "forgotten" / f"{domain}.json", certificate)
-
-
-def _forget_log(path: Path, domain: str) -> None:
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text().splitlines() if not _tells_of(line, domain)]
-    write_text(path, "".join(f"{line}\n" for line in kept))
-
-
-def _tells_of(line: str, domain: str) -> bool:
-    try:
-        return bool(json.loads(line).get("stage") == domain)
-    except json.JSONDecodeError:  # Torn by a power cut: nobody can say what it told of.
-        return True
+    forget_events(run, domain)
+    if not certificate.state_after:
+        whole = replace(certificate, state_after=sha256_file(folder / run.record.state))
+        others = (whole if c is certificate else c for c in run.record.forgotten)
+        run.record = replace(run.record, forgotten=tuple(others))
+        write_record(folder, run.record)
+        certificate = whole
+    write_json(folder / "forgotten" / f"{domain}.json", certificate.to_json())
+    return certificate

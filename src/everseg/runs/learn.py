@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,72 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from everseg import config as configuration
+from everseg.config import assign
 from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.distributed import wait, world
 from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
-from everseg.methods import build
-from everseg.results import Results
+from everseg.methods import build, configure
 from everseg.runs.folder import (
-    FORMAT,
-    Run,
-    RunConfig,
     StageScratch,
     base_of,
     check_free,
     clear_up,
+    is_run,
     load,
+    new_run,
     write,
+    write_record,
 )
-from everseg.runs.problems import check_fits, problem_of
-from everseg.runs.rows import rows_of
-from everseg.types import Learner, LearnsAllAtOnce, Stage, TakesFirstStage
+from everseg.runs.problem import check_fits, problem_of
+from everseg.runs.record import Event, First, Learned, without_times
+from everseg.runs.run import Run, RunConfig
+from everseg.types import Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
+
+
+def learn(
+    stream: Stream | Path | str,
+    method: str = "samcl",
+    *,
+    out: Path | str,
+    base: Any = None,
+    preset: str = "paper",
+    seed: int = 0,
+    first: Path | str | None = None,
+    until: str | None = None,
+    precision: Precision = "auto",
+    **settings: Any,
+) -> Run:
+    """Learn a stream with a method, in the run folder `out`. The same call resumes; a longer stream adds to
+    it.
+
+    stream: a `Stream`, or the path of a stream file.
+    method: a name of `everseg.METHODS`, or package.module:Class.
+    base: name or path of the base model, or a loaded one; None takes the method's default.
+    preset: "paper", or "reference" for the quirks of the published code.
+    first: a run whose first stage is taken over instead of training it.
+    until: the stage to stop after.
+    precision: what the base computes in.
+    settings: over the preset, with two underscores for each dot: `rank=4`, `tune__fit__epochs=5`.
+        `everseg settings METHOD` lists them.
+
+    Raises:
+        UserError: an argument does not fit, or as `run`.
+    """
+    if isinstance(stream, str | Path):
+        stream = Stream.from_yaml(stream)
+    if not isinstance(stream, Stream):
+        raise UserError(
+            f"the stream is a {type(stream).__name__}; give a Stream or the path of a stream file"
+        )
+    named = base if base is None or isinstance(base, str) else base.name
+    chosen = assign(configure(method, preset), {k.replace("__", "."): v for k, v in settings.items()})
+    score = problem_of(method).Score.presets().get(preset)
+    config = RunConfig(
+        method, chosen, named or "", preset=preset, seed=seed, score=score, precision=precision
+    )
+    return run(stream, config, out, base, first=first, until=until)
 
 
 def run(
@@ -78,14 +124,14 @@ def run_stages(
     with locked(out) if world().main else nullcontext():
         current = _open(config, out, model)
         stages = _stages(stream, current.learner)
-        problem.check_order(stream, current.record["learned"])
+        problem.check_order(stream, current.record.learned)
         _check_learned(stream, stages, current)
         todo = [s for s in _upto(stages, until) if s.name not in current.learned]
         giver = None if first is None else _giver(Path(first), current)
         _check_not_forgotten(stream, todo, current)
-        current.record["stream"] = str(stream.source.resolve()) if stream.source else ""
-        if stream.stages[0].classes:
-            current.record["first_classes"] = [BACKGROUND, *stream.stages[0].classes]
+        source = str(stream.source.resolve()) if stream.source else ""
+        first_classes = stream.stages[0].classes and (BACKGROUND, *stream.stages[0].classes)
+        current.record = replace(current.record, stream=source, first_classes=first_classes)
         for position, stage in enumerate(todo):
             began = time.perf_counter()
             if torch.cuda.is_available():
@@ -100,7 +146,10 @@ def run_stages(
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
             )
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
-            rows_of(current).add(current, stream, stage, columns, last=position + 1 == len(todo))
+            last = position + 1 == len(todo)
+            current.results, oracle = problem.row(current, stream, stage, columns, last=last)
+            if oracle is not None:
+                current.record = replace(current.record, oracle=oracle)
             scored_in = time.perf_counter() - began - learned_in
             _save(current, stage, fingerprint, figures, learned_in, scored_in)
             yield current
@@ -118,8 +167,9 @@ def _upto(stages: Sequence[Stage], until: str | None) -> Sequence[Stage]:
 def _giver(first: Path, current: Run) -> Run:
     """The run whose first stage this one takes over, or has taken over."""
     giver = load(first, current.base)
-    ours = current.record.get("first")
-    if current.learned and (ours is None or ours["sha256"] != giver.record["sha256"]["state"]):
+    assert giver.record.sha256 is not None
+    ours = current.record.first
+    if current.learned and (ours is None or ours.sha256 != giver.record.sha256.state):
         raise UserError(
             f"{current.folder} has not taken its first stage from {first} as it is now; choose another --out"
         )
@@ -128,7 +178,7 @@ def _giver(first: Path, current: Run) -> Run:
 
 def _take_first(giver: Run, current: Run, stage: Stage, fingerprint: str) -> Mapping[str, float]:
     """Learn the first stage by taking over what another run made of it."""
-    found = [(s["name"], s["fingerprint"]) for s in giver.record["learned"]]
+    found = [(s.name, s.fingerprint) for s in giver.record.learned]
     if found != [(stage.name, fingerprint)]:
         raise UserError(
             f"{giver.folder} has learned {', '.join(giver.learned)}; the first stage can be taken from a run "
@@ -140,27 +190,17 @@ def _take_first(giver: Run, current: Run, stage: Stage, fingerprint: str) -> Map
             "leave --first-step out"
         )
     figures = current.learner.take_first(stage, giver.learner)
-    current.record["first"] = {
-        "method": giver.config.method,
-        "seed": giver.config.seed,
-        "sha256": giver.record["sha256"]["state"],
-    }
+    assert giver.record.sha256 is not None
+    taken = First(giver.config.method, giver.config.seed, giver.record.sha256.state)
+    current.record = replace(current.record, first=taken)
     return figures
 
 
 def _open(config: RunConfig, out: Path, base: Any) -> Run:
     """A new run, or the one in the folder if it is the same run."""
-    if not (out / "run.json").exists():
+    if not is_run(out):
         check_free(out)
-        learner = build(config.method, base, config.settings, config.seed)
-        record = {
-            "format": FORMAT,
-            "config": configuration.plain(config),
-            "base": {"name": base.name, "fingerprint": base.fingerprint},
-            "learned": [],
-        }
-        results = Results(problem_of(config.method).lower_is_better)
-        return Run(out, config, learner, base, results, record)
+        return new_run(out, config, build(config.method, base, config.settings, config.seed), base)
     found = load(out, base=base)
     ours, theirs = (configuration.plain(c, machine=False) for c in (config, found.config))
     if changed := configuration.differences(ours, theirs):
@@ -169,9 +209,9 @@ def _open(config: RunConfig, out: Path, base: Any) -> Run:
         learner = build(config.method, base, config.settings, config.seed)
         learner.load_state_dict(found.learner.state_dict())
         found.config, found.learner = config, learner
-        found.record["config"] = configuration.plain(config)
+        found.record = replace(found.record, config=configuration.plain(config))
         if world().main:
-            write_json(out / "run.json", found.record)
+            write_record(out, found.record)
     if world().main:  # It may have been interrupted right before it did so itself.
         clear_up(out, found.record)
     return found
@@ -192,7 +232,7 @@ def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
 def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> None:
     """A learned stage's data may be gone, or the whole stage; but data that are there must be the same."""
     # Of an imported stage nobody knows the data.
-    kept = {s["name"]: s["fingerprint"] for s in current.record["learned"] if s["fingerprint"]}
+    kept = {s.name: s.fingerprint for s in current.record.learned if s.fingerprint}
     for stage in stages:
         gone = stream.gone if stage not in stream.stages else stream.gone & {stage.name}
         if stage.name in kept and not gone and kept[stage.name] != _fingerprint(stream, stage):
@@ -207,7 +247,7 @@ def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> Non
 
 def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) -> None:
     """What a run was told to forget it does not learn again because nobody took it out of a file."""
-    forgotten = {c["forgotten"] for c in current.record.get("forgotten", [])}
+    forgotten = {certificate.forgotten for certificate in current.record.forgotten}
     if again := [s.name for s in todo if s.name in forgotten]:
         raise UserError(
             f"{current.folder} was told to forget {again[0]!r}, and {stream.source or 'the stream'} still "
@@ -251,20 +291,9 @@ def _save(
     scored_in: float,
 ) -> None:
     """Count the stage as learned, with what it was learned from and what that took."""
-    entry = {
-        "name": stage.name,
-        "fingerprint": fingerprint,
-        "background": stage.background,
-        "images": len(stage.train),
-        "figures": {k: v for k, v in figures.items() if k != "seconds"},
-    }
-    if stage.classes:
-        entry["classes"] = list(stage.classes)
-    current.record["learned"] = [*current.record["learned"], entry]
-    event = {
-        "stage": stage.name,
-        "seconds": learned_in,
-        "scoring_seconds": scored_in,
-        **{k: v for k, v in figures.items() if k != "seconds"},
-    }
-    write(current, event)
+    kept, times = without_times(figures)
+    learned = Learned(
+        stage.name, fingerprint, stage.background, len(stage.train), kept, classes=tuple(stage.classes)
+    )
+    current.record = current.record.with_learned(learned)
+    write(current, Event(stage.name, learned_in, scored_in, figures={**kept, **times}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,18 @@ from everseg import config as configuration
 from everseg.config import override
 from everseg.data import Stream
 from everseg.domains.adapters.kinds import fresh_adapter
-from everseg.domains.merging.contribution import Contribution, Weighting, read_contribution, weight_of
+from everseg.domains.merging.contribution import Contribution, read_contribution, weight_of
 from everseg.domains.methods.merged import MergedConfig
 from everseg.domains.methods.regcl import RegCLConfig
 from everseg.errors import UserError
-from everseg.files import locked, read_json, save_state, sha256_file, sha256_tensors
+from everseg.files import locked, save_state, sha256_file, sha256_tensors
 from everseg.methods import find
 from everseg.models.promptable.protocol import Promptable
-from everseg.results import Results
-from everseg.results.metrics import METRICS
-from everseg.runs.folder import FORMAT, Run, RunConfig, archived, base_of, check_free, read_config, write
-from everseg.runs.rows import rows_of
+from everseg.runs.folder import base_of, check_free, is_run, new_run, read_config, read_record, write
+from everseg.runs.record import Event, Learned, MergedFrom, without_times
+from everseg.runs.run import Run, RunConfig, archived
 from everseg.seed import torch_generator
-from everseg.types import Stage
+from everseg.types import Stage, Weighting
 
 REGCL = ("regmean", "regmean-products")
 """Rules whose merged run is a RegCL run, which can go on learning."""
@@ -40,7 +39,7 @@ class Given:
 
     contribution: Contribution
     weight: float
-    entry: Mapping[str, Any]
+    entry: Learned
     path: Path
 
 
@@ -76,27 +75,14 @@ def merge_runs(
     with locked(out):
         check_free(out)
         learner: Any = find(config.method)(model, config.settings, seed=config.seed)
-        record: dict[str, Any] = {
-            "format": FORMAT,
-            "config": configuration.plain(config),
-            "base": {"name": model.name, "fingerprint": model.fingerprint},
-            "learned": [],
-            "stream": str(stream.source.resolve()) if stream and stream.source else "",
-            "merged": {"from": [str(s) for s in sources], "rule": rule},
-        }
-        run = Run(
-            out,
-            config,
-            learner,
-            model,
-            Results({name: m.lower_is_better for name, m in METRICS.items()}),
-            record,
-        )
+        origin = str(stream.source.resolve()) if stream and stream.source else ""
+        merged = MergedFrom(tuple(str(source) for source in sources), rule)
+        run = new_run(out, config, learner, model, stream=origin, merged=merged)
         stages = {} if stream is None else {s.name: s for s in stream.stages}
         events = []
         for position, given in enumerate(found):
             started = time.perf_counter()
-            figures = dict(learner.take_in(given.contribution, given.weight))
+            figures, times = without_times(learner.take_in(given.contribution, given.weight))
             trained = sum(value.numel() for value in given.contribution.weights.values())
             figures["trainable_parameters"] = float(trained)
             merged_in = time.perf_counter() - started
@@ -104,10 +90,9 @@ def merge_runs(
             scored_in = time.perf_counter() - started - merged_in
             save_state(archived(out, given.contribution.domain), given.contribution.to_state())
             digest = sha256_file(archived(out, given.contribution.domain))
-            entry = {**given.entry, "figures": figures, "contribution": digest}
-            record["learned"] = [*record["learned"], entry]
-            name = given.contribution.domain
-            events.append({"stage": name, "seconds": merged_in, "scoring_seconds": scored_in, **figures})
+            learned = replace(given.entry, figures=figures, contribution=digest)
+            run.record = run.record.with_learned(learned)
+            events.append(Event(learned.name, merged_in, scored_in, figures={**figures, **times}))
         write(run, *events)
     return run
 
@@ -116,23 +101,16 @@ def _read(source: Path, weighting: Weighting, weights: Mapping[str, float]) -> l
     """The domains of a run folder, in the order learned, or of a contribution's file."""
     if source.is_file():
         contribution = read_contribution(source)
-        entry = {
-            "name": contribution.domain,
-            "fingerprint": "",
-            "background": False,
-            "images": contribution.images,
-        }
-        paths = [(source, entry)]
-    elif (source / "run.json").is_file():
-        record = read_json(source / "run.json")
-        paths = [(archived(source, e["name"]), e) for e in record["learned"] if e.get("contribution")]
+        paths = [(source, Learned(contribution.domain, "", False, contribution.images, {}))]
+    elif is_run(source):
+        paths = [(archived(source, e.name), e) for e in read_record(source).learned if e.contribution]
         if not paths:
             raise UserError(
                 f"{source} has kept nothing that can be merged; learn it with --method regcl or --method "
                 "merged"
             )
         for path, entry in paths:
-            if not path.is_file() or sha256_file(path) != entry["contribution"]:
+            if not path.is_file() or sha256_file(path) != entry.contribution:
                 raise UserError(f"{path} is gone or is not what its run wrote; restore it from a copy")
     else:
         raise UserError(f"{source} is neither a run folder nor a contribution's file")
@@ -140,7 +118,7 @@ def _read(source: Path, weighting: Weighting, weights: Mapping[str, float]) -> l
     for path, entry in paths:
         contribution = read_contribution(path)
         weight = weight_of(contribution, weighting) * weights.get(contribution.domain, 1.0)
-        kept = {k: entry[k] for k in ("name", "fingerprint", "background", "images")}
+        kept = Learned(entry.name, entry.fingerprint, entry.background, entry.images, {})
         out.append(Given(contribution, weight, kept, path))
     return out
 
@@ -164,7 +142,7 @@ def _config(
     """The merged run's: the first run's own, where that is of the method, else what the contributions say."""
     method = "regcl" if rule in REGCL else "merged"
     first = found[0].contribution
-    kept = next((read_json(s / "run.json")["config"] for s in sources if s.is_dir()), None)
+    kept = next((dict(read_record(s).config) for s in sources if s.is_dir()), None)
     kind: Any = find(method).Config
     if kept is not None and kept["method"] == method:
         chosen = configuration.restore(kind, kept["settings"], f"{sources[0]}/run.json")
@@ -218,4 +196,7 @@ def _row(
     following = (
         [stages[rest[0].contribution.domain]] if rest and rest[0].contribution.domain in stages else []
     )
-    rows_of(run).add(run, stream, stages[name], [*known, *following], last=not rest)
+    columns = [*known, *following]
+    run.results, oracle = run.problem.row(run, stream, stages[name], columns, last=not rest)
+    if oracle is not None:
+        run.record = replace(run.record, oracle=oracle)

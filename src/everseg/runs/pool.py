@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from everseg.classes.instances import InstancePool, load_pool, save_pool
 from everseg.classes.instances.store import MANIFEST
 from everseg.errors import UserError
-from everseg.files import locked, read_json
+from everseg.files import locked
 from everseg.models.promptable.protocol import Promptable
-from everseg.results import Results, of_classes
-from everseg.runs.folder import load, state_of, write
+from everseg.runs.folder import is_run, load, read_record, read_state, write
 
 KEY = "pool"
 """Under which a learner's state has its pool."""
@@ -42,10 +41,8 @@ def open_pool(place: Path) -> Opened:
         UserError: there is neither, the run keeps no pool, or what is there is damaged.
     """
     if _is_run(place):
-        state, record = state_of(place)
-        results = Results.from_json(read_json(place / record["results"]))
-        names = dict(enumerate(results.columns)) if of_classes(results) else {}
-        return Opened(_pool_in(state, place), names)
+        record = read_record(place)
+        return Opened(_pool_in(read_state(place, record), place), dict(enumerate(record.classes)))
     return Opened(load_pool(place), {})
 
 
@@ -102,7 +99,7 @@ def remove(
 
 
 def _is_run(place: Path) -> bool:
-    if (place / "run.json").is_file():
+    if is_run(place):
         return True
     if (place / MANIFEST).is_file():
         return False

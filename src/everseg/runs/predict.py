@@ -1,40 +1,39 @@
-"""Predict on image files: from paths and clicks to mask, overlay and JSON files."""
+"""Predict on image files: from paths and prompts to pictures and a JSON file per image."""
 
 from __future__ import annotations
 
 import glob
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from scipy import ndimage
-from torch import Tensor
 
 from everseg.data.images import read_image
 from everseg.errors import UserError
 from everseg.files import atomic_path, write_json
-from everseg.runs.folder import Run
-from everseg.types import PredictsAs, PromptPrediction, Prompts, Query
-
-COLOUR = (255, 92, 40)
-"""Of the mask in an overlay: far from tissue, sky and asphalt."""
+from everseg.pictures.drawn import Drawn
+from everseg.runs.arrays import check_inside
+from everseg.runs.run import Run
+from everseg.types import Prompts
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written for one image: its files, the module that was chosen, how sure, and the masks'
-    areas."""
+    """What was written for one image.
+
+    files: the pictures, by what they show first.
+    record: the content of the JSON file.
+    lines: for the terminal, one per result.
+    """
 
     image: Path
-    masks: tuple[Path, ...]
-    overlay: Path
+    files: tuple[Path, ...]
     record: dict[str, Any]
+    lines: tuple[str, ...]
 
 
 def parse_numbers(text: str, count: int, what: str) -> tuple[float, ...]:
@@ -58,15 +57,20 @@ def parse_numbers(text: str, count: int, what: str) -> tuple[float, ...]:
 _SAMPLE = {2: "--point 411,230", 4: "--box 40,30,200,180"}
 
 
-def prompts_of(points: Sequence[str], negatives: Sequence[str], boxes: Sequence[str]) -> Prompts:
+def prompts_of(points: Sequence[str], negatives: Sequence[str], boxes: Sequence[str]) -> Prompts | None:
     """One object from clicks on it, clicks off it, and at most one box; or one object for each of several
-    boxes.
+    boxes. None where nothing is given.
 
     Raises:
-        UserError: nothing given, numbers that are none, an empty box, or several boxes together with clicks.
+        UserError: clicks off an object alone, text that is no number, an empty box, or several boxes
+            together with clicks.
     """
     if not points and not boxes:
-        raise UserError("nothing points at the object; give --point x,y (repeatable) or --box x0,y0,x1,y1")
+        if negatives:
+            raise UserError(
+                "nothing points at the object; give --point x,y (repeatable) or --box x0,y0,x1,y1"
+            )
+        return None
     if len(boxes) > 1 and (points or negatives):
         raise UserError(
             "several boxes are several objects, and clicks cannot say which they mean; give one box"
@@ -88,108 +92,77 @@ def prompts_of(points: Sequence[str], negatives: Sequence[str], boxes: Sequence[
 
 
 def predict_files(
-    run: Run, images: Sequence[Path], prompts: Prompts, out: Path, stage: str | None = None
+    run: Run, images: Sequence[Path], prompts: Prompts | None, out: Path, stage: str | None = None
 ) -> list[Written]:
-    """Predict every image with the same prompts and write `<stem>_mask.png` (0 or 255), `<stem>_overlay.png`
-    and `<stem>.json` into `out`; with several boxes one mask for each, `<stem>_mask_1.png` and so on.
+    """Predict every image with the same prompts, and write pictures and `<stem>.json` into `out`.
 
-    stage: use this stage's module instead of letting the method choose.
+    A run of domains gives `<stem>_mask.png` (0 or 255; `<stem>_mask_1.png`, ... for several objects), a run
+    of classes `<stem>_classes.png`, whose numbers are channels; both give `<stem>_overlay.png`.
 
-    Files of an earlier prediction are replaced; others that have these names are not.
+    stage: use this stage's module instead of letting the method choose; "plain" is the untouched base.
+
+    Files of an earlier prediction are replaced; other files of these names are not.
 
     Raises:
-        UserError: an image that cannot be read, clicks outside it, two images of one name, somebody else's
-        file in the way, or no such stage.
+        UserError: an image cannot be read, a click lies outside it, two images have one name, a file that
+            everseg did not write is in the way, prompts are missing or not wanted, or there is no such stage.
     """
-    stems = [p.stem for p in images]
-    twice = next((s for s in stems if stems.count(s) > 1), None)
+    problem = run.problem
+    stems = [path.stem for path in images]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
         raise UserError(
             f"two images are named {twice!r} and would share their output files; predict them apart"
         )
+    predict = run.predictor(stage)
     queries = []
     for path in images:
-        _in_the_way(path.stem, out)
         image = read_image(path)
-        _inside(prompts, image, path)
-        queries.append(Query(image, prompts))
-    if stage is None:
-        predictions = run.learner.predict(queries)
-    else:
-        predictions = _told(run, stage)(queries, stage)
-    return [_write(p, q, r, out) for p, q, r in zip(images, queries, predictions, strict=True)]
+        queries.append(problem.query(image, prompts, str(run.folder)))
+        _check_free(path.stem, problem.outputs, out)
+        if prompts is not None:
+            check_inside(prompts, image, str(path))
+    written = []
+    for path, query in zip(images, queries, strict=True):
+        (prediction,) = predict([query])
+        drawn = problem.draw(path.stem, query.image, prediction, run.classes)
+        written.append(_write(path, drawn, out))
+    return written
 
 
-def _in_the_way(stem: str, out: Path) -> None:
-    """Ground truth is often named as we name masks: replace only what an earlier prediction wrote."""
+def _check_free(stem: str, outputs: Sequence[str], out: Path) -> None:
+    """Ground truth is often named as masks are here: replace only what an earlier prediction wrote."""
     record = out / f"{stem}.json"
     try:
-        earlier = json.loads(record.read_text())
-        own = {record.name, *(m["file"] for m in earlier["masks"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        own = {record.name, *_files_in(json.loads(record.read_text(encoding="utf-8")))}
+    except (OSError, ValueError):
         own = set()
-    there = [*out.glob(f"{glob.escape(stem)}_mask*.png"), *([record] if record.exists() else [])]
-    strange = next((p for p in there if p.name not in own), None)
+    if len(own) == 1:  # JSON of something else.
+        own = set()
+    there = [path for pattern in outputs for path in out.glob(f"{glob.escape(stem)}{pattern}")]
+    strange = next((p for p in [*there, *([record] if record.exists() else [])] if p.name not in own), None)
     if strange is not None:
-        raise UserError(f"{strange} is there and no earlier prediction wrote it; choose another --out")
+        raise UserError(f"{strange} already exists and was not written by everseg; choose another --out")
 
 
-def _told(run: Run, stage: str) -> Any:
-    if not isinstance(run.learner, PredictsAs):
-        raise UserError(f"method {run.config.method!r} keeps no module for each stage; leave --stage out")
-    if stage not in run.learned:
-        raise UserError(f"the run has no stage {stage!r}; it learned {', '.join(run.learned)}")
-    return run.learner.predict_as
+def _files_in(record: Any) -> Iterator[str]:
+    """The files that a prediction's record names."""
+    if isinstance(record, dict):
+        for key, value in record.items():
+            if key == "file" and isinstance(value, str):
+                yield value
+            else:
+                yield from _files_in(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from _files_in(value)
 
 
-def _inside(prompts: Prompts, image: Tensor, path: Path) -> None:
-    height, width = image.shape[-2:]
-    given = [t.reshape(-1, 2) for t in (prompts.points, prompts.boxes) if t is not None]
-    for x, y in torch.cat(given).tolist():
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise UserError(
-                f"{path}: ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels; "
-                "coordinates are x,y"
-            )
-
-
-def _write(path: Path, query: Query, prediction: PromptPrediction, out: Path) -> Written:
-    masks = prediction.masks().numpy()
-    names = (
-        [f"{path.stem}_mask.png"]
-        if len(masks) == 1
-        else [f"{path.stem}_mask_{n + 1}.png" for n in range(len(masks))]
-    )
-    for name, mask in zip(names, masks, strict=True):
-        _save(Image.fromarray(mask.astype(np.uint8) * 255), out / name)
-    overlay = out / f"{path.stem}_overlay.png"
-    _save(Image.fromarray(draw(query.image, prediction.masks().any(0).numpy())), overlay)
-    route = prediction.route
-    record: dict[str, Any] = {
-        "image": str(path),
-        "size": {"width": prediction.size[1], "height": prediction.size[0]},
-        "masks": [
-            {"file": name, "pixels": int(mask.sum()), "predicted_iou": round(float(iou), 4)}
-            for name, mask, iou in zip(names, masks, prediction.iou, strict=True)
-        ],
-        "module": None if route is None else route.name,
-        "probability": None if route is None else round(route.probability, 4),
-    }
+def _write(path: Path, drawn: Drawn, out: Path) -> Written:
+    for name, picture in drawn.pictures.items():
+        with atomic_path(out / name) as temporary:
+            picture.save(temporary, format="PNG")
+    record = {"image": str(path), **drawn.record}
     write_json(out / f"{path.stem}.json", record)
-    return Written(path, tuple(out / n for n in names), overlay, record)
-
-
-def draw(image: Tensor, mask: np.ndarray) -> np.ndarray:
-    """The image with the mask tinted and outlined: (3, H, W) uint8 and (H, W) bool -> (H, W, 3) uint8."""
-    pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
-    colour = np.array(COLOUR, np.float32)
-    width = max(1, round(max(mask.shape) / 300))
-    edge = mask & ~ndimage.binary_erosion(mask, iterations=width, border_value=1)
-    pixels[mask] = 0.6 * pixels[mask] + 0.4 * colour
-    pixels[edge] = colour
-    return pixels.astype(np.uint8)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+    lines = tuple(f"{path}: {text} -> {out / name}" for text, name in drawn.lines)
+    return Written(path, tuple(out / name for name in drawn.pictures), record, lines)

@@ -28,9 +28,9 @@ from everseg.models.promptable.checkpoints import Hiera, Shapes, sam2_config, sa
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.names import MEMORY, original_names, original_shapes
 from everseg.models.promptable.protocol import FramePrompts
-from everseg.results import Results
 from everseg.runs.export import export
-from everseg.runs.folder import Run, RunConfig
+from everseg.runs.folder import new_run
+from everseg.runs.run import RunConfig
 
 SOURCES = {
     "segment_anything": "pip install --no-deps segment-anything==1.0",
@@ -174,7 +174,7 @@ def read_export(theirs: nn.Module, base: Any, out: Path) -> list[str]:
     learner: Any = build("sequential", base, settings, 0)
     learner.adapter = adapter_of(base)
     config = RunConfig("sequential", settings, base.name)
-    manifest = export(Run(out, config, learner, base, Results({}), {"learned": []}), "sam", out)
+    manifest = export(new_run(out, config, learner, base), "sam", out)
     (name,) = [name for name in manifest["files"] if name.endswith((".pt", ".pth"))]
     content = torch.load(out / name, weights_only=True)
     missing, extra = theirs.load_state_dict(content.get("model", content), strict=False)

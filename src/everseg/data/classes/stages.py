@@ -15,12 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import CLASS_READERS, Labelled, content_of
-from everseg.data.classes.steps import ClassSteps, LabelTable, Setting, UnseenAs
+from everseg.data.classes.steps import ClassSteps, LabelTable, UnseenAs
 from everseg.data.readers import kind_and_options, open_samples
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import ClassStreamSpec, SplitSpec
 from everseg.errors import UserError
-from everseg.types import SemanticSample, Stage
+from everseg.types import SemanticSample, Setting, Stage
 
 
 class ClassSamples(Sequence[SemanticSample]):

@@ -22,8 +22,8 @@ from torch import Tensor
 from everseg.data.classes.legend import BACKGROUND_NAME, Legend
 from everseg.data.masks import VOID
 from everseg.errors import UserError
+from everseg.types import Setting
 
-Setting = Literal["overlapped", "disjoint", "sequential"]
 UnseenAs = Literal["background", "ignore"]
 Bools = NDArray[np.bool_]
 

@@ -16,14 +16,14 @@ from PIL import Image
 from scipy import ndimage
 
 from everseg.data.classes.legend import Legend
-from everseg.data.classes.steps import ClassSteps, Setting
+from everseg.data.classes.steps import ClassSteps
 from everseg.data.synthetic.objects import LOOKS
 from everseg.data.synthetic.scenes import Field, cloud, curve, grain, paint, soft, strokes
 from everseg.errors import UserError, unknown
 from everseg.files import atomic_path, write_text
 from everseg.pictures.voc import COLOURS
 from everseg.seed import numpy_generator
-from everseg.types import SemanticSample
+from everseg.types import SemanticSample, Setting
 
 SMALLEST = 48
 

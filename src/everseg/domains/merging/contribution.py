@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from everseg.merge import GramCollector, GramConfig, add_up_grams
 from everseg.merge.fisher import diagonal_fisher
 from everseg.models.promptable.protocol import Features, FramePrompts, Promptable
 from everseg.seed import torch_generator
-from everseg.types import Scratch, Stage, State
+from everseg.types import Scratch, Stage, State, Weighting
 
 FORMAT = 1
 
@@ -289,10 +288,6 @@ def unpacked(triangle: Tensor) -> Tensor:
     moment[i, j] = triangle
     moment[j, i] = triangle
     return moment
-
-
-Weighting = Literal["equal", "images", "objects"]
-"""What a domain counts in a merge: one, or by its training images or objects."""
 
 
 def weight_of(contribution: Contribution, weighting: Weighting) -> float:

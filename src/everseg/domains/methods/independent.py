@@ -69,9 +69,8 @@ class Independent:
         out = []
         for i, best in enumerate(rated.argmax(0).tolist()):
             p = tried[best][i]
-            out.append(
-                PromptPrediction(p.logits, p.iou, p.size, Route(names[best], float(confidence[best, i])))
-            )
+            sure = dict(zip(names, confidence[:, i].tolist(), strict=True))
+            out.append(PromptPrediction(p.logits, p.iou, p.size, Route(names[best], sure[names[best]], sure)))
         return out
 
     def predict_as(self, queries: Sequence[Query], stage_name: str) -> list[PromptPrediction]:

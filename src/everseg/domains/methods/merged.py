@@ -23,7 +23,6 @@ from everseg.domains.merging import Merger, MergerConfig, merger
 from everseg.domains.merging.contribution import (
     Contribution,
     MeasureConfig,
-    Weighting,
     on_cpu,
     tune_domain,
     weight_of,
@@ -33,7 +32,7 @@ from everseg.domains.tune import TuneConfig, predict, with_adapter
 from everseg.merge import RULES, GramConfig
 from everseg.models.promptable.protocol import Promptable
 from everseg.seed import torch_generator
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State
+from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State, Weighting
 
 
 @dataclass(frozen=True)

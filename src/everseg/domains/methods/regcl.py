@@ -29,7 +29,6 @@ from everseg.domains.merging import Merger, MergerConfig, merger
 from everseg.domains.merging.contribution import (
     Contribution,
     MeasureConfig,
-    Weighting,
     on_cpu,
     tune_domain,
     weight_of,
@@ -42,7 +41,7 @@ from everseg.merge import GramConfig, RegMeanConfig
 from everseg.merge.osrm import osrm
 from everseg.models.promptable.protocol import Promptable
 from everseg.seed import torch_generator
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State
+from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State, Weighting
 
 
 @dataclass(frozen=True)

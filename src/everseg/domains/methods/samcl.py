@@ -164,12 +164,14 @@ class SAMCL:
     def _select(self, features: Features) -> Choice:
         """The module that the selector finds most probable for each image (section "Module Selector",
         inference)."""
-        probability, best = self.selector.probabilities(pool(features)).max(1)
-        names = [self.selector.names[i] for i in best.tolist()]
+        rows = self.selector.probabilities(pool(features)).cpu()
+        all_names = self.selector.names
+        names = [all_names[i] for i in rows.argmax(1).tolist()]
         slots = {name: slot for slot, name in enumerate(self.modules)}
         slot_of_image = torch.tensor([slots.get(name, PLAIN) for name in names], device=self.base.device)
         return self._binder(slot_of_image), [
-            Route(n, p) for n, p in zip(names, probability.tolist(), strict=True)
+            Route(name, max(row), dict(zip(all_names, row, strict=True)))
+            for name, row in zip(names, rows.tolist(), strict=True)
         ]
 
     def _binder(self, slot_of_image: Tensor) -> Callable[[Tensor], Bind]:

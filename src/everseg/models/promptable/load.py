@@ -12,7 +12,6 @@ from transformers import AutoConfig, Sam2Config, Sam2Model, Sam2VideoConfig, Sam
 
 from everseg.errors import UserError
 from everseg.files import sha256_file
-from everseg.models.precision import Precision
 from everseg.models.promptable.checkpoints import load_checkpoint
 from everseg.models.promptable.names import TWIN
 from everseg.models.promptable.sam import Sam
@@ -20,6 +19,7 @@ from everseg.models.promptable.sam2 import Sam2
 from everseg.models.promptable.tiny import build_tiny_sam
 from everseg.models.semantic.base import MOBILENET
 from everseg.models.tensors import SUFFIXES
+from everseg.types import Precision
 
 TINY = "tiny"
 WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.models.precision import Precision
-from everseg.types import Prompts
+from everseg.types import Precision, Prompts
 
 Features = dict[str, Tensor]
 """The trunk's output by name, batch first. "tap" (B, Y, X, D) is the residual stream that the tail goes on

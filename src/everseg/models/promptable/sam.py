@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import SamModel
 
 from everseg.files import sha256_tensors
-from everseg.models.precision import Precision, mixed
+from everseg.models.precision import mixed
 from everseg.models.promptable.linears import adapted, linears_in
 from everseg.models.promptable.protocol import (
     PADDING,
@@ -28,6 +28,7 @@ from everseg.models.promptable.protocol import (
     stretch,
 )
 from everseg.models.promptable.windows import partition, unpartition
+from everseg.types import Precision
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import Sam2Model
 
 from everseg.files import sha256_tensors
-from everseg.models.precision import Precision, mixed
+from everseg.models.precision import mixed
 from everseg.models.promptable.linears import adapted, linears_in
 from everseg.models.promptable.protocol import (
     PADDING,
@@ -30,6 +30,7 @@ from everseg.models.promptable.protocol import (
     stretch,
 )
 from everseg.models.promptable.windows import partition, unpartition
+from everseg.types import Precision
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -23,11 +23,12 @@ from torch.nn import functional as F
 
 from everseg.errors import UserError
 from everseg.fit import Group
-from everseg.models.precision import Precision, resolved
+from everseg.models.precision import resolved
 from everseg.models.semantic.backbones import Backbone
 from everseg.models.semantic.deeplab import DeepLabHead
 from everseg.models.semantic.load import load_backbone
 from everseg.seed import fold
+from everseg.types import Precision
 
 Init = Literal["auxiliary", "fresh", "background"]
 Rule = Literal["sigmoid", "softmax"]

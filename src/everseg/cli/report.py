@@ -1,0 +1,51 @@
+"""`everseg report` and `everseg compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everseg.cli.shared import AsJson, BaseHere, RunFolder, app, own_stream, show
+from everseg.errors import UserError
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the run.")] = None,
+    examples: Annotated[int, typer.Option(min=0, max=20, help="Test images shown per domain.")] = 3,
+    base: BaseHere = None,
+) -> None:
+    """Write one self-contained HTML page: result matrix, forgetting, routing, storage, examples."""
+    from everseg.report.collect import collect
+    from everseg.report.page import write_report
+    from everseg.runs.folder import load
+
+    current = load(run, base)
+    # A run that was imported may have no stream, and then no examples.
+    opened = own_stream(current) if examples and current.record.stream else None
+    print(write_report(collect(current, opened, max(1, examples)), out or run / "report.html"))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    metric: Annotated[str, typer.Option(help="iou, f1 or mae.")] = "iou",
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs side by side."""
+    from everseg.results import compare_table
+    from everseg.runs.folder import load
+
+    loaded = [load(folder) for folder in runs]
+    if as_json:
+        print(json.dumps({str(run.folder): run.figures() for run in loaded}))
+        return
+    for run in loaded:
+        if metric not in run.results.lower_is_better:
+            known = ", ".join(run.results.lower_is_better)
+            raise UserError(f"{run.folder} has no metric {metric!r}; choose one of {known}")
+    show(compare_table([(run.folder.name, run.results, run.summary()) for run in loaded], metric))

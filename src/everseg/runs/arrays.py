@@ -1,0 +1,120 @@
+"""Images and prompts as users have them: paths, Pillow images, arrays, lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from everseg.data import read_image
+from everseg.errors import UserError
+from everseg.types import Prompts
+
+FORMS = "a path, a Pillow image, a numpy array (H, W, 3) or (H, W), or a tensor (3, H, W), of uint8"
+
+
+def as_image(image: Any) -> Tensor:
+    """Any image as (3, H, W) uint8.
+
+    Raises:
+        UserError: it is of another type or shape, or cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise UserError(
+                f"the image is a tensor of {image.dtype} and shape {tuple(image.shape)}; give {FORMS}"
+            )
+        return image
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"the image is a {type(image).__name__}; give {FORMS}")
+    grey = image.ndim == 2
+    if image.dtype != np.uint8 or not image.size or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
+        raise UserError(f"the image is an array of {image.dtype} and shape {image.shape}; give {FORMS}")
+    pixels = np.repeat(image[..., None], 3, axis=2) if grey else image
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def as_prompts(points: Any, labels: Any, boxes: Any, image: Tensor) -> Prompts | None:
+    """Points, labels and boxes of one object or of several, checked against the image; None without any.
+
+    Raises:
+        UserError: shapes that do not fit, labels other than 0 and 1, a coordinate outside the image, or an
+            empty box.
+    """
+    if points is None and boxes is None:
+        if labels is not None:
+            raise UserError("labels say whether points lie on the object; give points with them")
+        return None
+    clicks = None if points is None else _numbers(points, "points", 2)
+    corners = None if boxes is None else _numbers(boxes, "boxes", 4)
+    if clicks is not None:
+        clicks = clicks[None] if clicks.ndim == 2 else clicks
+        if clicks.ndim != 3 or not clicks.numel():
+            raise UserError(
+                f"points have shape {tuple(clicks.shape)}; give (P, 2) of one object or (N, P, 2) of N"
+            )
+    if corners is not None:
+        corners = corners[None] if corners.ndim == 1 else corners
+        if corners.ndim != 2 or not corners.numel():
+            raise UserError(f"boxes have shape {tuple(corners.shape)}; give (4,) or (N, 4)")
+        if bool((corners[:, 2:] <= corners[:, :2]).any()):
+            raise UserError("a box is empty; give x0, y0, x1, y1 with x1 > x0 and y1 > y0")
+    if clicks is not None and corners is not None and len(clicks) != len(corners):
+        raise UserError(
+            f"there are points of {len(clicks)} objects and {len(corners)} boxes; give one box per object"
+        )
+    on = None if clicks is None else _labels(labels, clicks)
+    prompts = Prompts(clicks, on, corners)
+    check_inside(prompts, image, "the prompt")
+    return prompts
+
+
+def _numbers(values: Any, what: str, last: int) -> Tensor:
+    try:
+        numbers = torch.as_tensor(np.asarray(values, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} are no array of numbers ({error})") from error
+    if numbers.ndim == 0 or numbers.shape[-1] != last or not bool(numbers.isfinite().all()):
+        raise UserError(
+            f"{what} have shape {tuple(numbers.shape)}; give {last} finite numbers each, in pixels"
+        )
+    return numbers
+
+
+def _labels(labels: Any, clicks: Tensor) -> Tensor:
+    if labels is None:
+        return torch.ones(clicks.shape[:-1], dtype=torch.int64)
+    try:
+        given = torch.as_tensor(np.asarray(labels))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"labels are no array of numbers ({error})") from error
+    given = given[None] if given.ndim == 1 else given
+    if given.shape != clicks.shape[:-1] or not bool(((given == 0) | (given == 1)).all()):
+        raise UserError(
+            f"labels have shape {tuple(given.shape)} for points {tuple(clicks.shape)}; give 1 or 0 per point"
+        )
+    return given.long()
+
+
+def check_inside(prompts: Prompts, image: Tensor, where: str) -> None:
+    """Check that points and corners lie in the image.
+
+    Raises:
+        UserError: one does not.
+    """
+    height, width = image.shape[-2:]
+    given = [t.reshape(-1, 2) for t in (prompts.points, prompts.boxes) if t is not None]
+    for x, y in torch.cat(given).tolist():
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(
+                f"{where}: ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels; "
+                "coordinates are x,y"
+            )

@@ -1,0 +1,155 @@
+"""The problem that a method learns, domains or classes: the one place that knows there are two.
+
+A method's class names its problem by the attribute `learns`; without it a method learns domains. Each wing
+has one
+object that says what differs: `domains.problem.Domains` and `classes.problem.Classes`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from everseg.data import Stream
+from everseg.errors import UserError
+from everseg.methods import METHODS, find
+from everseg.pictures.drawn import Drawn
+from everseg.results import Results
+from everseg.types import Precision, Prompts, RunView, Stage
+
+PROBLEMS = {"domains": "everseg.domains.problem:Domains", "classes": "everseg.classes.problem:Classes"}
+
+Oracle = Mapping[str, Mapping[str, float]]
+"""Scores of each domain with its own module: {domain: {metric: mean}}."""
+
+
+class Problem(Protocol):
+    """What everything above the wings asks of a problem instead of looking into a sample.
+
+    name: as `learns` has it.
+    what: what its streams bring, for messages.
+    base: name of the default base.
+    Score: configuration of scoring.
+    lower_is_better: for each metric.
+    panels: parts of a report, by name and in their order.
+    outputs: patterns of the files that a prediction writes for one image, after its stem.
+    entangled: why a method cannot forget a stage, for messages.
+    """
+
+    name: str
+    what: str
+    base: str
+    Score: type[Any]
+    lower_is_better: Mapping[str, bool]
+    panels: tuple[str, ...]
+    outputs: tuple[str, ...]
+    entangled: str
+
+    def fits(self, stream: Stream) -> bool:
+        """Whether a stream brings this problem."""
+
+    def load_base(self, name: str, device: torch.device, precision: Precision) -> Any:
+        """The base of this name."""
+
+    def check_order(self, stream: Stream, learned: Sequence[Any]) -> None:
+        """Check that a stream goes on from the learned stages (`runs.record.Learned`).
+
+        Raises:
+            UserError: it does not.
+        """
+
+    def row(
+        self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
+    ) -> tuple[Results, Oracle | None]:
+        """The run's results with the row of a stage that was just learned, and the oracle's scores.
+
+        columns: stages that may be scored.
+        last: whether this call learns no further stage.
+        """
+
+    def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
+        """Results with one row: all that the stream tests, scored by `how`.
+
+        oracle: let each image's own module predict.
+
+        Raises:
+            UserError: the method has no oracle, or the stream does not fit the run.
+        """
+
+    def means(self, results: Results, first: Sequence[str]) -> dict[str, float]:
+        """Further figures of the last row, by name.
+
+        first: columns that the first stage taught.
+        """
+
+    def query(self, image: Tensor, prompts: Prompts | None, what: str) -> Any:
+        """What the learner is asked about an image (3, H, W) uint8. `what` names the run in messages.
+
+        Raises:
+            UserError: prompts are missing, or the problem has none.
+        """
+
+    def answer(self, prediction: Any, classes: Sequence[str]) -> Any:
+        """A prediction as numpy arrays."""
+
+    def draw(self, stem: str, image: Tensor, prediction: Any, classes: Sequence[str]) -> Drawn:
+        """A prediction as pictures and a JSON record.
+
+        stem: of the files' names.
+        classes: names of the channels, for runs that have any.
+        """
+
+
+@cache
+def _problem(name: str) -> Problem:
+    module, _, attribute = PROBLEMS[name].partition(":")
+    problem: Problem = getattr(importlib.import_module(module), attribute)()
+    return problem
+
+
+def problem_of(method: str) -> Problem:
+    """The problem that a method learns.
+
+    Raises:
+        UserError: there is no such method, or it names another problem.
+    """
+    learns = getattr(find(method), "learns", "domains")
+    if learns not in PROBLEMS:
+        raise UserError(f"method {method!r} says that it learns {learns!r}; allowed: {' or '.join(PROBLEMS)}")
+    return _problem(learns)
+
+
+def check_fits(stream: Stream, method: str) -> Problem:
+    """The problem that a method learns, where the stream brings it.
+
+    Raises:
+        UserError: the stream brings another one.
+    """
+    problem = problem_of(method)
+    if not problem.fits(stream):
+        brings = next((p for p in map(_problem, PROBLEMS) if p.fits(stream)), None)
+        source = stream.source or "the stream"
+        if brings is None:
+            raise UserError(f"{source} has stages with classes and stages without; split it into two streams")
+        able = ", ".join(name for name in METHODS if problem_of(name) is brings)
+        raise UserError(
+            f"{source} brings {brings.what}, and method {method!r} learns {problem.what}; methods for this "
+            f"stream: {able}"
+        )
+    return problem
+
+
+def only_domains(stream: Stream, what: str) -> Stream:
+    """The stream, for commands that support domains only.
+
+    Raises:
+        UserError: it brings classes.
+    """
+    if not _problem("domains").fits(stream):
+        raise UserError(f"{stream.source or 'the stream'} brings classes, and {what}")
+    return stream

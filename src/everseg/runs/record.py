@@ -1,0 +1,281 @@
+"""What a run says of itself: the types of run.json and of the lines of events.jsonl.
+
+Only `runs.folder` reads and writes them. A key whose value is empty is left out of the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from everseg.config import plain
+from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.errors import UserError
+
+FORMAT = 1
+T = TypeVar("T")
+Figures = Mapping[str, int | float]
+
+
+@dataclass(frozen=True)
+class BaseMark:
+    """The base model of a run.
+
+    fingerprint: sha256 of its weights.
+    """
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class FileMark:
+    """A file that a run took over, and the sha256 of its content."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Digests:
+    """sha256 of the two files that run.json names."""
+
+    state: str
+    results: str
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One stage that was learned.
+
+    fingerprint: of its data; "" where nobody here knows them.
+    images: how many it was trained on.
+    figures: what the method reported, without times.
+    classes: those that the stage brought.
+    contribution: sha256 of the archived contribution.
+    imported: the file of the module that was taken over.
+    """
+
+    name: str
+    fingerprint: str
+    background: bool
+    images: int
+    figures: Figures
+    classes: tuple[str, ...] = ()
+    contribution: str = ""
+    imported: FileMark | None = None
+
+    def merge_figures(self) -> dict[str, float]:
+        """What the figures say of the merge after the stage."""
+        return {k.removeprefix("merge_"): v for k, v in self.figures.items() if k.startswith("merge_")}
+
+
+def without_times(figures: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """What a method reported, apart from times, and the times of parts: equal runs have equal records.
+
+    The time of the whole is measured around the method, so its own "seconds" is left out.
+    """
+    times = {key: value for key, value in figures.items() if key.endswith("_seconds")}
+    kept = {key: value for key, value in figures.items() if key not in times and key != "seconds"}
+    return kept, times
+
+
+@dataclass(frozen=True)
+class First:
+    """The run whose first stage was taken over; sha256 of its state."""
+
+    method: str
+    seed: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class MergedFrom:
+    """The runs and contributions that were merged, and by which rule."""
+
+    sources: Annotated[tuple[str, ...], Field(alias="from")]
+    rule: str
+
+
+@dataclass(frozen=True)
+class ImportedFrom:
+    """The published code whose modules were taken over, and its selector's file."""
+
+    source: Annotated[str, Field(alias="from")]
+    selector: FileMark
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How a domain was forgotten.
+
+    exact: whether the learner is what it would be had it never learned the domain.
+    statement: that, or why it is not.
+    contribution, data: sha256 of what the domain brought and of its data.
+    remaining: sha256 of what is left of each other domain.
+    state_before, state_after: sha256 of the learner's state.
+    """
+
+    forgotten: str
+    method: str
+    exact: bool
+    statement: str
+    base: BaseMark
+    contribution: str
+    data: str
+    remaining: Mapping[str, str]
+    state_before: str
+    state_after: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the certificate's file and for run.json."""
+        values = plain(self)
+        return values if self.state_after else {k: v for k, v in values.items() if k != "state_after"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """run.json: what was learned, from what, with which settings, and the files that hold it.
+
+    config: `RunConfig` in plain values.
+    stream: path of the stream file; "" where the stream did not come from a file.
+    first_classes: columns that count as old classes.
+    first: where the first stage was taken from.
+    oracle: scores of each domain with its own module.
+    forgotten: certificates.
+    state, results, sha256: set by each write.
+    """
+
+    config: Mapping[str, Any]
+    base: BaseMark
+    learned: tuple[Learned, ...] = ()
+    stream: str | None = None
+    first_classes: tuple[str, ...] = ()
+    first: First | None = None
+    oracle: Mapping[str, Mapping[str, float]] | None = None
+    forgotten: tuple[Certificate, ...] = ()
+    merged: MergedFrom | None = None
+    imported: ImportedFrom | None = None
+    state: Annotated[str, Field(pattern=r"^(state-\d+\.safetensors)?$")] = ""
+    results: Annotated[str, Field(pattern=r"^(results-\d+\.json)?$")] = ""
+    sha256: Digests | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the learned stages, in order."""
+        return [stage.name for stage in self.learned]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the channels learned, the background first; only the background in a run of domains."""
+        return (BACKGROUND, *(name for stage in self.learned for name in stage.classes))
+
+    def with_learned(self, stage: Learned) -> Record:
+        """This record with one stage more."""
+        return replace(self, learned=(*self.learned, stage))
+
+    def with_changed(self, name: str, **changes: Any) -> Record:
+        """This record with fields of one learned stage changed."""
+        learned = (replace(stage, **changes) if stage.name == name else stage for stage in self.learned)
+        return replace(self, learned=tuple(learned))
+
+    @property
+    def next_number(self) -> int:
+        """What the next state and results are numbered: no write takes the place of a file in use."""
+        return 1 + int(Path(self.state).stem.rpartition("-")[2]) if self.state else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for run.json."""
+        values = {key: value for key, value in plain(self).items() if value not in (None, [], "")}
+        values |= {"format": FORMAT, "config": dict(self.config)}
+        values["learned"] = [self._stage(stage) for stage in self.learned]
+        if self.stream is not None:
+            values["stream"] = self.stream
+        if self.forgotten:
+            values["forgotten"] = [certificate.to_json() for certificate in self.forgotten]
+        for key, name in (("merged", "sources"), ("imported", "source")):
+            if key in values:
+                values[key]["from"] = values[key].pop(name)
+        return values
+
+    def _stage(self, stage: Learned) -> dict[str, Any]:
+        values = plain(stage)
+        left_out = [key for key in ("classes", "contribution") if not values[key]]
+        left_out += [] if self.imported else ["imported"]
+        return {key: value for key, value in values.items() if key not in left_out}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of events.jsonl: what a stage or a later change took.
+
+    seconds, scoring_seconds: of learning and of scoring. figures: what the method reported, times too.
+    """
+
+    stage: str
+    seconds: float
+    scoring_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    figures: Figures = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for one line."""
+        own = {key: value for key, value in plain(self).items() if key != "figures"}
+        return {**self.figures, **own}
+
+    @classmethod
+    def from_json(cls, values: Any, where: str) -> Event:
+        """What `to_json` gave.
+
+        Raises:
+            UserError: something else.
+        """
+        if not isinstance(values, dict):
+            raise UserError(
+                f"{where} is damaged (it is no JSON object); restore it from a copy or delete the line"
+            )
+        own = ("stage", "seconds", "scoring_seconds", "peak_memory_bytes")
+        nested = {key: value for key, value in values.items() if key in own}
+        return parse(cls, {**nested, "figures": {k: v for k, v in values.items() if k not in own}}, where)
+
+
+def parse(kind: type[T], values: Any, where: str) -> T:
+    """A dataclass of this module from plain JSON values.
+
+    Raises:
+        UserError: a key is missing or a value is of another type.
+    """
+    try:
+        # As JSON, because only there is a list a tuple. Strictly: "5" is no number.
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise UserError(
+            f"{where} is damaged ({place}: {first['msg'].lower()}); restore it from a copy"
+        ) from error
+
+
+def read_values(values: Any, where: str) -> Record:
+    """The record in the plain values of a run.json.
+
+    Raises:
+        UserError: it is of another version, or damaged.
+    """
+    version = values.get("format") if isinstance(values, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{where} has format {version!r}; this version reads {FORMAT}")
+    record = parse(Record, values, where)
+    if not (record.state and record.results and record.sha256):
+        raise UserError(f"{where} is damaged (it names no state or results); restore it from a copy")
+    for key, kind in (("method", str), ("settings", dict)):
+        if not isinstance(record.config.get(key), kind):
+            raise UserError(
+                f"{where} is damaged (config.{key} is missing or no {kind.__name__}); restore it from a copy"
+            )
+    return record

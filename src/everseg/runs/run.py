@@ -1,0 +1,223 @@
+"""A run: a learner with all it knows, its results, and what it was made of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from everseg.config import MACHINE
+from everseg.errors import UserError
+from everseg.files import state_bytes
+from everseg.methods import build, configure
+from everseg.results import (
+    Results,
+    Summary,
+    average,
+    forgetting,
+    forward_transfer,
+    routing,
+    unseen_average,
+)
+from everseg.runs.arrays import as_image, as_prompts
+from everseg.runs.problem import Problem, problem_of
+from everseg.runs.record import Event, Record
+from everseg.types import Evaluate, Learner, Precision, PredictsAs
+
+PLAIN = "plain"
+"""In place of a stage's name: the untouched base."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run is made of. It cannot change while the run grows."""
+
+    method: str
+    """Name of the method."""
+    settings: Any
+    """The method's configuration, all settings resolved."""
+    base: str = field(default="", metadata=MACHINE)
+    """Name or path of the base model; "" takes the default of what the method learns. A run knows its base
+    by the weights, so the path may change."""
+    preset: str = "paper"
+    """The preset that the settings began with."""
+    seed: int = 0
+    """Random seed."""
+    score: Any = None
+    """How test images are scored; None takes the default of what the method learns."""
+    evaluate: Evaluate = "next"
+    """After each stage score the domains so far and the "next" one, as SAMCL's paper does, or "all". After
+    the last stage of a call, unseen domains are scored too."""
+    baseline: bool = True
+    """Also score the untouched base, once per domain."""
+    precision: Precision = "auto"
+    """What the base computes in."""
+    archive: bool = field(default=True, metadata=MACHINE)
+    """Keep what each domain brought, for merging elsewhere and for forgetting."""
+
+    def __post_init__(self) -> None:
+        problem = problem_of(self.method)
+        object.__setattr__(self, "base", self.base or problem.base)
+        object.__setattr__(self, "score", self.score or problem.Score())
+        assert isinstance(self.score, problem.Score), (
+            f"{problem.name} are scored by a {problem.Score.__name__}"
+        )
+
+
+def archived(folder: Path, domain: str) -> Path:
+    """Where a run keeps what a domain brought."""
+    return folder / "domains" / f"{domain}.safetensors"
+
+
+@dataclass(repr=False)
+class Run:
+    """A run folder read back; `everseg.load` makes one."""
+
+    folder: Path
+    config: RunConfig
+    learner: Learner
+    base: Any
+    results: Results
+    record: Record
+    log: list[Event] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        stages = ", ".join(self.learned) or "nothing yet"
+        return (
+            f"Run({str(self.folder)!r})\n"
+            f"  method: {self.config.method} ({self.config.preset}, seed {self.config.seed})\n"
+            f"  base: {self.base.name}\n"
+            f"  learned: {stages}"
+        )
+
+    @property
+    def problem(self) -> Problem:
+        """What the method learns: domains or classes."""
+        return problem_of(self.config.method)
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of the stages learned, in order."""
+        return self.record.names
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the channels that a run of classes has learned, the background first; only the background
+        in a run of domains."""
+        return self.record.classes
+
+    def predict(
+        self,
+        image: Any,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        *,
+        stage: str | None = None,
+    ) -> Any:
+        """Segment one image.
+
+        image: a path, a Pillow image, or an array: (H, W, 3) or (H, W) numpy, or a tensor (3, H, W), of
+            uint8.
+        points: clicks on one object, (P, 2) x, y in pixels, or of N objects, (N, P, 2).
+        labels: 1 for a click on the object, 0 for one off it, of the points' shape without the last axis;
+            all 1 by default.
+        boxes: one box x0, y0, x1, y1 or N of them, one per object.
+        stage: the stage whose module is used instead of letting the method choose; "plain" is the untouched
+            base.
+
+        Returns:
+            A `domains.problem.Masks`, or in a run of classes a `classes.problem.ClassMap`.
+
+        Raises:
+            UserError: an argument is of another type or shape, a point lies outside the image, prompts are
+                missing or not wanted, or there is no such stage.
+        """
+        pixels = as_image(image)
+        prompts = as_prompts(points, labels, boxes, pixels)
+        query = self.problem.query(pixels, prompts, f"method {self.config.method!r}")
+        (prediction,) = self.predictor(stage)([query])
+        return self.problem.answer(prediction, self.classes)
+
+    def predictor(self, stage: str | None = None) -> Any:
+        """The function from queries to predictions: the learner's own, or that of one stage's module.
+
+        Raises:
+            UserError: the method keeps no module per stage, or the run has no such stage.
+        """
+        if stage is None:
+            return self.learner.predict
+        if stage == PLAIN and PLAIN not in self.learned and self.problem.name == "domains":
+            return build("zero-shot", self.base, configure("zero-shot"), self.config.seed).predict
+        if not isinstance(self.learner, PredictsAs):
+            raise UserError(
+                f"method {self.config.method!r} keeps no module per stage; leave the stage out"
+                + (f" or give {PLAIN!r}, the untouched base" if self.problem.name == "domains" else "")
+            )
+        if stage not in self.learned:
+            raise UserError(f"the run has no stage {stage!r}; it learned {', '.join(self.learned)}")
+        return functools.partial(self.learner.predict_as, stage_name=stage)
+
+    def summary(self) -> Summary:
+        """Bytes, parameters, seconds and memory, as measured."""
+        stages, events = self.record.learned, self.events()
+        kinds = {kind: state_bytes(value) for kind, value in self.learner.state_dict().items()}
+        summary = Summary(
+            method=self.config.method,
+            base=self.base.name,
+            base_hash=self.base.fingerprint,
+            preset=self.config.preset,
+            seed=self.config.seed,
+            stored_bytes={kind: size for kind, size in kinds.items() if size},
+            trainable_parameters=int(
+                max([s.figures.get("trainable_parameters", 0) for s in stages], default=0)
+            ),
+            stage_seconds=[event.seconds for event in events],
+            peak_memory_bytes=[event.peak_memory_bytes for event in events],
+        )
+        merges = {stage.name: figures for stage in stages if (figures := stage.merge_figures())}
+        if merges:
+            summary["merges"] = merges
+        archive = [archived(self.folder, s.name) for s in stages if s.contribution]
+        if archive:
+            summary["archived_bytes"] = sum(path.stat().st_size for path in archive if path.is_file())
+        if self.record.first_classes:
+            summary["first_classes"] = list(self.record.first_classes)
+        if self.record.oracle:
+            told = list(self.record.oracle.values())
+            summary["oracle"] = {m: sum(v[m] for v in told) / len(told) for m in told[0]}
+        routes = routing(self.results)
+        if routes is not None:
+            summary["routing_accuracy"] = routes.accuracy
+        return summary
+
+    def figures(self) -> dict[str, Any]:
+        """The run in numbers, for JSON: null where nothing was measured."""
+        scores = {}
+        for metric in self.results.lower_is_better:
+            matrix = self.results.matrix(metric)
+            scores[metric] = _nulls(
+                {
+                    "AA": average(matrix),
+                    "FM": forgetting(matrix),
+                    "FT": forward_transfer(matrix),
+                    "unseen": unseen_average(matrix),
+                }
+            )
+        means = {"means": _nulls(means)} if (means := self.means()) else {}
+        return {"learned": self.learned, "scores": scores, **means, **_nulls(dict(self.summary()))}
+
+    def means(self) -> dict[str, float]:
+        """Further figures of the last row of the results, by name."""
+        return self.problem.means(self.results, self.record.first_classes)
+
+    def events(self) -> list[Event]:
+        """The last event of each row of the results, in order."""
+        last = {event.stage: event for event in self.log}
+        return [last[name] for name in self.results.stages if name in last]
+
+
+def _nulls(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
