@@ -14,7 +14,7 @@ import typer
 from transformers.utils.logging import disable_progress_bar
 
 from everseg import __version__
-from everseg.cli import data, doctor, export, imports, merging, pool, runs  # noqa: F401  # a group of verbs hangs itself on the app
+from everseg.cli import data, doctor, export, imports, merging, pool, runs, settings  # noqa: F401  # a group of verbs hangs itself on the app
 from everseg.cli.shared import app
 from everseg.errors import UserError
 from everseg.progress import console as remarks
