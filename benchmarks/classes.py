@@ -100,7 +100,7 @@ def job_of(
     settings += [s for name, *of in given.set_family if name == family for s in of]
     own = [word.format(bytes=given.bytes) for word in words]
     if after:
-        own += ["--first-step", str(after)]
+        own += ["--first-stage", str(after)]
     common = ["--no-baseline", "--score", "size=original", "--seed", str(seed), "--out", str(out)]
     return Job(out, (str(given.stream), *own, *(w for s in settings for w in ("--set", s)), *common), after)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from everseg.config import differences, override, plain, restore
+from everseg.config import Setting, describe, differences, override, plain, restore
 from everseg.errors import UserError
 from everseg.fit import FitConfig
 from everseg.methods import METHODS, build, configure, find
@@ -139,6 +139,76 @@ def test_every_setting_of_every_method_can_be_assigned_its_own_value(method: str
     assignments = [a.replace("True", "true").replace("False", "false") for a in leaves(config, "")]
     assert assignments
     assert configure(method, preset, assignments) == config
+
+
+UNDOCUMENTED = (
+    "MergedConfig",
+    "MergerConfig",
+    "RegCLConfig",
+    "RegMeanConfig",
+    "GramConfig",
+)
+"""Configurations whose fields have no meanings yet: to be emptied."""
+
+
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_every_setting_of_every_method_has_a_meaning(method: str, preset: str) -> None:
+    def silent(config: Any) -> list[str]:
+        nested = [getattr(config, f.name) for f in dataclasses.fields(config)]
+        found = [name for part in nested if dataclasses.is_dataclass(part) for name in silent(part)]
+        if type(config).__name__ not in UNDOCUMENTED:
+            own = [s for s in describe(config) if "." not in s.name]
+            found += [f"{type(config).__name__}.{s.name}" for s in own if not s.meaning.endswith(".")]
+        return found
+
+    kind = problem_of(method).Score
+    said = "write what it means in a string below the field, as a sentence"
+    assert not silent(configure(method, preset)), said
+    assert not silent(kind.presets().get(preset, kind())), said
+
+
+@dataclass(frozen=True)
+class Documented:
+    """The words of a class are not those of its fields."""
+
+    rate: float = 0.5
+    """How fast it goes, in a sentence that goes on for so long
+    that it takes two lines. [SAMCL, section 3]"""
+    sizes: tuple[int, ...] = (1, 2)
+    """Sizes in [0, 9]."""
+    silent: Literal["original"] | int = "original"
+    options: dict[str, float] = field(default_factory=dict)
+    """Whatever else."""
+
+
+@dataclass(frozen=True)
+class Heir(Documented):
+    rate: float = 0.25
+    """How fast the heir goes."""
+    inner: Documented = field(default_factory=Documented)
+    """A group. [ours]"""
+
+
+def test_settings_are_described_by_the_strings_below_their_fields() -> None:
+    rate = "How fast it goes, in a sentence that goes on for so long that it takes two lines."
+    own = [
+        Setting("rate", "float", 0.5, rate, "SAMCL, section 3"),
+        Setting("sizes", "[int, ...]", [1, 2], "Sizes in [0, 9].", ""),
+        Setting("silent", "original | int", "original", "", ""),
+        Setting("options", "{str: float}", {}, "Whatever else.", ""),
+    ]
+    assert describe(Documented()) == own
+    assert describe(Heir()) == [
+        own[0]._replace(value=0.25, meaning="How fast the heir goes.", source=""),
+        *own[1:],
+        Setting("inner", "group", None, "A group.", "ours"),
+        *[s._replace(name=f"inner.{s.name}") for s in own],
+    ]
+
+
+def test_a_wrong_setting_names_the_command_that_lists_them() -> None:
+    with pytest.raises(UserError, match=r"did you mean 'rank'.*`everseg settings samcl`"):
+        configure("samcl", assignments=["aug.rnk=3"])
 
 
 def test_the_presets_differ_where_the_paper_and_its_code_do() -> None:

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "everseg"
 
 FLOORS = """
-errors types seed distributed
-config files progress
+errors seed distributed
+config files progress types
 fit merge methods pictures results
 data
 models

@@ -31,7 +31,7 @@ def test_the_python_runs(
     (code,) = blocks("python")
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert names["mask"].shape[0] == 1  # type: ignore[attr-defined]
+    assert names["found"].masks.shape == (1, 256, 256)  # type: ignore[attr-defined]
     assert "Route(name='polyps'" in capsys.readouterr().out
 
 

@@ -3,10 +3,15 @@ folder."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import math
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -147,3 +152,74 @@ def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
             out += differences(ours.get(key), theirs.get(key), name)
         return out
     return [] if ours == theirs else [f"{prefix} is {ours!r} now and was {theirs!r}"]
+
+
+class Setting(NamedTuple):
+    """One setting, or a group of settings, as `describe` finds it in a configuration.
+
+    name: dotted, as `--set` takes it. kind: its type, or "group". value: as in the configuration; None for
+    a group. meaning: from the field's docstring. source: where the default comes from; "" where nobody says.
+    """
+
+    name: str
+    kind: str
+    value: Any
+    meaning: str
+    source: str
+
+
+def describe(config: Any, prefix: str = "") -> list[Setting]:
+    """Every setting of a (nested) configuration, in the order of its fields, each group before its parts.
+
+    A field is documented by a string literal below it, which ends with the source of its default in square
+    brackets: \"\"\"Passes over the training images. [SAMCL]\"\"\".
+    """
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    texts = _field_texts(type(config))
+    hints = get_type_hints(type(config))
+    found = []
+    for f in dataclasses.fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        meaning, source = texts.get(f.name, ("", ""))
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found.append(Setting(name, "group", None, meaning, source))
+            found += describe(value, name + ".")
+        else:
+            found.append(Setting(name, _kind_text(hints[f.name]), plain(value), meaning, source))
+    return found
+
+
+@lru_cache
+def _field_texts(kind: type) -> dict[str, tuple[str, str]]:
+    """(meaning, source) by field, of a dataclass and of those it inherits from."""
+    found: dict[str, tuple[str, str]] = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError):  # Defined where there is no file, for example at a prompt.
+            continue
+        (node,) = tree.body
+        assert isinstance(node, ast.ClassDef)
+        for statement, after in zip(node.body, node.body[1:], strict=False):
+            match statement, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(value=str(text))):
+                    parts = re.fullmatch(r"(.*?)(?: \[([^\[\]]*)\])?", " ".join(text.split()))
+                    assert parts is not None
+                    found[name] = parts[1], parts[2] or ""
+    return found
+
+
+def _kind_text(hint: Any) -> str:
+    """A type for people: its name, or the values allowed."""
+    if get_origin(hint) is Literal:
+        return " | ".join(str(v) for v in get_args(hint))
+    if isinstance(hint, type) and not get_args(hint):
+        return "null" if hint is type(None) else hint.__name__
+    parts = ["..." if a is ... else _kind_text(a) for a in get_args(hint)]
+    if get_origin(hint) is tuple:
+        return f"[{', '.join(parts)}]"
+    if isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping):
+        return f"{{{': '.join(parts)}}}"
+    return " | ".join(parts) or str(hint)

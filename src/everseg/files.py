@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from everseg.errors import UserError
-from everseg.types import State
 
 
 @contextmanager
@@ -160,7 +159,7 @@ def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
     return tree
 
 
-def save_state(path: Path, state: State) -> None:
+def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a nested state of tensors and JSON values to one safetensors file, atomically and reproducibly.
 
     The tree of plain values travels in the file's metadata, so that one rename replaces all of it. Keys keep
@@ -179,7 +178,7 @@ def save_state(path: Path, state: State) -> None:
         save_file(tensors, temporary, metadata={"everseg": json.dumps(tree)})
 
 
-def load_state(path: Path) -> State:
+def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote.
 
     Raises:

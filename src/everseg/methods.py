@@ -55,12 +55,15 @@ def configure(name: str, preset: str = "paper", assignments: Sequence[str] = ())
     """A method's configuration: its preset with `key=value` assignments applied.
 
     Raises:
-        UserError: no such preset, key or value.
+        UserError: no such preset, key or value; the message names the command that lists the settings.
     """
     presets = find(name).Config.presets()
     if preset not in presets:
         raise unknown(f"preset of {name}", preset, presets)
-    return override(presets[preset], assignments)
+    try:
+        return override(presets[preset], assignments)
+    except UserError as error:
+        raise UserError(f"{error}; see `everseg settings {name}`") from error
 
 
 def build(name: str, base: Any, config: Any, seed: int) -> Learner:

@@ -22,15 +22,18 @@ Label = Callable[[Sequence[ImageQuery]], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class ClassScoreConfig:
-    """size: "original", or the side of the square in the middle of the image that is predicted and compared,
-    after its short side was brought to that (`centre_crop`). absent: what the IoU is of a class that no pixel
-    of the truth is of, "zero" or no number at all ("exclude"). batch: images predicted together. workers:
-    decoding processes."""
+    """How class maps are compared with the truth."""
 
     size: Literal["original"] | int = 512
+    """Side of the centre square that is scored, after the short side is resized to it; "original": full size.
+    [MiB, DKD, EIR: 512; SSUL: 513]"""
     absent: Absent = "zero"
+    """IoU of a class without a pixel in the truth: 0 ("zero"), or left out of all means ("exclude"). [DKD,
+    EIR: zero; MiB: exclude]"""
     batch: int = field(default=16, metadata=MACHINE)
+    """Images predicted together."""
     workers: int = field(default=0, metadata=MACHINE)
+    """Processes that decode images; 0: decode in the main process."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch")

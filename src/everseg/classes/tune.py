@@ -39,25 +39,29 @@ Loss = Literal["ce", "bce"]
 
 @dataclass(frozen=True)
 class ClassTuneConfig:
-    """How a step is trained.
-
-    first, later: the gradient steps of the first step, and of those after it. crop: side of the training
-    crops in pixels. area: the part of the image that a crop is of, as a range; what does not fit is drawn
-    again. flip: how likely it is mirrored. head_lr: learning rate of head and classifiers, times the
-    backbone's. freeze_norm: batch normalisation and dropout rest after the first step. decay_old: weight
-    decay after the first step is on everything, not on the new classifier alone. replay: the least share of
-    an epoch's rows that come from a memory, each of its rows as often as that takes; 0 takes each once.
-    """
+    """How a step is trained."""
 
     first: FitConfig
+    """Gradient steps of the first step."""
     later: FitConfig
+    """Gradient steps of each later step."""
     crop: int = 512
+    """Side of the training crops, in pixels. [DKD, EIR, MiB: 512; SSUL: 513]"""
     area: tuple[float, float] = (0.5, 2.0)
+    """Share of the image's area that a crop covers, as a range; a crop that does not fit is drawn again.
+    [EIR's code]"""
     flip: float = 0.5
+    """Probability that a crop is mirrored. [EIR's code]"""
     head_lr: float = 10.0
+    """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
     freeze_norm: bool = True
+    """Freeze batch normalisation and dropout after the first step. [DKD, EIR: yes; MiB's code: no]"""
     decay_old: bool = False
+    """Apply weight decay to all weights after the first step, not only to the new classifier. [DKD, EIR: no;
+    MiB: yes]"""
     replay: float = 0.0
+    """Minimum share of an epoch's examples that come from a memory, repeated as often as needed; 0: each
+    once. [SSUL: 0.5]"""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "crop")

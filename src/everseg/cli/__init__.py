@@ -18,7 +18,7 @@ from everseg import __version__
 # isort: off
 # Each module adds its commands to the app, in the order in which help lists them.
 from everseg.cli import demo, learn, predict, report  # noqa: F401
-from everseg.cli import data, doctor, merge, export, imports, pool  # noqa: F401
+from everseg.cli import data, settings, doctor, merge, export, imports, pool  # noqa: F401
 
 # isort: on
 from everseg.cli.shared import HELP, app

@@ -14,7 +14,7 @@ from everseg.data.domains.coco import CocoReader
 from everseg.data.domains.folder import FolderReader
 from everseg.data.domains.instances import InstancesReader
 from everseg.data.domains.points import read_points, write_points
-from everseg.data.domains.prompts import PromptRule, StoredClicks, draw_clicks, tight_box
+from everseg.data.domains.prompts import PromptRule, StoredClicks
 from everseg.data.domains.voc import VocReader
 from everseg.data.images import read_image
 from everseg.data.masks import MaskRule, mask_rule, read_mask
@@ -26,6 +26,7 @@ from everseg.data.synthetic.classes import SyntheticClasses, write_synthetic_cla
 from everseg.data.synthetic.domains import SyntheticDomain, write_synthetic, write_synthetic_stream
 from everseg.data.synthetic.scenes import SCENES
 from everseg.pictures.voc import class_colour
+from everseg.types.pixels import draw_clicks, tight_box
 
 __all__ = [
     "CLASS_READERS",

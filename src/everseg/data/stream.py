@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import Labelled
 from everseg.data.classes.stages import class_stages, open_class_stages
 from everseg.data.classes.steps import ClassSteps, UnseenAs
+from everseg.data.domains.arrays import Arrays, array_samples
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import (
@@ -26,9 +27,9 @@ from everseg.data.streamfile import (
     UnseenSpec,
     read_stream_file,
 )
-from everseg.errors import UserError
+from everseg.errors import UserError, unknown
 from everseg.files import sha256_tensors
-from everseg.types import SemanticSample, Setting, Stage
+from everseg.types import PromptSample, SemanticSample, Setting, Stage
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,64 @@ class Stream:
             names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as
         )
         return Stream(stages, name=name, joint=joint)
+
+    @staticmethod
+    def from_arrays(
+        train: Mapping[str, Arrays | None],
+        test: Mapping[str, Arrays],
+        *,
+        background: str | None = None,
+        clicks: int = 3,
+        box: bool = False,
+        seed: int = 0,
+        numbered: bool = False,
+        name: str = "stream",
+    ) -> Stream:
+        """A stream of domains from images and masks in memory.
+
+        train: each domain's (images, masks), in the order to learn them; None for a domain that a run has
+        learned and whose images are gone. Images are (H, W, 3) or (H, W) uint8 arrays, tensors (3, H, W), PIL
+        images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. Samples
+        that are ready (`PromptSample`) may take the place of both.
+        test: the same for each domain; those that `train` does not have are only ever tested.
+        background: the last domain of `train`, if its images are natural ones (see `Stage`).
+        clicks, box, seed, numbered: how objects are prompted and masks read, as in `PromptSample.from_mask`.
+
+        Raises:
+            UserError: an image or a mask of another kind, lists of two lengths, or a domain without test
+                images.
+        """
+        for given, what in ((train, "train"), (test, "test")):
+            if not isinstance(given, Mapping):
+                raise UserError(
+                    f"{what} is of type {type(given).__name__}; give a dict such as "
+                    '{"site-a": (images, masks), "site-b": (images, masks)}'
+                )
+        if not train:
+            raise UserError("train has no domains; give at least one")
+        for domain in train:
+            if domain not in test:
+                raise UserError(f"train has the domain {domain!r} and test does not; give it test images")
+        if background is not None and background not in train:
+            raise unknown("background", background, train)
+
+        def opened(domain: str, split: str, given: Arrays) -> Sequence[PromptSample]:
+            what = f"{split}[{domain!r}]"
+            return array_samples(given, what, clicks=clicks, box=box, seed=seed, numbered=numbered)
+
+        domains = [*train, *(domain for domain in test if domain not in train)]
+        stages = [
+            Stage(
+                index,
+                domain,
+                () if (images := train.get(domain)) is None else opened(domain, "train", images),
+                opened(domain, "test", test[domain]),
+                background=domain == background,
+            )
+            for index, domain in enumerate(domains)
+        ]
+        gone = frozenset(domain for domain, images in train.items() if images is None)
+        return Stream(tuple(stages[: len(train)]), tuple(stages[len(train) :]), name, gone=gone)
 
     def fingerprint(self, stage: Stage) -> str:
         """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and

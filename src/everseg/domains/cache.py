@@ -23,14 +23,18 @@ from everseg.types import Query
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """where: "memory", "disk" or "off". precision: what features are rounded to, kept or not, so that a run
-    may go on with another `where` and end with the same bits. budget in bytes; once it is spent, further
-    features are computed each time: evicting would lose every entry just before an epoch comes back to it."""
+    """Where the features of the frozen trunk are kept."""
 
     where: Literal["memory", "disk", "off"] = field(default="memory", metadata=MACHINE)
+    """Where features are kept; "off" computes them each time."""
     precision: Literal["fp16", "fp32"] = "fp16"
+    """Precision that features are rounded to, whether they are kept or not, so that a run may continue with
+    another `where` and end with the same bits."""
     budget: int = field(default=4 * 2**30, metadata=MACHINE)
+    """Bytes of features to keep at most; further ones are computed each time, because evicting would lose
+    every entry just before an epoch comes back to it."""
     folder: str = field(default="", metadata=MACHINE)
+    """Folder of "disk"; empty: ~/.cache/everseg/features."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "budget")

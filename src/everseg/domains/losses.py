@@ -22,23 +22,24 @@ Reduction = Literal["mean", "reference"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What to train a promptable model's masks on. The defaults are the `paper` preset.
-
-    upsample: how logits meet the truth: "bilinear" (as Segment Anything and as we score), "nearest"
-        (published code), "none" (truth averaged over each logit's block: the numbers of "nearest" for a
-        sixteenth of the work).
-    dice_weight: of dice against focal. focal_scale and focal_gamma: see `focal`.
-    iou_threshold: the logit from which on a pixel counts as predicted, for the IoU that the predicted one is
-        held against; 0 is probability 1/2, the published code has 0.5.
-    reduction: see `reduce_samcl`.
-    """
+    """Loss of a promptable model's masks. The defaults are the `paper` preset."""
 
     upsample: Literal["bilinear", "nearest", "none"] = "bilinear"
+    """How logits are brought to the size of the truth: "bilinear"; "nearest"; "none" averages the truth over
+    the block of each logit instead, which gives the numbers of "nearest" at a sixteenth of the work. [Segment
+    Anything: bilinear; SAMCL's code: nearest]"""
     dice_weight: float = 10.0
+    """Weight of the Dice loss, where the focal loss has 1. [SAMCL, eq. 7]"""
     focal_scale: float = 0.8
+    """Factor of the focal loss; it does not balance the classes. [SAMCL's code]"""
     focal_gamma: float = 2.0
+    """Focusing exponent of the focal loss. [SAMCL's code]"""
     iou_threshold: float = 0.0
+    """Logit above which a pixel counts as predicted in the IoU that the IoU head learns; 0 is a probability
+    of 1/2. [SAMCL's code: 0.5]"""
     reduction: Reduction = "mean"
+    """How terms become one number: "mean" averages all terms over the batch; "reference" sums focal and Dice
+    losses and averages the IoU term. [SAMCL's code: reference]"""
 
 
 REFERENCE = LossConfig(upsample="none", iou_threshold=0.5, reduction="reference")

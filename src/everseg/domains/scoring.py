@@ -23,13 +23,15 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """size: pixels in which masks are compared, "original" or the side of a square that both are stretched
-    to.
-    resize: how logits grow. workers: decoding processes."""
+    """How the masks of a domain are compared with the truth."""
 
     size: Literal["original"] | int = "original"
+    """Pixels in which masks are compared: "original", or the side of the square that both are stretched to.
+    [SAMCL's code: 1024]"""
     resize: Literal["bilinear", "nearest"] = "bilinear"
+    """How logits are brought to that size. [SAMCL's code: nearest]"""
     workers: int = field(default=0, metadata=MACHINE)
+    """Processes that decode images; 0: decode in the main process."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "workers")

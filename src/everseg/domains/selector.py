@@ -20,29 +20,25 @@ from everseg.errors import UserError
 
 @dataclass(frozen=True)
 class SelectorConfig:
-    """How the selector remembers and trains. The defaults are the `paper` preset.
-
-    size: embeddings kept of each domain. precision: of what is kept.
-    lr, epochs, batch: plain SGD over the whole buffer, after each domain.
-    balance: weigh each domain by its inverse size, so that one of 80 images is not drowned by one of 300. We
-        judge every domain alike and know nothing of what is asked next, so a uniform prior is the sound one;
-        where all domains fill the buffer it changes nothing, not a bit. The published code does without.
-    settle: after training, take BatchNorm's statistics anew over the whole buffer. Those left by training are
-        an average over the last few batches of a network that was still moving: for seed 1 of docs/results.md
-        routing was right for 0.957 of the images with them and for 0.988 without. The published code does
-        without.
-    mask_unseen: a class that has not been learned yet cannot win. Matters where all classes exist from the
-        start; the published code does without.
-    """
+    """How the module selector remembers and trains. The defaults are the `paper` preset."""
 
     size: int = 300
+    """Embeddings kept per domain. [SAMCL]"""
     precision: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the kept embeddings. [SAMCL: fp32]"""
     lr: float = 0.01
+    """Learning rate of plain SGD over the whole buffer, after each domain. [SAMCL's code]"""
     epochs: int = 25
+    """Passes over the whole buffer after each domain. [SAMCL]"""
     batch: int = 24
+    """Embeddings per gradient step. [SAMCL's code]"""
     balance: bool = True
+    """Weigh each domain by its inverse size, so that a domain of 80 images is not drowned by one of 300.
+    [ours; SAMCL's code: no]"""
     settle: bool = True
+    """Recompute BatchNorm's statistics over the whole buffer after training. [ours; SAMCL's code: no]"""
     mask_unseen: bool = True
+    """Never choose a class that has not been learned yet. [ours; SAMCL's code: no]"""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "size")
@@ -248,7 +244,7 @@ def train_selector(
 @torch.no_grad()
 def _settle(selector: ModuleSelector, e_ND: Tensor) -> None:
     """Set the running statistics of every BatchNorm to those of all embeddings, with the weights as they
-    are."""
+    are. Those left by training average the last few batches of a network that was still moving."""
     norms = (selector.norm1, selector.norm2, selector.norm3)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -267,7 +263,10 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _class_weights(target_N: Tensor, classes: int, balance: bool) -> Tensor:
-    """A weight for each class (C,), on average 1 over the examples; exactly 1 where classes have one size."""
+    """A weight for each class (C,), on average 1 over the examples; exactly 1 where classes have one size.
+
+    Nothing is known of what is asked next, so a uniform prior over domains is the sound one.
+    """
     if not balance:
         return torch.ones(classes, device=target_N.device)
     sizes = torch.bincount(target_N, minlength=classes)

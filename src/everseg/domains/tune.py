@@ -37,10 +37,12 @@ from everseg.types import PromptPrediction, PromptSample, Query, Route, Scratch
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """How an adapter is tuned: the steps and what they minimise."""
+    """How an adapter is trained."""
 
     fit: FitConfig = field(default_factory=FitConfig)
+    """The gradient steps."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """The loss that the steps minimise."""
 
     @classmethod
     def paper(cls) -> TuneConfig:

@@ -7,39 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from everseg.data import read_image
 from everseg.errors import UserError
 from everseg.types import Prompts
-
-FORMS = "a path, a Pillow image, a numpy array (H, W, 3) or (H, W), or a tensor (3, H, W), of uint8"
+from everseg.types.pixels import image_tensor
 
 
 def as_image(image: Any) -> Tensor:
-    """Any image as (3, H, W) uint8.
+    """Any image as (3, H, W) uint8: a path, or what `types.pixels.image_tensor` takes.
 
     Raises:
         UserError: it is of another type or shape, or cannot be read.
     """
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-            raise UserError(
-                f"the image is a tensor of {image.dtype} and shape {tuple(image.shape)}; give {FORMS}"
-            )
-        return image
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"the image is a {type(image).__name__}; give {FORMS}")
-    grey = image.ndim == 2
-    if image.dtype != np.uint8 or not image.size or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UserError(f"the image is an array of {image.dtype} and shape {image.shape}; give {FORMS}")
-    pixels = np.repeat(image[..., None], 3, axis=2) if grey else image
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return read_image(Path(image)) if isinstance(image, str | Path) else image_tensor(image, "the image")
 
 
 def as_prompts(points: Any, labels: Any, boxes: Any, image: Tensor) -> Prompts | None:

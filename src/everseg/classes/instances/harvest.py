@@ -26,21 +26,24 @@ VOID = 255
 
 @dataclass(frozen=True)
 class HarvestConfig:
-    """min_area, max_area: shares of the image between which an instance's pixels must lie.
-    border: leave out what comes within so many pixels of the image's edge (0: nothing); the object may go on.
-    single: "class" passes over a class that lies in several parts; "image" passes over the image if any class
-    does (the published criterion).
-    max_side: a larger cut-out is shrunk to it. margin: pixels around the mask that are kept, for resizing;
-    all others become its mean colour. quality: of the JPEG; 0 keeps the pixels as they are, in a PNG.
-    """
+    """How instances are cut out of a step's images."""
 
     min_area: float = 0.002
+    """Minimum share of the image that an instance covers. [ours; EIR's code: 0]"""
     max_area: float = 0.6
+    """Maximum share of the image that an instance covers. [ours; EIR's code: 1]"""
     border: int = 0
+    """Skip instances closer than this many pixels to the image's edge, where the object may continue; 0:
+    none."""
     single: Literal["off", "class", "image"] = "off"
+    """Skip a class that lies in several parts ("class"), or the whole image if any class does ("image").
+    [EIR's code: image]"""
     max_side: int = 256
+    """Maximum side of a kept cut-out, in pixels; larger ones are shrunk. [ours]"""
     margin: int = 2
+    """Pixels kept around the mask, for resizing; everything beyond becomes the mean colour. [ours]"""
     quality: int = 90
+    """JPEG quality of a cut-out; 0: lossless PNG. [ours]"""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "min_area", "max_area", "border", "margin", "quality")

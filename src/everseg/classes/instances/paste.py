@@ -26,38 +26,48 @@ MEAN_COLOUR = (124, 116, 104)
 
 @dataclass(frozen=True)
 class PasteConfig:
-    """How old instances are pasted into new images. The defaults are the `paper` preset.
-
-    most: instances for an image, one for each old class that the old model sees there. fill_below: an image
-    in which it sees fewer classes than this is filled up with random old ones, to `most`.
-    filler_skips_last: never fill with the highest class.
-    place: "window", the freest for the instance's own box on a grid of `grid` pixels; "cell", one of four
-    cells of `cell` pixels in the order of `rank`, fillers all into the first. size: "native", its size in its
-    own image times a factor from `jitter`, enlarged at most `upscale` times from what was kept, no side
-    longer than `largest` of the image; "cell", filling the cell.
-    strict: no pixel that is taken is changed, and what is pasted is taken from then on; a paste of which less
-    than `visible` would be seen is left out. void_is_free: void may be pasted on.
-    blend: "mixup", image and label keep 1 - lambda, lambda uniform in 0..1; "hard", lambda is 1.
-    resample: of the picture; masks are always nearest. flip: how likely it is mirrored.
-    """
+    """How old instances are pasted into new images. The defaults are the `paper` preset."""
 
     most: int = 3
+    """Maximum number of instances per image, one for each old class that the old model sees in it. [EIR's
+    code]"""
     fill_below: int = 3
+    """Fill up to `most` with random old classes where the old model sees fewer classes than this. [EIR's
+    code: 2 on VOC, 1 on ADE20K]"""
     filler_skips_last: bool = False
+    """Never fill with the highest class. [EIR's code on VOC: yes, by an index off by one]"""
     place: Literal["window", "cell"] = "window"
+    """How a place is chosen: "window", the freest place for the instance's own box; or "cell", one of four
+    fixed cells. [EIR's code: cell]"""
     size: Literal["native", "cell"] = "native"
+    """How large a paste is: "native", the instance's size in its own image, times a factor from `jitter`; or
+    "cell", filling the cell. [EIR's code: cell]"""
     jitter: tuple[float, float] = (0.5, 1.5)
+    """Range of the random factor on the native size. [ours]"""
     upscale: float = 2.0
+    """Maximum factor by which a kept cut-out is enlarged. [ours]"""
     largest: float = 0.5
+    """Maximum side of a paste, as a share of the image's. [ours]"""
     grid: int = 8
+    """Step of the search for the freest window, in pixels. [ours]"""
     cell: int = 250
+    """Side of a cell, in pixels. [EIR's code: 250 on VOC, 200 on ADE20K]"""
     rank: Literal["most_free", "least_free"] = "most_free"
+    """Order of the cells; random classes all go into the first. [EIR's code: most_free on VOC, least_free on
+    ADE20K]"""
     strict: bool = True
+    """Never cover foreground, and count what is pasted as foreground from then on. [EIR's code: no]"""
     visible: float = 0.25
+    """Skip a paste of which less than this share would be visible, if `strict`. [ours]"""
     void_is_free: bool = False
+    """Allow pasting on void pixels. [EIR's code: yes]"""
     blend: Literal["mixup", "hard"] = "mixup"
+    """How a paste is blended in: "mixup" mixes image and label by a factor uniform in 0..1, "hard" replaces
+    them. [EIR's code: mixup]"""
     resample: Literal["bilinear", "nearest"] = "bilinear"
+    """Resampling of the picture; masks always use nearest. [EIR's code: nearest]"""
     flip: float = 0.5
+    """Probability that an instance is mirrored."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "most", "fill_below", "upscale", "visible", "flip")

@@ -25,10 +25,12 @@ from everseg.types import Scratch, Stage
 
 @dataclass(frozen=True)
 class FineTuningConfig:
-    """loss: "ce", one softmax, or "bce", a sigmoid for each class. tune: how a step is trained."""
+    """Settings of fine-tuning and of joint training."""
 
     loss: Loss = "ce"
+    """Loss: "ce", one softmax over all classes, or "bce", a sigmoid per class."""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
+    """How a step is trained."""
 
     @classmethod
     def presets(cls) -> dict[str, FineTuningConfig]:

@@ -32,11 +32,12 @@ from everseg.types import Scratch, Stage, State
 
 @dataclass(frozen=True)
 class DFTConfig:
-    """allocate: classifiers that are there from the beginning; classes beyond them start fresh. tune: how a
-    step is trained."""
+    """Settings of DFT*."""
 
     allocate: int = 20
+    """Classifiers that exist from the beginning; further classes start fresh."""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
+    """How a step is trained."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "allocate")

@@ -39,22 +39,28 @@ from everseg.types import Scratch, Stage, State
 
 @dataclass(frozen=True)
 class DKDConfig:
-    """gamma, gamma_later: weight of positives in the first step and after it; ADE20K has 35 in both. distil,
-    decomposed: weights of the distillation of scores and of their two parts. auxiliary: weight of AC.
-    void_as_negative: train void pixels as negatives of every class. memory, max_bytes: images that are kept
-    (DKD-M on PASCAL VOC: 100; on ADE20K: 300), and bytes, 0 for no limit. sure: how sure the old model must
-    be to complete their labels. tune: how a step is trained."""
+    """Settings of DKD, and with a memory of DKD-M."""
 
     gamma: float = 2.0
+    """Weight of positive pixels in the first step. [DKD: 2 on PASCAL VOC, 35 on ADE20K]"""
     gamma_later: float = 1.0
+    """Weight of positive pixels in later steps. [DKD: 1 on PASCAL VOC, 35 on ADE20K]"""
     distil: float = 5.0
+    """Weight of the distillation of scores. [DKD]"""
     decomposed: float = 5.0
+    """Weight of the distillation of the scores' positive and negative parts. [DKD]"""
     auxiliary: float = 1.0
+    """Weight of the auxiliary loss, AC. [DKD]"""
     void_as_negative: bool = False
+    """Train void pixels as negatives of every class. [DKD's code: yes]"""
     memory: int = 0
+    """Images kept of old classes; 0: none. [DKD-M: 100 on PASCAL VOC, 300 on ADE20K]"""
     max_bytes: int = 0
+    """Maximum size of the kept images in bytes; 0: no limit."""
     sure: float = 0.9
+    """Probability above which the old model completes the labels of kept images. [DKD-M]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
+    """How a step is trained."""
 
     def __post_init__(self) -> None:
         at_least(

@@ -60,32 +60,45 @@ from everseg.types import Scratch, SemanticSample, Stage, State
 
 @dataclass(frozen=True)
 class EIRConfig:
-    """count, max_bytes: budget of the pool over all classes, in instances and in bytes (0: no limit). replay:
-    route A. pasting: route B. outside: what is around an instance of route A, "void", not trained, or
-    "background". gamma: weight of positives in the first step; gamma_later: of those of the new classes after
-    it. sure: how sure the old model must be to complete a label. distil: weight of the distillation; kind:
-    RSKD in the softmax ("region") or DKD's by class ("sigmoid"); where: the regions that count in it; absorb:
-    what answers for the old background in RSKD, see `region_kd`. auxiliary: weight of AC, in the "first" step
-    or in "all". harvest, paste: how instances are cut out and pasted. tune: how a step is trained.
-    """
+    """Settings of EIR; docs/eir.md lists the differences of the presets."""
 
     count: int = 100
+    """Maximum number of instances in the pool, over all classes. [EIR's code: 100 on PASCAL VOC]"""
     max_bytes: int = 0
+    """Maximum size of the pool in bytes; 0: no limit."""
     replay: bool = True
+    """Train on stored instances alone (route A). [EIR]"""
     pasting: bool = True
+    """Paste stored instances into new images (route B). [EIR]"""
     outside: Literal["void", "background"] = "void"
+    """Label of what surrounds a replayed instance: "void" is not trained. [EIR's code: background]"""
     gamma: float = 1.0
+    """Weight of positive pixels in the first step. [EIR's scripts: 2, without effect]"""
     gamma_later: float = 1.0
+    """Weight of positive pixels of the new classes in later steps. [EIR's scripts: 1, without effect]"""
     sure: float = 0.7
+    """Probability above which the old model completes a label. [EIR's code]"""
     distil: float = 5.0
+    """Weight of the distillation. [EIR's code]"""
     kind: Literal["region", "sigmoid"] = "region"
+    """Distillation: "region" is RSKD in the softmax, "sigmoid" DKD's per class. [EIR's code: region on VOC,
+    sigmoid on ADE20K]"""
     where: Literal["both", "new", "old"] = "both"
+    """Regions in which the distillation counts: pixels of "new" classes, all others ("old"), or "both".
+    [EIR's code: new]"""
     absorb: Literal["new", "bg+new"] = "new"
+    """Channels that answer for the old background where a pixel has a new class, in RSKD: the new classes, or
+    background too. [our reading of EIR; MiB: bg+new]"""
     auxiliary: float = 1.0
+    """Weight of the auxiliary loss, AC. [DKD; missing from EIR's settings]"""
     auxiliary_in: Literal["first", "all"] = "all"
+    """Steps with the auxiliary loss. [EIR's code: first]"""
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    """How instances are cut out."""
     paste: PasteConfig = field(default_factory=PasteConfig)
+    """How instances are pasted."""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
+    """How a step is trained."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "count", "max_bytes", "gamma", "gamma_later", "sure", "distil", "auxiliary")

@@ -21,13 +21,16 @@ from everseg.types import Scratch, Stage
 
 @dataclass(frozen=True)
 class ILTConfig:
-    """distil, encoder: weights of the two distillations. freeze_encoder: leave the backbone as the first step
-    made it. tune: how a step is trained."""
+    """Settings of ILT."""
 
     distil: float = 100.0
+    """Weight of the distillation of logits. [MiB's code]"""
     encoder: float = 100.0
+    """Weight of the distillation of the backbone's last map. [MiB's code]"""
     freeze_encoder: bool = False
+    """Freeze the backbone after the first step. [an option of ILT]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
+    """How a step is trained."""
 
     @classmethod
     def presets(cls) -> dict[str, ILTConfig]:

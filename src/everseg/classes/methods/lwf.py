@@ -24,10 +24,12 @@ from everseg.types import Scratch, Stage
 
 @dataclass(frozen=True)
 class LwFConfig:
-    """distil: weight of the distillation. tune: how a step is trained."""
+    """Settings of LwF."""
 
     distil: float = 100.0
+    """Weight of the distillation of logits. [MiB's code]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
+    """How a step is trained."""
 
     @classmethod
     def presets(cls) -> dict[str, LwFConfig]:

@@ -25,12 +25,14 @@ from everseg.types import Scratch, Stage
 
 @dataclass(frozen=True)
 class MiBConfig:
-    """distil: weight of the distillation. void_as_background: train void pixels as background. tune: how a
-    step is trained."""
+    """Settings of MiB."""
 
     distil: float = 10.0
+    """Weight of the unbiased distillation. [MiB]"""
     void_as_background: bool = False
+    """Train void pixels as background. [MiB's code: yes]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
+    """How a step is trained."""
 
     @classmethod
     def presets(cls) -> dict[str, MiBConfig]:

@@ -29,13 +29,16 @@ from everseg.types import Scratch, Stage
 
 @dataclass(frozen=True)
 class PLOPConfig:
-    """features, logits: weights of the local POD of stages and of logits. pseudo: complete the labels. tune:
-    how a step is trained."""
+    """Settings of PLOP."""
 
     features: float = 0.01
+    """Weight of local POD of the backbone's stages. [PLOP's code]"""
     logits: float = 0.0005
+    """Weight of local POD of the logits. [PLOP's code]"""
     pseudo: bool = True
+    """Complete the labels where the old model is sure. [PLOP]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
+    """How a step is trained."""
 
     @classmethod
     def presets(cls) -> dict[str, PLOPConfig]:

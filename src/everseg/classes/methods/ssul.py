@@ -53,17 +53,22 @@ def _recipe() -> ClassTuneConfig:
 
 @dataclass(frozen=True)
 class SSULConfig:
-    """saliency: a folder with a map for each image, `<stem>.png`, bright where there is an object; "": there
-    are none. sure: how sure the old model must be to complete a label. memory, max_bytes: images that are
-    kept (SSUL-M: 100, on ADE20K 300), and bytes, 0 for no limit. background_lr: learning rate of the
-    background's classifier after the first step, times the others'. tune: how a step is trained."""
+    """Settings of SSUL, and with a memory of SSUL-M."""
 
     saliency: str = ""
+    """Folder with a saliency map per image, `<stem>.png`, bright on objects; empty: none, so that nothing is
+    "unknown". [SSUL uses an off-the-shelf detector]"""
     sure: float = 0.7
+    """Probability above which the old model completes a label. [SSUL]"""
     memory: int = 0
+    """Images kept of old classes; 0: none. [SSUL-M: 100 on PASCAL VOC, 300 on ADE20K]"""
     max_bytes: int = 0
+    """Maximum size of the kept images in bytes; 0: no limit."""
     background_lr: float = 1e-4
+    """Learning rate of the background's classifier after the first step, as a multiple of the others'. [SSUL]
+    """
     tune: ClassTuneConfig = field(default_factory=_recipe)
+    """How a step is trained."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "sure", "memory", "max_bytes", "background_lr")

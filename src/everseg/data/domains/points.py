@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from everseg.data.domains.prompts import FRAME, StoredClicks, draw_clicks
+from everseg.data.domains.prompts import FRAME, StoredClicks
 from everseg.data.masks import Threshold, mask_rule, read_mask
 from everseg.errors import UserError
 from everseg.files import read_json, write_text
+from everseg.types.pixels import draw_clicks
 
 POINTS = "points.json"
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from everseg.errors import UserError
-from everseg.seed import numpy_generator
 from everseg.types import Prompts
+from everseg.types.pixels import draw_clicks, tight_box
 
 PromptKind = Literal["stored", "clicks", "box", "stored+box", "clicks+box"]
 
@@ -80,19 +80,3 @@ class PromptRule:
         if "box" in self.kind:
             boxes = torch.from_numpy(tight_box(mask))[None]
         return Prompts(points, labels, boxes)
-
-
-def draw_clicks(mask: NDArray[np.bool_], count: int, seed: int, name: str) -> NDArray[np.float32]:
-    """(count, 2) x, y of foreground pixels, drawn uniformly with replacement; a function of mask, seed and
-    name.
-    """
-    foreground = np.flatnonzero(mask)
-    picked = foreground[numpy_generator(seed, "clicks", name).integers(0, len(foreground), count)]
-    rows, columns = np.divmod(picked, mask.shape[1])
-    return np.stack([columns, rows], axis=1).astype(np.float32)
-
-
-def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(4,) x0, y0, x1, y1: the first and last column and row that hold foreground, inclusive."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)

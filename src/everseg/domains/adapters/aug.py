@@ -26,23 +26,23 @@ from everseg.models.promptable.windows import partition
 
 @dataclass(frozen=True)
 class AugConfig:
-    """The shape of an AugModule. The defaults are the `paper` preset.
-
-    rank: r. mix: with a matrix C_i for each block, as in RegCL's adapter and SAMCL's first version; else C_i
-    is the identity and no parameter. neck: also add the prompt map around the neck, where the base has one.
-    prompt_map: False gives the paper's SLoRA, B_i A x with one A for all blocks, no norms and no neck.
-    neck_transposed: add the map to the neck with x and y swapped, as the published code does and its released
-    modules were trained. window_heatmap: what a windowed block sees of the map: "partition" its own window,
-    "thumbnail" the whole map shrunk to the window's size, the same for every window, as in the published
-    code.
-    """
+    """The shape of an AugModule. The defaults are the `paper` preset."""
 
     rank: int = 10
+    """Rank r of the low-rank product. [SAMCL]"""
     mix: bool = False
+    """Put a trained r by r matrix C_i between A and B_i in each block. [RegCL's adapter and SAMCL's first
+    version: yes]"""
     neck: bool = True
+    """Also add the prompt map before and after the neck, where the base has one. [SAMCL's code]"""
     prompt_map: bool = True
+    """Add a map of the clicks to the low-rank product; false gives the paper's SLoRA, without norms and neck.
+    [SAMCL, eq. 3]"""
     neck_transposed: bool = False
+    """Swap x and y of the map in the neck, as the released modules were trained. [SAMCL's code: yes]"""
     window_heatmap: Literal["partition", "thumbnail"] = "partition"
+    """What a windowed block sees of the map: "partition" its own window, "thumbnail" the whole map shrunk to
+    the window's size. [SAMCL's code: thumbnail]"""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rank")

@@ -18,10 +18,12 @@ from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """rank: r. alpha: what is added is multiplied by alpha / r; 0: as the rank, which multiplies by one."""
+    """The shape of a low-rank adapter on linear layers."""
 
     rank: int = 10
+    """Rank r of the low-rank product."""
     alpha: float = 0.0
+    """The product is multiplied by alpha / rank; 0: by 1."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rank")

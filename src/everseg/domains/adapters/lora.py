@@ -18,9 +18,10 @@ from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """rank: r."""
+    """The shape of a low-rank adapter beside the attention."""
 
     rank: int = 10
+    """Rank r of the low-rank product. [SAMCL, baselines]"""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rank")

@@ -16,14 +16,17 @@ from everseg.types import PromptPrediction, Query, Scratch, Stage, State
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """adapter: "lora" (the paper's baseline, in parallel to the attention), "aug" (SAMCL's module without its
-    selector, as in its table 3) or "linear" (on each linear layer of the blocks, which folds into the base).
-    rank: of any of them. tune: as for SAMCL. cache: where the trunk's features are kept."""
+    """Settings of one adapter that goes from domain to domain."""
 
     adapter: AdapterKind = "lora"
+    """What is trained: "lora" in parallel to the attention, "aug" SAMCL's module, "linear" on each linear
+    layer of the blocks, which folds into the base. [SAMCL, baselines: lora]"""
     rank: int = 10
+    """Rank of the adapter. [SAMCL]"""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    """How the adapter is trained."""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where the features of the frozen trunk are kept."""
 
     @classmethod
     def presets(cls) -> dict[str, FineTuneConfig]:

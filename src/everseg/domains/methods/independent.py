@@ -23,11 +23,14 @@ from everseg.types import Archive, Forgotten, PromptPrediction, Query, Route, Sc
 
 @dataclass(frozen=True)
 class IndependentConfig:
-    """aug: the modules. tune: as for SAMCL. cache: where the trunk's features are kept."""
+    """Settings of one module per domain."""
 
     aug: AugConfig = field(default_factory=AugConfig)
+    """Shape of the modules."""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    """How a module is trained."""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where the features of the frozen trunk are kept."""
 
     @classmethod
     def presets(cls) -> dict[str, IndependentConfig]:

@@ -46,14 +46,16 @@ PLAIN = -1
 
 @dataclass(frozen=True)
 class SAMCLConfig:
-    """aug: the modules' shape. tune: how they are trained. selector: how the Module Selector is, and its
-    buffer.
-    cache: where the trunk's features are kept."""
+    """Settings of SAMCL."""
 
     aug: AugConfig = field(default_factory=AugConfig)
+    """Shape of the modules."""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    """How a module is trained."""
     selector: SelectorConfig = field(default_factory=SelectorConfig)
+    """The module selector and its buffer."""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where the features of the frozen trunk are kept."""
 
     @classmethod
     def presets(cls) -> dict[str, SAMCLConfig]:

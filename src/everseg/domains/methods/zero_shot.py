@@ -13,9 +13,10 @@ from everseg.types import PromptPrediction, Query, Scratch, Stage, State
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """cache: where the trunk's features are kept."""
+    """Settings of the untouched base."""
 
     cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where the features of the frozen trunk are kept."""
 
     @classmethod
     def presets(cls) -> dict[str, ZeroShotConfig]:

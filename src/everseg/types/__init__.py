@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from everseg.errors import UserError
+
 if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
     from torch import Tensor, nn
 
@@ -79,6 +81,49 @@ class PromptSample:
     masks: Tensor
     name: str = ""
     key: str = ""
+
+    @classmethod
+    def from_mask(
+        cls,
+        image: Any,
+        mask: Any,
+        *,
+        clicks: int = 3,
+        box: bool = False,
+        seed: int = 0,
+        numbered: bool = False,
+        name: str = "",
+    ) -> PromptSample:
+        """A sample from pixels in memory, prompted by clicks and boxes drawn on its masks.
+
+        image: (H, W, 3) or (H, W) uint8, a tensor (3, H, W), or a PIL image.
+        mask: (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255.
+        clicks: per object, drawn on it uniformly with replacement; 0: none.
+        box: also give the tight box of each object.
+        seed, name: the clicks are a function of both and of the mask.
+        numbered: the values of `mask` (H, W) number the objects; 0 is none.
+
+        Raises:
+            UserError: an image or a mask of another kind, masks without an object, or nothing to prompt with.
+        """
+        if clicks < 0 or not (clicks or box):
+            raise UserError(f"clicks is {clicks}; give a number from 1, or 0 with box=True")
+        import torch
+
+        from everseg.types.pixels import content_key, draw_clicks, image_tensor, mask_tensor, tight_box
+
+        pixels = image_tensor(image, f"image {name}" if name else "the image")
+        size = (int(pixels.shape[1]), int(pixels.shape[2]))
+        masks = mask_tensor(mask, f"mask {name}" if name else "the mask", size, numbered=numbered)
+        each = [(f"{name}#{n}" if len(masks) > 1 else name, m.numpy()) for n, m in enumerate(masks, 1)]
+        points = [torch.from_numpy(draw_clicks(m, clicks, seed, of)) for of, m in each if clicks]
+        boxes = [torch.from_numpy(tight_box(m)) for _, m in each if box]
+        prompts = Prompts(
+            torch.stack(points) if points else None,
+            torch.ones(len(masks), clicks, dtype=torch.int64) if points else None,
+            torch.stack(boxes) if boxes else None,
+        )
+        return cls(pixels, prompts, masks, name, content_key(pixels))
 
     def query(self) -> Query:
         return Query(self.image, self.prompts, self.key)
