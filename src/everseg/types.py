@@ -13,6 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+VOID = 255
+"""The label of pixels in masks and class maps that count neither as background nor as any class."""
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from everseg.classes.confusion import VOID, Confusion
+from everseg.classes.confusion import Confusion
 from everseg.data import Stream, SyntheticClasses
 from everseg.pictures.palette import DEUTERANOPIA, NORMAL, PROTANOPIA, lab, palette
 from everseg.report import ClassExample, ReportData, class_examples, write_report
 from everseg.report.classexamples import ERRORS, MISSED, VOID_COLOUR, coloured, wrong_pixels
 from everseg.report.classscores import class_table, means_table, step_means
 from everseg.results import Results, average_over_steps, class_means, of_classes, with_class_row
-from everseg.types import ImageQuery
+from everseg.types import VOID, ImageQuery
 
 NAN = float("nan")
 

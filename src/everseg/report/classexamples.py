@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from everseg.classes.confusion import VOID, Confusion
+from everseg.classes.confusion import Confusion
 from everseg.classes.scoring import Label
 from everseg.data import centre_crop
 from everseg.data.samples import take_evenly
@@ -19,7 +19,7 @@ from everseg.pictures.palette import Colour, palette
 from everseg.pictures.tile import jpeg
 from everseg.report.data import ClassExample
 from everseg.report.html import number, picture, section, swatch, text
-from everseg.types import Stage
+from everseg.types import VOID, Stage
 
 Pixels = NDArray[np.uint8]
 
