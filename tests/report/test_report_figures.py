@@ -1,12 +1,10 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from everseg.pictures.tile import MASK, ON, TRUTH, tile
 from everseg.report import Example, plot_curves, plot_matrix, story
 from everseg.report.figures import colour, colour_range, png, svg
 from everseg.results import Results
@@ -48,23 +46,6 @@ def test_the_scale_does_not_magnify_noise() -> None:
     assert high - low == pytest.approx(0.25 * 0.81) and low < 0.8 < 0.81 < high
     assert colour_range([0.1, 0.9]) == (0.1, 0.9)
     assert colour_range([]) == (0.0, 1.0) and colour_range([0.0])[0] < 0.0
-
-
-def test_a_tile_is_small_and_shows_mask_truth_and_clicks() -> None:
-    image = torch.zeros(3, 100, 400, dtype=torch.uint8)
-    mask, truth = torch.zeros(2, 100, 400, dtype=torch.bool)
-    mask[20:80, 40:200], truth[20:80, 240:360] = True, True
-    small = tile(image, mask=mask, truth=truth, longest=200)
-    pixels = np.asarray(small)
-    assert small.size == (200, 50)
-    assert tuple(pixels[10, 50]) == MASK and tuple(pixels[10, 150]) == TRUTH, "outlines"
-    assert tuple(pixels[25, 60]) != (0, 0, 0) and tuple(pixels[25, 150]) == (0, 0, 0), (
-        "the prediction is tinted"
-    )
-    points, labels = torch.tensor([[100.0, 50.0], [300.0, 50.0]]), torch.tensor([1, -10])
-    clicked = np.asarray(tile(image, points=points, labels=labels))
-    assert (clicked == ON).all(-1).any() and not clicked[:, 160:].any(), "padding is not drawn"
-    assert tile(image[:, :1, :1]).size == (1, 1)
 
 
 def test_the_story_is_one_wide_picture(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from everseg.classes.confusion import Confusion
 from everseg.classes.scoring import Label
 from everseg.data import centre_crop
 from everseg.data.samples import take_evenly
-from everseg.pictures.palette import Colour, palette
-from everseg.pictures.tile import jpeg
+from everseg.pictures.encode import jpeg
+from everseg.pictures.palette import COLOURS, VOID_COLOUR, Colour, class_colour
+from everseg.pictures.tile import fitted, picture_of
 from everseg.report.data import ClassExample
 from everseg.report.html import number, picture, section, swatch, text
 from everseg.types import VOID, Stage
@@ -30,7 +31,6 @@ ERRORS = {
     "one class taken for another": MIXED,
 }
 """No colours of the first classes."""
-VOID_COLOUR = (250, 250, 250)
 LONGEST = 256
 SPECK = 0.002
 """Of an image: a class that covers less of it is not named below."""
@@ -127,7 +127,7 @@ def _strip(example: ClassExample, names: Sequence[str]) -> str:
     for channel in range(1, len(names)):
         if max(int(in_truth[channel]), int(in_said[channel])) >= max(1, SPECK * pixels):
             told = f"IoU {number(float(ious[channel]))}" if in_truth[channel] else "not there"
-            legend += _entry(palette()[channel - 1], names[channel], told)
+            legend += _entry(class_colour(channel), names[channel], told)
     return (
         f'<div class="strip"><p class="name">{text(example.name)}</p><div class="tiles">{pictures}</div>'
         f'<p class="legend">{legend}</p></div>'
@@ -141,10 +141,7 @@ def _entry(colour: Colour, name: str, told: str = "") -> str:
 
 def coloured(image: Tensor, labels: Tensor) -> Image.Image:
     """The classes of an image in their colours over its greys. image: (3, H, W) uint8; labels: (H, W)."""
-    colours = np.zeros((256, 3), np.uint8)
-    colours[1 : 1 + len(palette())] = palette()
-    colours[VOID] = VOID_COLOUR
-    return _over_grey(image, colours, _shrunk(labels))
+    return _over_grey(image, COLOURS, _shrunk(labels))
 
 
 def wrong_pixels(image: Tensor, truth: Tensor, said: Tensor) -> Image.Image:
@@ -165,16 +162,11 @@ def _over_grey(image: Tensor, colours: Pixels, kind: Pixels) -> Image.Image:
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def _size(height: int, width: int) -> tuple[int, int]:
-    scale = min(1.0, LONGEST / max(height, width))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def _fit(image: Tensor) -> Image.Image:
-    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    return pixels.resize(_size(pixels.height, pixels.width), Image.Resampling.BOX)
+    picture = picture_of(image)
+    return picture.resize(fitted(*picture.size, LONGEST)[0], Image.Resampling.BOX)
 
 
 def _shrunk(labels: Tensor) -> Pixels:
     whole = Image.fromarray(labels.cpu().numpy().astype(np.uint8))
-    return np.asarray(whole.resize(_size(*labels.shape), Image.Resampling.NEAREST))
+    return np.asarray(whole.resize(fitted(*whole.size, LONGEST)[0], Image.Resampling.NEAREST))

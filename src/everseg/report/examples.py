@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from everseg.pictures.tile import jpeg, tile
+from everseg.pictures.encode import jpeg
+from everseg.pictures.tile import tile
 from everseg.report.data import Example, ReportData
 from everseg.report.html import number, picture, section, text
 from everseg.results import Results

@@ -18,14 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from everseg.pictures.palette import LINES
 from everseg.results import ResultMatrix, Results
 from everseg.results.metrics import METRICS
 
 INK = "#101419"
 """The colour of lines and letters; in a page it becomes the page's own text colour."""
 
-# Okabe and Ito's colours without yellow and black and with a lighter blue: readable on white and on black.
-COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":")
 
@@ -137,8 +136,8 @@ def draw_curves(axes: Axes, results: Results, metric: str) -> None:
         known = np.flatnonzero(~np.isnan(values[:, j]))
         if not len(known):
             continue
-        hue = COLOURS[j % len(COLOURS)]
-        dash = DASHES[(j // len(COLOURS)) % len(DASHES)]
+        hue = LINES[j % len(LINES)]
+        dash = DASHES[(j // len(LINES)) % len(DASHES)]
         learned = int(matrix.learned_at[j]) + offset
         before, after = known[known <= learned], known[known >= learned]
         axes.plot(where[before], values[before, j], color=hue, ls=dash, lw=1.0, alpha=0.55)

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from everseg.data.images import read_image
 from everseg.errors import UserError
-from everseg.files import atomic_path, write_json
+from everseg.files import write_json
+from everseg.pictures.encode import write_png
+from everseg.pictures.overlay import draw_mask
 from everseg.runs.folder import Run
 from everseg.types import PredictsAs, PromptPrediction, Prompts, Query
-
-COLOUR = (255, 92, 40)
-"""Of the mask in an overlay: far from tissue, sky and asphalt."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +159,9 @@ def _write(path: Path, query: Query, prediction: PromptPrediction, out: Path) ->
         else [f"{path.stem}_mask_{n + 1}.png" for n in range(len(masks))]
     )
     for name, mask in zip(names, masks, strict=True):
-        _save(Image.fromarray(mask.astype(np.uint8) * 255), out / name)
+        write_png(out / name, Image.fromarray(mask.astype(np.uint8) * 255))
     overlay = out / f"{path.stem}_overlay.png"
-    _save(Image.fromarray(draw(query.image, prediction.masks().any(0).numpy())), overlay)
+    write_png(overlay, Image.fromarray(draw_mask(query.image, prediction.masks().any(0).numpy())))
     route = prediction.route
     record: dict[str, Any] = {
         "image": str(path),
@@ -177,19 +175,3 @@ def _write(path: Path, query: Query, prediction: PromptPrediction, out: Path) ->
     }
     write_json(out / f"{path.stem}.json", record)
     return Written(path, tuple(out / n for n in names), overlay, record)
-
-
-def draw(image: Tensor, mask: np.ndarray) -> np.ndarray:
-    """The image with the mask tinted and outlined: (3, H, W) uint8 and (H, W) bool -> (H, W, 3) uint8."""
-    pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
-    colour = np.array(COLOUR, np.float32)
-    width = max(1, round(max(mask.shape) / 300))
-    edge = mask & ~ndimage.binary_erosion(mask, iterations=width, border_value=1)
-    pixels[mask] = 0.6 * pixels[mask] + 0.4 * colour
-    pixels[edge] = colour
-    return pixels.astype(np.uint8)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")

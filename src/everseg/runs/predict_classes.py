@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
-from everseg.data import class_colour
 from everseg.data.images import read_image
 from everseg.errors import UserError
-from everseg.files import atomic_path, write_json
+from everseg.files import write_json
+from everseg.pictures.encode import write_png
+from everseg.pictures.overlay import class_map, draw_classes
 from everseg.runs.folder import Run
 from everseg.types import ImageQuery
-
-PALETTE = np.array([class_colour(channel) for channel in range(256)], np.uint8)
-"""PASCAL VOC's, by channel."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,6 @@ def _in_the_way(stem: str, out: Path) -> None:
 
 
 def _write(run: Run, path: Path, image: Tensor, channels: NDArray[np.uint8], out: Path) -> Written:
-    picture = Image.fromarray(channels)
-    picture.putpalette(PALETTE.tobytes())
     counts = np.bincount(channels.ravel(), minlength=len(run.classes))
     record: dict[str, Any] = {
         "image": str(path),
@@ -85,25 +80,8 @@ def _write(run: Run, path: Path, image: Tensor, channels: NDArray[np.uint8], out
             for channel, name in enumerate(run.classes)
         ],
     }
-    _save(picture, out / record["file"])
+    write_png(out / record["file"], class_map(channels))
     overlay = out / f"{path.stem}_overlay.png"
-    _save(Image.fromarray(draw_classes(image, channels)), overlay)
+    write_png(overlay, Image.fromarray(draw_classes(image, channels)))
     write_json(out / f"{path.stem}.json", record)
     return Written(path, out / record["file"], overlay, record)
-
-
-def draw_classes(image: Tensor, channels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image with every class tinted in its colour and outlined: (3, H, W) uint8 and (H, W) uint8 ->
-    (H, W, 3) uint8."""
-    pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
-    colours = PALETTE[channels].astype(np.float32)
-    wide = 2 * max(1, round(max(channels.shape) / 600)) + 1
-    edge = (ndimage.maximum_filter(channels, wide) != channels) & (channels != 0)
-    edge |= (ndimage.minimum_filter(channels, wide) != channels) & (channels != 0)
-    tinted = np.where((channels != 0)[..., None], 0.5 * pixels + 0.5 * colours, pixels)
-    return np.where(edge[..., None], colours, tinted).astype(np.uint8)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
