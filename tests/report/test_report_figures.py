@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from everseg.report import Example, plot_curves, plot_matrix, story
+from everseg.report import MaskExample, plot_curves, plot_matrix, story
 from everseg.report.figures import colour, colour_range, png, svg
 from everseg.results import Results
 
@@ -27,6 +27,16 @@ def test_figures_repeat_and_hold_their_names(plot: object) -> None:
     assert text == drawn() and text.startswith("<svg")
     assert "untouched base" in text and "currentColor" in text and "viewBox" in text
     assert "<metadata" not in text and "DejaVu" not in text and 'id="figure' not in text
+
+
+@pytest.mark.parametrize("plot", [plot_matrix, plot_curves])
+def test_names_are_text_whatever_is_in_them(plot: object) -> None:
+    """Markup is escaped, and a dollar sign starts no formula."""
+    names = ("<b>&\"'", "$x$ $")
+    cells = {name: {"iou": 0.5} for name in names}
+    found = Results({"iou": False}).with_stage(names[0], cells=cells).with_stage(names[1], cells=cells)
+    text = svg(plot(found, "iou"), "x")  # type: ignore[operator]
+    assert "<b>" not in text and "&lt;b&gt;&amp;" in text and text.count(">$x$ $<") >= 2
 
 
 def test_a_figure_of_nothing_is_still_a_figure() -> None:
@@ -51,7 +61,7 @@ def test_the_scale_does_not_magnify_noise() -> None:
 def test_the_story_is_one_wide_picture(tmp_path: Path) -> None:
     mask = torch.ones(8, 12, dtype=torch.bool)
     image = torch.zeros(3, 8, 12, dtype=torch.uint8)
-    shown = Example("a", "x", image, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 0.1, 0.9)
+    shown = MaskExample("a", "x", image, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 0.1, 0.9)
     path = story(tmp_path / "story.png", {"fine-tuning": results(), "SAMCL": results()}, [shown])
     with Image.open(path) as picture:
         assert picture.size == (1400, 500)

@@ -12,7 +12,7 @@ from everseg.data import Stream, write_synthetic_stream
 from everseg.methods import configure
 from everseg.models.promptable.load import load_base
 from everseg.report.collect import collect
-from everseg.report.data import Example
+from everseg.report.data import MaskExample
 from everseg.report.page import write_report
 from everseg.report.storyboard import story
 from everseg.results import Results, Summary
@@ -55,11 +55,11 @@ def demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iterator
         data = collect(current, stream)
         write_report(data, current.folder / "report.html")
         if method == "samcl":
-            largest = {e.domain: e for e in sorted(data.examples, key=_gain)}
+            largest = {e.domain: e for e in sorted(data.masks, key=_gain)}
             best = sorted(largest.values(), key=_gain)[-2:]
             story(out / "story.png", {TITLES[m]: r for m, r in shown.items()}, best)
         yield Shown(method, current.folder, current.results, current.summary())
 
 
-def _gain(example: Example) -> float:
+def _gain(example: MaskExample) -> float:
     return example.iou_adapted - example.iou_plain

@@ -1,6 +1,7 @@
 """The result matrix and the curves over the stream as matplotlib figures.
 
-Figures are made without pyplot, so nothing global is touched and any number of threads may draw.
+Figures are made without pyplot, so nothing global is touched and any number of threads may draw. Names are
+shown as they are: a dollar sign in one starts no formula.
 """
 
 from __future__ import annotations
@@ -94,9 +95,14 @@ def plot_matrix(results: Results, metric: str) -> Figure:
         if bold:
             axes.add_patch(_frame(i, j, ink))
     axes.set_xticks(
-        range(len(matrix.columns)), matrix.columns, rotation=20, ha="left", rotation_mode="anchor"
+        range(len(matrix.columns)),
+        matrix.columns,
+        rotation=20,
+        ha="left",
+        rotation_mode="anchor",
+        parse_math=False,
     )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, colors=INK)
     axes.spines[:].set_visible(False)
@@ -170,8 +176,9 @@ def draw_curves(axes: Axes, results: Results, metric: str) -> None:
             weight="bold",
             va="center",
             annotation_clip=False,
+            parse_math=False,
         )
-    axes.set_xticks(where, names)
+    axes.set_xticks(where, names, parse_math=False)
     axes.set_ylabel(label(metric) + (" (lower is better)" if matrix.lower_is_better else ""), color=INK)
     axes.tick_params(colors=INK, length=3)
     axes.grid(axis="y", color="#888888", alpha=0.25, lw=0.8)
