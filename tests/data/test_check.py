@@ -13,6 +13,7 @@ from PIL import Image
 
 from everseg.data import Report, Stream, check, contact_sheet, write_points
 from everseg.errors import UserError
+from everseg.pictures.palette import TRUTH
 
 Make = Callable[..., Path]
 Write = Callable[[str], Path]
@@ -110,7 +111,7 @@ def test_contact_sheet(path: Path, tmp_path: Path) -> None:
     sheet = contact_sheet(path, tmp_path / "out" / "sheet.png", columns=3)
     with Image.open(sheet) as picture:
         assert picture.format == "PNG" and picture.width > 3 * 200 and picture.height > 2 * 200
-        assert (0, 229, 160) in {c for _, c in picture.getcolors(1 << 24)}
+        assert TRUTH in {c for _, c in picture.getcolors(1 << 24)}
     with pytest.raises(UserError, match="columns is 1"):
         contact_sheet(path, sheet, columns=1)
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from everseg.classes.confusion import VOID, Confusion
+from everseg.classes.confusion import Confusion
+from everseg.classes.problem import Classes
 from everseg.data import Stream, SyntheticClasses
-from everseg.pictures.palette import DEUTERANOPIA, NORMAL, PROTANOPIA, lab, palette
-from everseg.report import ClassExample, ReportData, class_examples, write_report
-from everseg.report.classexamples import ERRORS, MISSED, VOID_COLOUR, coloured, wrong_pixels
-from everseg.report.classscores import class_table, means_table, step_means
-from everseg.results import Results, average_over_steps, class_means, of_classes, with_class_row
-from everseg.types import ImageQuery
+from everseg.pictures.palette import COLOURS, VOID_COLOUR, class_colour
+from everseg.report import MapExample, ReportData, map_examples, write_report
+from everseg.report.cells import css
+from everseg.report.panels.maps import ERRORS, MISSED, coloured, wrong_pixels
+from everseg.report.panels.means import class_table, means_table, step_means
+from everseg.results import Results, average_over_steps, class_means, with_class_row
+from everseg.types import VOID, ImageQuery
 
 NAN = float("nan")
 
@@ -56,39 +58,40 @@ def results(stream: Stream) -> Results:
 
 def test_the_page_has_every_number_and_picture(stream: Stream, tmp_path: Path) -> None:
     learner = Forgetful(stream)
-    shown = class_examples(learner.predict, stream.stages, 2, "original")
+    shown = map_examples(learner.predict, stream.stages, 2, "original")
     found = results(stream)
-    data = ReportData("run", {}, found, {"stored_bytes": {"pool": 2048}}, class_examples=shown)
+    data = ReportData("run", {}, found, {"stored_bytes": {"pool": 2048}}, Classes.panels, maps=shown)
     text = write_report(data, tmp_path).read_text(encoding="utf-8")
-    assert of_classes(found) and learner.asked == len(shown) == 6 and text.count("<img") == 24
+    assert learner.asked == len(shown) == 6 and text.count("<img") == 24
     means = class_means(found.matrix("iou"))
     for value in (means.all, means.old, means.new, means.harmonic, average_over_steps(found.matrix("iou"))):
         assert f'<dd class="value">{value:.3f}</dd>' in text
-    for part in ("Old and new classes", "classes of each step", "Each class", "Pictures", "2.0 KiB"):
+    for part in ("Old and new classes", "classes of each step", "Each class", "Examples", "2.0 KiB"):
         assert part in text
-    assert "<dt>AA" not in text and text.count("<svg") == 1
+    assert "<dt>AA" not in text and text.count("<svg") == 1 and 'type="radio"' not in text
+    for k, name in enumerate(found.columns):
+        (row,) = re.findall(rf'<th scope="row">{name}</th>.*', text)
+        assert (f'style="background:{css(class_colour(k))}"' in row) == (k > 0)
     assert [text.index(f"<h3>{s.name}</h3>") for s in stream.stages] == sorted(
         text.index(f"<h3>{s.name}</h3>") for s in stream.stages
     )
     assert write_report(data, tmp_path / "again.html").read_text(encoding="utf-8") == text
-    without = write_report(replace(data, class_examples=()), tmp_path / "short.html")
-    assert "Pictures" not in without.read_text(encoding="utf-8")
+    without = write_report(replace(data, maps=()), tmp_path / "short.html")
+    assert "Examples" not in without.read_text(encoding="utf-8")
 
 
 def test_tables_hold_what_was_measured(stream: Stream) -> None:
     matrix = results(stream).matrix("iou")
-    table = means_table(matrix)
-    for row in range(3):
+    table = dict(means_table(matrix))
+    for row, stage in enumerate(matrix.stages):
         means = class_means(matrix, row)
-        assert f"<span>{means.old:.3f}</span>" in table and f"<span>{means.all:.3f}</span>" in table
-    assert table.count('class="none"') == 2, "new and harmonic after the first step"
-    classes = class_table(matrix, "iou")
-    assert classes.count('<th scope="row">') == 9 and classes.count('class="learned"') == 9
-    for k, name in enumerate(matrix.columns):
-        colour = f'style="background:rgb{palette()[k - 1]}"'
-        (row_html,) = re.findall(rf'<th scope="row">{name}</th>.*', classes)
-        assert (colour in row_html) == (k > 0)
-    assert ">-0.400<" in classes, "ball since the first step"
+        old, new, everything, harmonic = table[f"after {stage}"]
+        assert (old.shown, everything.shown) == (f"{means.old:.3f}", f"{means.all:.3f}")
+        assert (new.kind == "none") == (harmonic.kind == "none") == (row == 0)
+    classes = class_table(matrix)
+    assert [row["name"] for row in classes] == list(matrix.columns)
+    assert [[cell.kind for cell in row["cells"]].count("learned") for row in classes] == [1] * 9
+    assert classes[1]["cells"][-1].shown == "-0.400", "ball since the first step"
 
 
 def test_one_step_has_nothing_to_follow(stream: Stream, tmp_path: Path) -> None:
@@ -96,7 +99,9 @@ def test_one_step_has_nothing_to_follow(stream: Stream, tmp_path: Path) -> None:
     found = Results({"iou": False})
     names = ["background", *(c for s in stream.stages for c in s.classes)]
     found = with_class_row(found, "all-classes", names, {"iou": {name: 0.5 for name in names}})
-    text = write_report(ReportData("run", {}, found, {}), tmp_path).read_text(encoding="utf-8")
+    text = write_report(ReportData("run", {}, found, {}, Classes.panels), tmp_path).read_text(
+        encoding="utf-8"
+    )
     assert "Each class" in text and "<dt>All" in text
     for part in ("<svg", "<dt>FM", "<dt>Avg", "average over steps"):
         assert part not in text
@@ -117,16 +122,12 @@ def test_columns_are_channels_even_where_a_class_is_absent() -> None:
     found = with_class_row(
         Results({"iou": False}), "a", confusion.classes, {"iou": confusion.scores("exclude")}
     )
-    assert found.columns == confusion.classes and of_classes(found)
-    assert not of_classes(
-        Results({"iou": False}).with_stage("background", cells={"background": {"iou": 1.0}})
-    )
-    assert not of_classes(Results({"iou": False}))
+    assert found.columns == confusion.classes
 
 
 def test_images_are_chosen_by_their_step_and_none_twice(stream: Stream) -> None:
     learner = Forgetful(stream)
-    shown = class_examples(learner.predict, stream.stages, 3, "original")
+    shown = map_examples(learner.predict, stream.stages, 3, "original")
     assert len({e.name for e in shown}) == len(shown) == 9
     first = 1
     for stage in stream.stages:
@@ -135,10 +136,10 @@ def test_images_are_chosen_by_their_step_and_none_twice(stream: Stream) -> None:
         members = [e for e in shown if e.step == stage.name]
         assert len(members) == 3 and all(np.isin(e.truth.numpy(), own).any() for e in members)
     assert all(not np.isin(e.predicted.numpy(), (1, 2)).any() for e in shown)
-    known = class_examples(learner.predict, stream.stages[:1], 3, "original")
+    known = map_examples(learner.predict, stream.stages[:1], 3, "original")
     assert {int(v) for e in known for v in e.truth.unique()} <= {0, 1, 2, 3, 4}, "nothing is asked too early"
-    assert class_examples(learner.predict, [], 3) == []
-    cropped = class_examples(lambda qs: [torch.zeros(64, 64) for _ in qs], stream.stages, 1, 64)
+    assert map_examples(learner.predict, [], 3) == []
+    cropped = map_examples(lambda qs: [torch.zeros(64, 64) for _ in qs], stream.stages, 1, 64)
     assert cropped[0].image.shape == (3, 64, 64)
 
 
@@ -153,27 +154,12 @@ def test_pictures_show_classes_void_and_errors() -> None:
 
     shown = np.asarray(coloured(image, truth))
     assert shown[0, 0].tolist() == grey.astype(int).tolist() and len(set(grey)) == 1
-    assert shown[0, 1].tolist() == over(palette()[0]) and shown[1, 1].tolist() == over(palette()[1])
+    assert shown[0, 1].tolist() == over(class_colour(1)) and shown[1, 1].tolist() == over(class_colour(2))
     assert shown[0, 3].tolist() == over(VOID_COLOUR)
     missed, invented, mixed = (over(colour) for colour in ERRORS.values())
     wrong = np.asarray(wrong_pixels(image, truth, said)).tolist()
     plain = grey.astype(int).tolist()
     assert wrong == [[plain, plain, missed, plain], [invented, plain, mixed, plain]]
-    assert MISSED not in palette(20)
+    assert list(MISSED) not in COLOURS[:21].tolist()
     with pytest.raises(AssertionError, match="one size"):
-        ClassExample("a", "x", image, truth, said[:1])
-
-
-def test_colours_are_apart_for_every_reader() -> None:
-    """Distances in CIE L*a*b*: 2.3 is just noticed."""
-    assert len(set(palette())) == 254 and palette(10) == palette()[:10]
-    for count, least in ((8, 17), (21, 14), (150, 3)):
-        colours = np.array(palette()[:count], float)
-        for vision in (NORMAL, PROTANOPIA, DEUTERANOPIA):
-            seen = lab(colours, vision)
-            apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(count, 1)]
-            assert apart.min() > least
-    # White, black and a red whose coordinates are in any text book.
-    known = lab(np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0]], float), NORMAL)
-    assert known[:2] == pytest.approx(np.array([[100, 0, 0], [0, 0, 0]]), abs=0.02)
-    assert known[2] == pytest.approx([53.24, 80.09, 67.20], abs=0.05)
+        MapExample("a", "x", image, truth, said[:1])

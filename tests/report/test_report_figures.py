@@ -1,13 +1,11 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from everseg.pictures.tile import MASK, ON, TRUTH, tile
-from everseg.report import Example, plot_curves, plot_matrix, story
+from everseg.report import MaskExample, plot_curves, plot_matrix, story
 from everseg.report.figures import colour, colour_range, png, svg
 from everseg.results import Results
 
@@ -31,6 +29,16 @@ def test_figures_repeat_and_hold_their_names(plot: object) -> None:
     assert "<metadata" not in text and "DejaVu" not in text and 'id="figure' not in text
 
 
+@pytest.mark.parametrize("plot", [plot_matrix, plot_curves])
+def test_names_are_text_whatever_is_in_them(plot: object) -> None:
+    """Markup is escaped, and a dollar sign starts no formula."""
+    names = ("<b>&\"'", "$x$ $")
+    cells = {name: {"iou": 0.5} for name in names}
+    found = Results({"iou": False}).with_stage(names[0], cells=cells).with_stage(names[1], cells=cells)
+    text = svg(plot(found, "iou"), "x")  # type: ignore[operator]
+    assert "<b>" not in text and "&lt;b&gt;&amp;" in text and text.count(">$x$ $<") >= 2
+
+
 def test_a_figure_of_nothing_is_still_a_figure() -> None:
     nothing = Results({"iou": False}).with_stage("a", cells={})
     assert "<svg" in svg(plot_curves(nothing, "iou"), "x") and "<svg" in svg(plot_matrix(nothing, "iou"), "x")
@@ -50,27 +58,10 @@ def test_the_scale_does_not_magnify_noise() -> None:
     assert colour_range([]) == (0.0, 1.0) and colour_range([0.0])[0] < 0.0
 
 
-def test_a_tile_is_small_and_shows_mask_truth_and_clicks() -> None:
-    image = torch.zeros(3, 100, 400, dtype=torch.uint8)
-    mask, truth = torch.zeros(2, 100, 400, dtype=torch.bool)
-    mask[20:80, 40:200], truth[20:80, 240:360] = True, True
-    small = tile(image, mask=mask, truth=truth, longest=200)
-    pixels = np.asarray(small)
-    assert small.size == (200, 50)
-    assert tuple(pixels[10, 50]) == MASK and tuple(pixels[10, 150]) == TRUTH, "outlines"
-    assert tuple(pixels[25, 60]) != (0, 0, 0) and tuple(pixels[25, 150]) == (0, 0, 0), (
-        "the prediction is tinted"
-    )
-    points, labels = torch.tensor([[100.0, 50.0], [300.0, 50.0]]), torch.tensor([1, -10])
-    clicked = np.asarray(tile(image, points=points, labels=labels))
-    assert (clicked == ON).all(-1).any() and not clicked[:, 160:].any(), "padding is not drawn"
-    assert tile(image[:, :1, :1]).size == (1, 1)
-
-
 def test_the_story_is_one_wide_picture(tmp_path: Path) -> None:
     mask = torch.ones(8, 12, dtype=torch.bool)
     image = torch.zeros(3, 8, 12, dtype=torch.uint8)
-    shown = Example("a", "x", image, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 0.1, 0.9)
+    shown = MaskExample("a", "x", image, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 0.1, 0.9)
     path = story(tmp_path / "story.png", {"fine-tuning": results(), "SAMCL": results()}, [shown])
     with Image.open(path) as picture:
         assert picture.size == (1400, 500)

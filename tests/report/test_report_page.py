@@ -1,4 +1,6 @@
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -6,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from everseg.report import Example, ReportData, pick, write_report
+from everseg.classes.problem import Classes
+from everseg.domains.problem import Domains
+from everseg.report import MaskExample, ReportData, pick, write_report
+from everseg.report.page import TEMPLATES
+from everseg.report.panels import PANELS
 from everseg.results import ImageScore, Results, Summary
 
-DOMAINS = ("skin <b>", "nuclei")
+DOMAINS = ("<b>&\"'", "nuclei")
 
 
 def results(routed: bool = True) -> Results:
@@ -28,11 +34,11 @@ def results(routed: bool = True) -> Results:
     return found.with_stage(DOMAINS[0], row(0.6)).with_stage(DOMAINS[1], row(0.7))
 
 
-def example(number: int = 0, size: tuple[int, int] = (40, 60)) -> Example:
+def example(number: int = 0, size: tuple[int, int] = (40, 60)) -> MaskExample:
     generator = torch.Generator().manual_seed(number)
     truth = torch.zeros(size, dtype=torch.bool)
     truth[10:30, 10:30] = True
-    return Example(
+    return MaskExample(
         domain=DOMAINS[number % 2],
         name=f"{number % 8}.png",
         image=torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator),
@@ -62,7 +68,17 @@ SUMMARY: Summary = {
 
 def data(examples: int = 2) -> ReportData:
     shown = [example(i) for i in range(examples)]
-    return ReportData("<script>run</script>", {"a": {"b": "<i>"}}, results(), SUMMARY, shown)
+    return report("<script>run</script>", results(), SUMMARY, {"a": {"b": "<i>"}}, shown)
+
+
+def report(
+    name: str,
+    found: Results,
+    summary: Summary,
+    config: Mapping[str, object] | None = None,
+    masks: Sequence[MaskExample] = (),
+) -> ReportData:
+    return ReportData(name, config or {}, found, summary, Domains.panels, masks)
 
 
 class Reader(HTMLParser):
@@ -116,7 +132,8 @@ def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
 def test_what_people_named_is_escaped(tmp_path: Path) -> None:
     text, _ = read(write_report(data(), tmp_path / "page.html"))
     assert "<script>" not in text and "&lt;script&gt;run" in text
-    assert "skin <b>" not in text and "skin &lt;b&gt;" in text
+    assert "<b>&" not in text and 'b>&"' not in text, "in text, attributes, captions and charts"
+    assert text.count("&lt;b&gt;&amp;") > 10
     assert "samcl &amp; co" in text and "&lt;i&gt;" in text
 
 
@@ -135,7 +152,19 @@ def test_every_part_is_there(tmp_path: Path) -> None:
     assert reader.seen.count("svg") == 2, "curves of each metric"
     assert reader.seen.count("table") == reader.seen.count("caption") == 5
     assert "untouched base" in text and "3.0 KiB" in text and "61,524 parameters" in text
-    assert text.count('type="radio"') == 2
+    assert text.count('type="radio"') == text.count('<div class="metric">') == 2
+
+
+def test_every_panel_has_a_template_and_a_place() -> None:
+    shared = {"page.html", "parts.html", "report.css"}
+    assert set(TEMPLATES.list_templates()) == {f"{name}.html" for name in PANELS} | shared
+    assert set(PANELS) == {*Domains.panels, *Classes.panels}
+
+
+def test_panels_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    some = replace(data(), panels=("settings", "routing"))
+    text, _ = read(write_report(some, tmp_path))
+    assert re.findall("<h2>(.*)</h2>", text) == ["Configuration", "Which module was chosen"]
 
 
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
@@ -146,9 +175,9 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_run_that_knows_little_gives_a_short_page(tmp_path: Path) -> None:
     """No baseline, routes, examples, summary or configuration, and nothing learned yet."""
     bare = Results({"iou": False}).with_stage("a", cells={"a": {"iou": 0.5}})
-    text, reader = read(write_report(ReportData("bare", {}, bare, {}), tmp_path))
+    text, reader = read(write_report(report("bare", bare, {}), tmp_path))
     assert "Examples" not in text and "Which module" not in text and reader.seen.count("table") == 1
-    read(write_report(ReportData("empty", {}, Results({"iou": False}), {}), tmp_path))
+    read(write_report(report("empty", Results({"iou": False}), {}), tmp_path))
 
 
 def test_sixteen_examples_stay_small(tmp_path: Path) -> None:
@@ -162,10 +191,10 @@ def test_sixteen_examples_stay_small(tmp_path: Path) -> None:
     mask = torch.zeros(900, 1200, dtype=torch.bool)
     mask[200:500, 300:900] = True
     shown = [
-        Example(DOMAINS[0], str(i), big, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 1.0, 1.0)
+        MaskExample(DOMAINS[0], str(i), big, mask, mask, mask, torch.zeros(1, 2), torch.ones(1), "", 1.0, 1.0)
         for i in range(16)
     ]
-    path = write_report(ReportData("big", {}, results(), SUMMARY, shown), tmp_path)
+    path = write_report(report("big", results(), SUMMARY, masks=shown), tmp_path)
     assert path.stat().st_size < 2_000_000
 
 
@@ -181,7 +210,7 @@ def test_pick_takes_the_worst_the_median_and_the_best() -> None:
 
 def test_an_example_of_two_sizes_is_a_mistake_of_ours() -> None:
     with pytest.raises(AssertionError, match="one size"):
-        Example(
+        MaskExample(
             "a",
             "x",
             torch.zeros(3, 4, 4),

@@ -15,7 +15,7 @@ from PIL import Image
 from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.methods import build, configure
-from everseg.pictures.masks import COLOUR, draw_mask
+from everseg.pictures.overlay import draw_mask
 from everseg.runs.learn import run
 from everseg.runs.predict import parse_numbers, predict_files, prompts_of
 from everseg.runs.run import Run, RunConfig
@@ -148,23 +148,6 @@ def test_every_pixel_that_is_written(learned: Run, tmp_path: Path) -> None:
         "some image_mask.png",
         "some image_overlay.png",
     ]
-
-
-def test_an_overlay_tints_inside_and_draws_the_edge() -> None:
-    image = torch.full((3, 9, 9), 100, dtype=torch.uint8)
-    mask = np.zeros((9, 9), bool)
-    mask[2:7, 2:7] = True
-    before = image.clone()
-    drawn = draw_mask(image, mask)
-    assert (drawn[~mask] == 100).all()
-    tint = [int(0.6 * 100 + 0.4 * c) for c in COLOUR]
-    assert drawn[4, 4].tolist() == tint
-    assert drawn[2, 2].tolist() == list(COLOUR)
-    assert drawn[3, 3].tolist() == tint
-    assert torch.equal(image, before)
-    everything = draw_mask(image, np.ones((9, 9), bool))
-    assert everything[0, 0].tolist() == tint  # An object that leaves the picture has no edge there.
-    assert (draw_mask(image, np.zeros((9, 9), bool)) == 100).all()
 
 
 def test_several_boxes_are_several_masks(learned: Run, tmp_path: Path) -> None:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from everseg.distributed import add_up
-
-VOID = 255
-"""Pixels of the truth that nobody is asked about."""
+from everseg.types import VOID
 
 Absent = Literal["zero", "exclude"]
 """What the IoU is of a class without a pixel in the truth: "zero" (DKD and EIR, published code) or none at

@@ -18,7 +18,7 @@ from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.errors import UserError
 from everseg.models.semantic.base import MOBILENET, load_semantic_base
 from everseg.pictures.drawn import Drawn
-from everseg.pictures.masks import class_map, draw_classes
+from everseg.pictures.overlay import class_map, draw_classes
 from everseg.results import Results, average_over_steps, class_means, with_class_row
 from everseg.types import ImageQuery, Precision, Prompts, RunView, Stage
 
@@ -44,7 +44,7 @@ class Classes:
     base = MOBILENET
     Score = ClassScoreConfig
     lower_is_better: Mapping[str, bool] = {"iou": False}
-    panels = ("class_means", "class_matrix", "costs", "class_examples")
+    panels = ("means", "maps", "costs", "merges", "settings")
     outputs = ("_classes.png",)
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"
 

@@ -31,7 +31,6 @@ RATIO = (3 / 4, 4 / 3)
 FASTEST = 0.1
 """The most weight that running statistics give to one batch, unless they have more by themselves."""
 
-VOID = 255
 
 Loss = Literal["ce", "bce"]
 """One softmax over background and classes, or a sigmoid for each."""

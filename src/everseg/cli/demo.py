@@ -13,7 +13,7 @@ import typer
 from everseg.cli.shared import Seed, app, show
 
 if TYPE_CHECKING:
-    from everseg.report.data import Example
+    from everseg.report.data import MaskExample
     from everseg.results import Results, Summary
 
 DOMAINS = ("polyps", "lesions", "nuclei", "cracks")
@@ -61,13 +61,13 @@ def run_demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iter
         data = collect(current, stream)
         write_report(data, current.folder / "report.html")
         if method == "samcl":
-            largest = {e.domain: e for e in sorted(data.examples, key=_gain)}
+            largest = {e.domain: e for e in sorted(data.masks, key=_gain)}
             best = sorted(largest.values(), key=_gain)[-2:]
             story(out / "story.png", {TITLES[m]: r for m, r in shown.items()}, best)
         yield Shown(method, current.folder, current.results, current.summary())
 
 
-def _gain(example: Example) -> float:
+def _gain(example: MaskExample) -> float:
     return example.iou_adapted - example.iou_plain
 
 

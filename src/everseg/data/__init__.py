@@ -25,7 +25,6 @@ from everseg.data.stream import Stream
 from everseg.data.synthetic.classes import SyntheticClasses, write_synthetic_classes
 from everseg.data.synthetic.domains import SyntheticDomain, write_synthetic, write_synthetic_stream
 from everseg.data.synthetic.scenes import SCENES
-from everseg.pictures.voc import class_colour
 from everseg.types.pixels import draw_clicks, tight_box
 
 __all__ = [
@@ -55,7 +54,6 @@ __all__ = [
     "ade20k_maps",
     "centre_crop",
     "check",
-    "class_colour",
     "contact_sheet",
     "draw_clicks",
     "folder_maps",

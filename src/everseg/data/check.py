@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everseg.data.classes.stages import ClassSamples, Together
-from everseg.data.masks import VOID
 from everseg.data.samples import Samples
 from everseg.data.stream import Stream, open_leniently
 from everseg.errors import UserError
-from everseg.types import PromptSample, SemanticSample
+from everseg.types import VOID, PromptSample, SemanticSample
 
 OFF_MASK_ERROR = 0.05
 """Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %

@@ -14,9 +14,7 @@ from scipy import ndimage
 
 from everseg.data.images import read_values
 from everseg.errors import UserError
-
-VOID = 255
-"""In palette masks and class maps: neither object nor ground."""
+from everseg.types import VOID
 
 Threshold = int | str
 """127 means "greater than 127"; "==255" means exactly 255, as SAMCL's published code has it."""

@@ -19,7 +19,7 @@ from everseg.domains.scoring import ScoreConfig, score
 from everseg.errors import UserError
 from everseg.models.promptable.load import TINY, load_base
 from everseg.pictures.drawn import Drawn
-from everseg.pictures.masks import draw_mask
+from everseg.pictures.overlay import draw_mask
 from everseg.results import BASE, Results
 from everseg.results.metrics import METRICS
 from everseg.types import (
@@ -58,7 +58,7 @@ class Domains:
     base = TINY
     Score = ScoreConfig
     lower_is_better: Mapping[str, bool] = {name: m.lower_is_better for name, m in METRICS.items()}
-    panels = ("matrix", "routing", "costs", "examples")
+    panels = ("matrix", "routing", "masks", "costs", "merges", "settings")
     outputs = ("_mask*.png",)
     entangled = "one adapter holds what it learned of all of them"
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-TRUTH = (230, 159, 0)
-MASK = (86, 180, 233)
-ON = (0, 158, 115)
-OFF = (213, 94, 0)
+from everseg.pictures.palette import MASK, OFF, ON, TRUTH
 
 Pixels = NDArray[np.uint8]
 Bits = NDArray[np.bool_]
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """(3, H, W) uint8 as a picture."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def fitted(width: int, height: int, longest: int, *, enlarge: bool = False) -> tuple[tuple[int, int], float]:
+    """Width and height of a picture whose longer side is to have at most `longest` pixels, and the scale.
+
+    enlarge: a smaller picture is made so large.
+    """
+    scale = longest / max(width, height)
+    if not enlarge:
+        scale = min(1.0, scale)
+    return (max(1, round(width * scale)), max(1, round(height * scale))), scale
 
 
 def tile(
@@ -30,16 +40,12 @@ def tile(
 ) -> Image.Image:
     """The image, at most `longest` pixels on a side, a mask tinted, the truth outlined, clicks marked.
 
-    image: (3, H, W) uint8. mask, truth: (H, W) bool. points: (P, 2) x, y in its pixels; labels: (P,), 1 is a
-    disc with a plus, 0 a square with a minus, anything else is padding.
+    image: (3, H, W) uint8. mask, truth: (H, W) bool. points: (P, 2) x, y in its pixels; labels: (P,), as in
+    `draw_click`.
     """
-    height, width = image.shape[1:]
-    scale = min(1.0, longest / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).resize(
-        size, Image.Resampling.BOX
-    )
-    pixels = np.asarray(picture).astype(np.float64)
+    picture = picture_of(image)
+    size, scale = fitted(*picture.size, longest)
+    pixels = np.asarray(picture.resize(size, Image.Resampling.BOX)).astype(np.float64)
     if mask is not None:
         bits = _shrink(mask, size)
         pixels[bits] = 0.55 * pixels[bits] + 0.45 * np.array(MASK)
@@ -52,15 +58,8 @@ def tile(
     drawn = Image.fromarray(pixels.round().astype(np.uint8))
     if points is not None and labels is not None:
         for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
-            _click(ImageDraw.Draw(drawn), (x + 0.5) * scale, (y + 0.5) * scale, int(label))
+            draw_click(ImageDraw.Draw(drawn), (x + 0.5) * scale, (y + 0.5) * scale, int(label))
     return drawn
-
-
-def jpeg(picture: Image.Image) -> bytes:
-    """JPEG bytes without chroma subsampling, which would smear thin outlines."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80, subsampling=0, optimize=True)
-    return buffer.getvalue()
 
 
 def _shrink(mask: Tensor, size: tuple[int, int]) -> Bits:
@@ -75,7 +74,8 @@ def _outline(bits: Bits) -> Bits:
     return bits & ~inside
 
 
-def _click(draw: ImageDraw.ImageDraw, x: float, y: float, label: int, radius: int = 5) -> None:
+def draw_click(draw: ImageDraw.ImageDraw, x: float, y: float, label: int, radius: int = 5) -> None:
+    """Mark a click: label 1 is a disc with a plus, 0 a square with a minus, anything else is padding."""
     if label not in (0, 1):
         return
     box = (x - radius, y - radius, x + radius, y + radius)

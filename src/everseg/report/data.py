@@ -12,8 +12,8 @@ from everseg.results import Results, Summary
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
-    """One test image with its clicks and what came of them.
+class MaskExample:
+    """One test image with its clicks and the masks that they give.
 
     image: (3, H, W) uint8. truth, plain, adapted: (H, W) bool, the true mask, the untouched base's and the
     run's.
@@ -41,11 +41,12 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassExample:
-    """One test image of a run of classes and what came of it.
+class MapExample:
+    """One test image of a run of classes and its class map.
 
-    step: the stage for some of whose classes it was chosen. image: (3, H, W) uint8. truth: (H, W) uint8,
-    channels, 255 void. predicted: (H, W) channels. Channels are the results' columns, the background first.
+    step: the stage that it is listed under, which taught some of its classes. image: (3, H, W) uint8. truth:
+    (H, W) uint8, channels, 255 void. predicted: (H, W) channels. Channels are the results' columns, the
+    background first.
     """
 
     step: str
@@ -61,12 +62,16 @@ class ClassExample:
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """A run: its name, its resolved configuration, its scores, what it cost, and a few test images: examples
-    of domains, or class_examples where the columns of its results are classes."""
+    """A run: its name, its resolved configuration, its scores and what it cost.
+
+    panels: names of `everseg.report.panels.PANELS`, in the order of the page; one that has nothing to show is
+    left out. masks, maps: the test images for the panels of these names.
+    """
 
     name: str
     config: Mapping[str, Any]
     results: Results
     summary: Summary
-    examples: Sequence[Example] = ()
-    class_examples: Sequence[ClassExample] = ()
+    panels: tuple[str, ...]
+    masks: Sequence[MaskExample] = ()
+    maps: Sequence[MapExample] = ()

@@ -1,6 +1,7 @@
 """The result matrix and the curves over the stream as matplotlib figures.
 
-Figures are made without pyplot, so nothing global is touched and any number of threads may draw.
+Figures are made without pyplot, so nothing global is touched and any number of threads may draw. Names are
+shown as they are: a dollar sign in one starts no formula.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from everseg.pictures.palette import LINES
 from everseg.results import ResultMatrix, Results
 from everseg.results.metrics import METRICS
 
 INK = "#101419"
 """The colour of lines and letters; in a page it becomes the page's own text colour."""
 
-# Okabe and Ito's colours without yellow and black and with a lighter blue: readable on white and on black.
-COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":")
 
@@ -95,9 +95,14 @@ def plot_matrix(results: Results, metric: str) -> Figure:
         if bold:
             axes.add_patch(_frame(i, j, ink))
     axes.set_xticks(
-        range(len(matrix.columns)), matrix.columns, rotation=20, ha="left", rotation_mode="anchor"
+        range(len(matrix.columns)),
+        matrix.columns,
+        rotation=20,
+        ha="left",
+        rotation_mode="anchor",
+        parse_math=False,
     )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, colors=INK)
     axes.spines[:].set_visible(False)
@@ -137,8 +142,8 @@ def draw_curves(axes: Axes, results: Results, metric: str) -> None:
         known = np.flatnonzero(~np.isnan(values[:, j]))
         if not len(known):
             continue
-        hue = COLOURS[j % len(COLOURS)]
-        dash = DASHES[(j // len(COLOURS)) % len(DASHES)]
+        hue = LINES[j % len(LINES)]
+        dash = DASHES[(j // len(LINES)) % len(DASHES)]
         learned = int(matrix.learned_at[j]) + offset
         before, after = known[known <= learned], known[known >= learned]
         axes.plot(where[before], values[before, j], color=hue, ls=dash, lw=1.0, alpha=0.55)
@@ -171,8 +176,9 @@ def draw_curves(axes: Axes, results: Results, metric: str) -> None:
             weight="bold",
             va="center",
             annotation_clip=False,
+            parse_math=False,
         )
-    axes.set_xticks(where, names)
+    axes.set_xticks(where, names, parse_math=False)
     axes.set_ylabel(label(metric) + (" (lower is better)" if matrix.lower_is_better else ""), color=INK)
     axes.tick_params(colors=INK, length=3)
     axes.grid(axis="y", color="#888888", alpha=0.25, lw=0.8)

@@ -9,13 +9,13 @@ from matplotlib.figure import SubFigure
 
 from everseg.files import write_bytes
 from everseg.pictures.tile import tile
-from everseg.report.data import Example
+from everseg.report.data import MaskExample
 from everseg.report.figures import INK, draw_curves, figure, png
 from everseg.results import Results, average
 
 
 def story(
-    path: Path, series: Mapping[str, Results], examples: Sequence[Example], metric: str = "iou"
+    path: Path, series: Mapping[str, Results], examples: Sequence[MaskExample], metric: str = "iou"
 ) -> Path:
     """Draw each method's curves on the left and up to two examples on the right, as one PNG of 1400x500.
 
@@ -34,7 +34,7 @@ def story(
     for axes, (title, results) in zip(panels, series.items(), strict=True):
         draw_curves(axes, results, metric)
         shown = f"{title}: {average(results.matrix(metric)):.2f} at the end"
-        axes.set_title(shown, size=12, weight="bold", color=INK, loc="left")
+        axes.set_title(shown, size=12, weight="bold", color=INK, loc="left", parse_math=False)
         for tick in axes.get_xticklabels():
             tick.set(rotation=30, ha="right", rotation_mode="anchor")
     # One scale for all: the widest that any run needs.
@@ -50,7 +50,7 @@ def story(
     return path
 
 
-def _pictures(part: SubFigure, examples: Sequence[Example]) -> None:
+def _pictures(part: SubFigure, examples: Sequence[MaskExample]) -> None:
     """A row of three pictures for each example."""
     grid = part.subplots(len(examples), 3, squeeze=False)
     for row, example in zip(grid, examples, strict=True):
@@ -66,5 +66,5 @@ def _pictures(part: SubFigure, examples: Sequence[Example]) -> None:
         )
         for axes, picture, title in zip(row, (clicks, plain, adapted), titles, strict=True):
             axes.imshow(picture)
-            axes.set_title(title, size=10, color=INK, loc="left")
+            axes.set_title(title, size=10, color=INK, loc="left", parse_math=False)
             axes.set_axis_off()

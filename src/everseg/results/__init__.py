@@ -10,7 +10,7 @@ tables.py      tables for the terminal
 """
 
 from everseg.results.bootstrap import Difference, Interval, headline, intervals, paired_difference
-from everseg.results.classes import ClassMeans, average_over_steps, class_means, of_classes, with_class_row
+from everseg.results.classes import ClassMeans, average_over_steps, class_means, with_class_row
 from everseg.results.matrix import (
     ResultMatrix,
     average,
@@ -46,7 +46,6 @@ __all__ = [
     "headline",
     "intervals",
     "number",
-    "of_classes",
     "paired_difference",
     "routing",
     "stored_bytes",

@@ -67,11 +67,6 @@ def average_over_steps(matrix: ResultMatrix) -> float:
     return sum(rows) / len(rows) if rows else math.nan
 
 
-def of_classes(results: Results) -> bool:
-    """Whether the columns are classes: the first is the background, which no stage is named after."""
-    return results.columns[:1] == (BACKGROUND,) and BACKGROUND not in results.stages
-
-
 def with_class_row(
     results: Results,
     stage: str,

@@ -14,8 +14,9 @@ import torch
 
 from everseg.data.images import read_image
 from everseg.errors import UserError
-from everseg.files import atomic_path, write_json
+from everseg.files import write_json
 from everseg.pictures.drawn import Drawn
+from everseg.pictures.encode import write_png
 from everseg.runs.arrays import check_inside
 from everseg.runs.run import Run
 from everseg.types import Prompts
@@ -160,8 +161,7 @@ def _files_in(record: Any) -> Iterator[str]:
 
 def _write(path: Path, drawn: Drawn, out: Path) -> Written:
     for name, picture in drawn.pictures.items():
-        with atomic_path(out / name) as temporary:
-            picture.save(temporary, format="PNG")
+        write_png(out / name, picture)
     record = {"image": str(path), **drawn.record}
     write_json(out / f"{path.stem}.json", record)
     lines = tuple(f"{path}: {text} -> {out / name}" for text, name in drawn.lines)

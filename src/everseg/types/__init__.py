@@ -30,6 +30,9 @@ ExportForm = Literal["sam", "peft"]
 Setting = Literal["overlapped", "disjoint", "sequential"]
 """Which images and labels a step of a class stream has."""
 
+VOID = 255
+"""The label of pixels in masks and class maps that count neither as background nor as any class."""
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -13,6 +13,7 @@ import torch
 from everseg.classes.instances import Instance, InstancePool, balanced, contact_sheet, load_pool, save_pool
 from everseg.errors import UserError
 from everseg.files import load_state, save_state, state_bytes
+from everseg.pictures.palette import TRUTH
 
 
 class Candidate(NamedTuple):
@@ -180,6 +181,6 @@ def test_a_folder_that_was_meddled_with_is_refused(pool: InstancePool, tmp_path:
 def test_the_contact_sheet_shows_every_class(pool: InstancePool) -> None:
     sheet = contact_sheet(pool, {1: "bird"})
     pixels = np.asarray(sheet)
-    outline = (pixels == (0, 229, 160)).all(-1)
+    outline = (pixels == TRUTH).all(-1)
     assert int((outline.any(1)[1:] & ~outline.any(1)[:-1]).sum()) >= 5, "a row of outlines for each class"
     assert contact_sheet(InstancePool()).height < sheet.height

@@ -92,6 +92,9 @@ def test_each_class_is_in_its_share_of_the_images() -> None:
 
 def test_a_written_stream_is_clean_and_the_same(tmp_path: Path) -> None:
     path = write_synthetic_classes(tmp_path / "s", "5-3", train=16, test=8, seed=2, size=48)
+    some = next((tmp_path / "s" / "train" / "masks").iterdir())
+    colours = np.array(Image.open(some).getpalette()).reshape(-1, 3)
+    assert colours[[0, 1, 8]].tolist() == [[0, 0, 0], [128, 0, 0], [64, 0, 0]]
     stream = Stream.from_yaml(path)
     assert [len(s.classes) for s in stream.stages] == [5, 3] and check(stream).ok
     written, made = folder_maps(tmp_path / "s" / "train"), SyntheticClasses(16, "train", size=48, seed=2)

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from everseg.classes.instances.pool import Instance
 from everseg.config import at_least
-
-VOID = 255
+from everseg.types import VOID
 
 
 @dataclass(frozen=True)

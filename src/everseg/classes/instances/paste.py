@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from everseg.classes.instances.place import best_window, filling_size, native_size, ranked_cells
 from everseg.classes.instances.pool import Instance, InstancePool
 from everseg.config import at_least
+from everseg.types import VOID
 
-VOID = 255
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean: what normalisation makes zero."""
 

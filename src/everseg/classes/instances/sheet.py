@@ -1,4 +1,4 @@
-"""The pool as one picture: a row for each class, its instances with their masks, bytes and sources."""
+"""The pool as one picture: one row per class, its instances with their masks, bytes and sources."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy import ndimage
 
 from everseg.classes.instances.pool import Instance, InstancePool
+from everseg.pictures.palette import TRUTH
+from everseg.pictures.sheet import GAP, GROUND, INK, MARGIN, Sheet, beginning, end, enlarged, framed
+from everseg.pictures.tile import picture_of
+from everseg.results import bytes_text
 
 TILE = 112
 CAPTION = 30
-GAP = 8
 LABEL = 150
-MARGIN = 20
 HEAD = 72
-
-PAPER = (250, 250, 248)
-INK = (28, 30, 34)
-FADED = (118, 122, 128)
-OUTLINE = (0, 229, 160)
 
 
 def contact_sheet(
@@ -35,50 +32,34 @@ def contact_sheet(
     rows = {label: math.ceil(len(items) / columns) for label, items in groups.items()}
     width = MARGIN * 2 + LABEL + columns * (TILE + GAP)
     height = HEAD + sum(rows.values()) * (TILE + CAPTION + GAP) + len(rows) * GAP + MARGIN
-    sheet = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    sheet = Sheet(width, height)
     sources = len({item.image for item in pool.items.values()})
-    title = f"{len(pool)} instances of {len(groups)} classes"
-    draw.text((MARGIN, 14), title, INK, ImageFont.load_default(22))
-    room = f" of {_size(pool.max_bytes)}" if pool.max_bytes else ""
-    detail = f"{_size(pool.nbytes)}{room}, from {sources} images; room for {pool.count}"
-    draw.text((MARGIN, 42), detail, FADED, ImageFont.load_default(14))
+    sheet.write(MARGIN, 14, f"{len(pool)} instances of {len(groups)} classes", 22, INK)
+    room = f" of {bytes_text(pool.max_bytes)}" if pool.max_bytes else ""
+    detail = f"{bytes_text(pool.nbytes)}{room}, from {sources} images; room for {pool.count}"
+    sheet.write(MARGIN, 42, detail, 14)
     top = HEAD
     for label, items in groups.items():
         name = (names or {}).get(label, f"class {label}")
-        draw.text((MARGIN, top + 36), _short(name, 18), INK, ImageFont.load_default(17))
-        total = f"{len(items)}, {_size(sum(i.nbytes for i in items))}"
-        draw.text((MARGIN, top + 58), total, FADED, ImageFont.load_default(13))
+        sheet.write(MARGIN, top + 36, beginning(name, 18), 17, INK)
+        sheet.write(MARGIN, top + 58, f"{len(items)}, {bytes_text(sum(i.nbytes for i in items))}", 13)
         for k, item in enumerate(items):
             left = MARGIN + LABEL + k % columns * (TILE + GAP)
             at = top + k // columns * (TILE + CAPTION + GAP)
-            sheet.paste(_tile(item), (left, at))
-            box = f"{item.box[3] - item.box[1]}x{item.box[2] - item.box[0]}, {_size(item.nbytes)}"
-            draw.text((left, at + TILE + 2), box, FADED, ImageFont.load_default(11))
-            draw.text((left, at + TILE + 15), _short(item.image, 19), FADED, ImageFont.load_default(11))
+            sheet.paste(_tile(item), left, at)
+            box = f"{item.box[3] - item.box[1]}x{item.box[2] - item.box[0]}, {bytes_text(item.nbytes)}"
+            sheet.write(left, at + TILE + 2, box, 11)
+            sheet.write(left, at + TILE + 15, end(item.image, 19), 11)
         top += rows[label] * (TILE + CAPTION + GAP) + GAP
-    return sheet
+    return sheet.picture
 
 
 def _tile(item: Instance) -> Image.Image:
-    """An instance fitted into a square, outlined."""
-    tile = Image.new("RGB", (TILE, TILE), (232, 232, 228))
-    picture = Image.fromarray(item.pixels.permute(1, 2, 0).numpy())
-    scale = TILE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).copy()
+    """An instance fitted into a square and outlined, what is around it faded."""
+    pixels, _ = enlarged(picture_of(item.pixels), TILE)
+    size = (pixels.shape[1], pixels.shape[0])
     mask = Image.fromarray(item.inside.numpy()).resize(size, Image.Resampling.NEAREST)
     inside = np.asarray(mask.convert("L")) > 127
-    pixels[~inside] = (pixels[~inside] * 0.25 + 0.75 * np.array((232, 232, 228))).astype(np.uint8)
-    pixels[inside & ~ndimage.binary_erosion(inside)] = OUTLINE
-    tile.paste(Image.fromarray(pixels), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
-    return tile
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
-
-
-def _short(text: str, length: int) -> str:
-    """The end of a name tells images apart."""
-    return text if len(text) <= length else "…" + text[1 - length :]
+    pixels[~inside] = (pixels[~inside] * 0.25 + 0.75 * np.array(GROUND)).astype(np.uint8)
+    pixels[inside & ~ndimage.binary_erosion(inside)] = TRUTH
+    return framed(pixels, TILE)[0]

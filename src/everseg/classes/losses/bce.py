@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-VOID = 255
+from everseg.types import VOID
 
 
 def masked_mean(loss_BHW: Tensor, mask_BHW: Tensor, count: Tensor | float | None = None) -> Tensor:

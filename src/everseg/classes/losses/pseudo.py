@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-VOID = 255
+from everseg.types import VOID
+
 FLOOR = 0.001
 BINS = 4096
 

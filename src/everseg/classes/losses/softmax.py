@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.types import VOID
+
 Where = Literal["both", "new", "old"]
 Background = Literal["new", "bg+new"]
-
-VOID = 255
 
 
 def unbiased_ce(logits_BKHW: Tensor, labels_BHW: Tensor, old: int) -> tuple[Tensor, Tensor]:

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, weighted_bce
-from everseg.classes.tune import VOID, Batch, ClassTuneConfig, Crops, begin, groups_of, train
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
 from everseg.config import at_least
 from everseg.fit import Group
 from everseg.models.semantic.base import SemanticBase
 from everseg.seed import torch_generator
-from everseg.types import Scratch, Stage, State
+from everseg.types import VOID, Scratch, Stage, State
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from everseg.classes.losses import (
     weighted_bce,
 )
 from everseg.classes.memory import ImageMemory
-from everseg.classes.tune import VOID, Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import at_least
 from everseg.models.semantic.base import SemanticBase
-from everseg.types import Scratch, Stage, State
+from everseg.types import VOID, Scratch, Stage, State
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, softmax_kd, unbiased_ce
-from everseg.classes.tune import VOID, Batch, ClassTuneConfig, Crops, begin, train
-from everseg.types import Scratch, Stage
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.types import VOID, Scratch, Stage
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from everseg.data.masks import VOID
 from everseg.errors import UserError, unknown
+from everseg.types import VOID
 
 BACKGROUND_NAME, VOID_NAME = "background", "void"
 """Names that stand for no class, and may stand for several numbers."""

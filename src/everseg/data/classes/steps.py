@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everseg.data.classes.legend import BACKGROUND_NAME, Legend
-from everseg.data.masks import VOID
 from everseg.errors import UserError
-from everseg.types import Setting
+from everseg.types import VOID, Setting
 
 UnseenAs = Literal["background", "ignore"]
 Bools = NDArray[np.bool_]

@@ -17,11 +17,11 @@ from scipy import ndimage
 
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.steps import ClassSteps
+from everseg.data.classes.voc_colours import VOC_COLOURS
 from everseg.data.synthetic.objects import LOOKS
 from everseg.data.synthetic.scenes import Field, cloud, curve, grain, paint, soft, strokes
 from everseg.errors import UserError, unknown
 from everseg.files import atomic_path, write_text
-from everseg.pictures.voc import COLOURS
 from everseg.seed import numpy_generator
 from everseg.types import SemanticSample, Setting
 
@@ -209,7 +209,7 @@ def write_synthetic_classes(
                 raise UserError(f"{place} is not empty; choose a new folder or delete it first")
         for sample in samples:
             classes = Image.fromarray(sample.labels.numpy())
-            classes.putpalette(COLOURS.tobytes())
+            classes.putpalette(VOC_COLOURS.tobytes())
             image = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
             for part, picture in zip(PARTS, (image, classes), strict=True):
                 with atomic_path(folder / split / part / sample.name) as temporary:

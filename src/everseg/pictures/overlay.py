@@ -1,4 +1,4 @@
-"""Masks and class maps drawn over their image."""
+"""A prediction over its image, in the image's own size."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from everseg.pictures.voc import COLOURS
+from everseg.pictures.palette import COLOURS, MASK
 
-COLOUR = (255, 92, 40)
-"""Of the mask in an overlay: far from tissue, sky and asphalt."""
+Pixels = NDArray[np.uint8]
 
 
-def draw_mask(image: Tensor, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def draw_mask(image: Tensor, mask: NDArray[np.bool_]) -> Pixels:
     """The image with the mask tinted and outlined: (3, H, W) uint8 and (H, W) bool -> (H, W, 3) uint8."""
     pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
-    colour = np.array(COLOUR, np.float32)
+    colour = np.array(MASK, np.float32)
     width = max(1, round(max(mask.shape) / 300))
     edge = mask & ~ndimage.binary_erosion(mask, iterations=width, border_value=1)
     pixels[mask] = 0.6 * pixels[mask] + 0.4 * colour
@@ -25,14 +24,7 @@ def draw_mask(image: Tensor, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return pixels.astype(np.uint8)
 
 
-def class_map(channels: NDArray[np.uint8]) -> Image.Image:
-    """Channels (H, W) as a picture with a palette."""
-    picture = Image.fromarray(channels)
-    picture.putpalette(COLOURS.tobytes())
-    return picture
-
-
-def draw_classes(image: Tensor, channels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def draw_classes(image: Tensor, channels: Pixels) -> Pixels:
     """The image with every class tinted in its colour and outlined: (3, H, W) uint8 and (H, W) uint8 ->
     (H, W, 3) uint8."""
     pixels = image.permute(1, 2, 0).numpy().astype(np.float32)
@@ -42,3 +34,10 @@ def draw_classes(image: Tensor, channels: NDArray[np.uint8]) -> NDArray[np.uint8
     edge |= (ndimage.minimum_filter(channels, wide) != channels) & (channels != 0)
     tinted = np.where((channels != 0)[..., None], 0.5 * pixels + 0.5 * colours, pixels)
     return np.where(edge[..., None], colours, tinted).astype(np.uint8)
+
+
+def class_map(channels: Pixels) -> Image.Image:
+    """A palette image whose indices are channels: (H, W) uint8."""
+    picture = Image.fromarray(channels)
+    picture.putpalette(COLOURS.tobytes())
+    return picture
