@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,14 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from everseg.classes.scoring import ClassScoreConfig, score_classes
-from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.errors import UserError
-from everseg.models.semantic.base import MOBILENET, load_semantic_base
+from everseg.models.names import MOBILENET
+from everseg.models.semantic.base import load_semantic_base
 from everseg.pictures.drawn import Drawn
 from everseg.pictures.overlay import class_map, draw_classes
 from everseg.results import Results, average_over_steps, class_means, with_class_row
 from everseg.types import ImageQuery, Precision, Prompts, RunView, Stage
+
+if TYPE_CHECKING:
+    from everseg.data import Stream
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ def import_samcl(
     """Make a run of SAMCL's published modules, or of those that its published code has trained."""
     from everseg.data import Stream
     from everseg.domains.released import BACKGROUND
-    from everseg.models.promptable.load import from_anywhere
+    from everseg.models.names import from_anywhere
     from everseg.runs.adopt import adopt_samcl
 
     run = adopt_samcl(

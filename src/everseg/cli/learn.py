@@ -70,7 +70,7 @@ def learn(
     from everseg.config import everywhere, override
     from everseg.distributed import world
     from everseg.methods import configure
-    from everseg.models.promptable.load import from_anywhere
+    from everseg.models.names import from_anywhere
     from everseg.results import table
     from everseg.runs.folder import load
     from everseg.runs.learn import run_stages

@@ -66,7 +66,7 @@ def merge(
 ) -> None:
     """Merge the domains of runs that were trained apart into one run. No image is needed."""
     from everseg.data import Stream
-    from everseg.models.promptable.load import from_anywhere
+    from everseg.models.names import from_anywhere
     from everseg.results import compare_table, table
     from everseg.runs.merge import merge_runs
     from everseg.runs.problem import only_domains

@@ -4,28 +4,77 @@ A reader is a lazy sequence of `PromptSample` or `SemanticSample`: `reader[i]` d
 the layouts and every option.
 """
 
-from everseg.data.check import Finding, Report, SplitSummary, check
-from everseg.data.classes.crop import CentreCropped, centre_crop
-from everseg.data.classes.legend import Legend
-from everseg.data.classes.maps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
-from everseg.data.classes.stages import ClassSamples
-from everseg.data.classes.steps import ClassSteps, LabelTable
-from everseg.data.domains.coco import CocoReader
-from everseg.data.domains.folder import FolderReader
-from everseg.data.domains.instances import InstancesReader
-from everseg.data.domains.points import read_points, write_points
-from everseg.data.domains.prompts import PromptRule, StoredClicks
-from everseg.data.domains.voc import VocReader
-from everseg.data.images import read_image
-from everseg.data.masks import MaskRule, mask_rule, read_mask
-from everseg.data.readers import READERS
-from everseg.data.samples import Samples
-from everseg.data.sheet import contact_sheet
-from everseg.data.stream import Stream
-from everseg.data.synthetic.classes import SyntheticClasses, write_synthetic_classes
-from everseg.data.synthetic.domains import SyntheticDomain, write_synthetic, write_synthetic_stream
-from everseg.data.synthetic.scenes import SCENES
-from everseg.types.pixels import draw_clicks, tight_box
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everseg.data.checks import Finding, Report, SplitSummary, check
+    from everseg.data.classes.crop import CentreCropped, centre_crop
+    from everseg.data.classes.legend import Legend
+    from everseg.data.classes.maps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
+    from everseg.data.classes.stages import ClassSamples
+    from everseg.data.classes.steps import ClassSteps, LabelTable
+    from everseg.data.domains.coco import CocoReader
+    from everseg.data.domains.folder import FolderReader
+    from everseg.data.domains.instances import InstancesReader
+    from everseg.data.domains.points import read_points, write_points
+    from everseg.data.domains.prompts import PromptRule, StoredClicks
+    from everseg.data.domains.voc import VocReader
+    from everseg.data.images import read_image
+    from everseg.data.masks import MaskRule, mask_rule, read_mask
+    from everseg.data.readers import READERS
+    from everseg.data.samples import Samples
+    from everseg.data.sheet import contact_sheet
+    from everseg.data.stream import Stream
+    from everseg.data.synthetic.classes import SyntheticClasses, write_synthetic_classes
+    from everseg.data.synthetic.domains import SyntheticDomain, write_synthetic, write_synthetic_stream
+    from everseg.data.synthetic.scenes import SCENES
+    from everseg.types.pixels import draw_clicks, tight_box
+
+_PLACES = {
+    "ade20k_maps": "everseg.data.classes.maps",
+    "centre_crop": "everseg.data.classes.crop",
+    "CentreCropped": "everseg.data.classes.crop",
+    "check": "everseg.data.checks",
+    "CLASS_READERS": "everseg.data.classes.maps",
+    "ClassMaps": "everseg.data.classes.maps",
+    "ClassSamples": "everseg.data.classes.stages",
+    "ClassSteps": "everseg.data.classes.steps",
+    "CocoReader": "everseg.data.domains.coco",
+    "contact_sheet": "everseg.data.sheet",
+    "draw_clicks": "everseg.types.pixels",
+    "Finding": "everseg.data.checks",
+    "folder_maps": "everseg.data.classes.maps",
+    "FolderReader": "everseg.data.domains.folder",
+    "InstancesReader": "everseg.data.domains.instances",
+    "LabelTable": "everseg.data.classes.steps",
+    "Legend": "everseg.data.classes.legend",
+    "mask_rule": "everseg.data.masks",
+    "MaskRule": "everseg.data.masks",
+    "PromptRule": "everseg.data.domains.prompts",
+    "read_image": "everseg.data.images",
+    "read_mask": "everseg.data.masks",
+    "read_points": "everseg.data.domains.points",
+    "READERS": "everseg.data.readers",
+    "Report": "everseg.data.checks",
+    "Samples": "everseg.data.samples",
+    "SCENES": "everseg.data.synthetic.scenes",
+    "SplitSummary": "everseg.data.checks",
+    "StoredClicks": "everseg.data.domains.prompts",
+    "Stream": "everseg.data.stream",
+    "SyntheticClasses": "everseg.data.synthetic.classes",
+    "SyntheticDomain": "everseg.data.synthetic.domains",
+    "tight_box": "everseg.types.pixels",
+    "voc_maps": "everseg.data.classes.maps",
+    "VocReader": "everseg.data.domains.voc",
+    "write_points": "everseg.data.domains.points",
+    "write_synthetic": "everseg.data.synthetic.domains",
+    "write_synthetic_classes": "everseg.data.synthetic.classes",
+    "write_synthetic_stream": "everseg.data.synthetic.domains",
+}
+"""Where each name lies: a reader is loaded when it is first used."""
 
 __all__ = [
     "CLASS_READERS",
@@ -68,3 +117,9 @@ __all__ = [
     "write_synthetic_classes",
     "write_synthetic_stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'everseg.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -19,7 +19,7 @@ from everseg.doctor.machine import Machine, look
 from everseg.doctor.probe import Probe, Shape, measure
 from everseg.domains.scoring import BATCH
 from everseg.methods import find
-from everseg.models.promptable.load import TINY
+from everseg.models.names import TINY
 from everseg.results import bytes_text
 from everseg.runs.run import RunConfig
 from everseg.types import PromptSample, Stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from everseg.data import Stream
 from everseg.domains.methods.zero_shot import ZeroShot
 from everseg.domains.scoring import ScoreConfig, score
 from everseg.errors import UserError
-from everseg.models.promptable.load import TINY, load_base
+from everseg.models.names import TINY
+from everseg.models.promptable.load import load_base
 from everseg.pictures.drawn import Drawn
 from everseg.pictures.overlay import draw_mask
 from everseg.results import BASE, Results
@@ -33,6 +33,9 @@ from everseg.types import (
     RunView,
     Stage,
 )
+
+if TYPE_CHECKING:
+    from everseg.data import Stream
 
 
 @dataclass(frozen=True, eq=False)

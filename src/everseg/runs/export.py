@@ -14,7 +14,7 @@ from torch import nn
 from everseg.domains.adapters.linear import LinearLoRA
 from everseg.errors import UserError
 from everseg.files import atomic_folder, read_json, sha256_file, sha256_tensors, write_json
-from everseg.models.promptable.load import TINY
+from everseg.models.names import TINY
 from everseg.models.promptable.names import to_original
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2

@@ -10,17 +10,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from everseg.data import Stream
 from everseg.errors import UserError
 from everseg.methods import METHODS, find
 from everseg.pictures.drawn import Drawn
 from everseg.results import Results
 from everseg.types import Precision, Prompts, RunView, Stage
+
+if TYPE_CHECKING:
+    from everseg.data import Stream
 
 PROBLEMS = {"domains": "everseg.domains.problem:Domains", "classes": "everseg.classes.problem:Classes"}
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from everseg.errors import UserError
+from everseg.models.names import TINY
 from everseg.models.promptable import load as bases
 from everseg.models.promptable.checkpoints import HIERA, Hiera
-from everseg.models.promptable.load import TINY, load_base
+from everseg.models.promptable.load import load_base
 from everseg.models.promptable.names import FOURIER, TWIN, to_original
 from everseg.models.promptable.protocol import TAP
 from everseg.models.promptable.sam import Sam

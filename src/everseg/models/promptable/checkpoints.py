@@ -15,18 +15,21 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Sam2Config, Sam2Model, SamConfig, SamModel
 from transformers.models.sam.configuration_sam import (
+    SamConfig,
     SamMaskDecoderConfig,
     SamPromptEncoderConfig,
     SamVisionConfig,
 )
+from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.configuration_sam2 import (
+    Sam2Config,
     Sam2HieraDetConfig,
     Sam2MaskDecoderConfig,
     Sam2PromptEncoderConfig,
     Sam2VisionConfig,
 )
+from transformers.models.sam2.modeling_sam2 import Sam2Model
 
 from everseg.errors import UserError
 from everseg.models.promptable.names import from_original

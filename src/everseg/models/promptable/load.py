@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, Sam2Config, Sam2Model, Sam2VideoConfig, SamConfig, SamModel
 
 from everseg.errors import UserError
 from everseg.files import sha256_file
-from everseg.models.promptable.checkpoints import load_checkpoint
+from everseg.models.names import TINY
 from everseg.models.promptable.names import TWIN
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2
-from everseg.models.promptable.tiny import build_tiny_sam
-from everseg.models.semantic.base import MOBILENET
 from everseg.models.tensors import SUFFIXES
 from everseg.types import Precision
 
-TINY = "tiny"
+if TYPE_CHECKING:
+    from transformers.models.sam.modeling_sam import SamModel
+    from transformers.models.sam2.configuration_sam2 import Sam2Config
+    from transformers.models.sam2.modeling_sam2 import Sam2Model
+    from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoConfig
+
 WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 
 
@@ -45,14 +48,10 @@ def load_base(
         UserError: there is no such model, it is neither SAM 1 nor SAM 2, or its files are damaged.
     """
     model = _model(name)
-    base = Sam2(model, name, first) if isinstance(model, Sam2Model) else Sam(model, name, first)
+    kind = Sam2 if model.config.model_type == "sam2" else Sam
+    base = kind(model, name, first)
     base.precision = precision
     return base if device is None else base.to(device)
-
-
-def from_anywhere(name: str) -> str:
-    """A base's name as a run keeps it, which is read from anywhere later: a path becomes absolute."""
-    return name if name in (TINY, MOBILENET) or not Path(name).exists() else str(Path(name).resolve())
 
 
 def _model(name: str) -> SamModel | Sam2Model:
@@ -61,6 +60,8 @@ def _model(name: str) -> SamModel | Sam2Model:
     path = Path(name)
     try:
         if path.is_file():
+            from everseg.models.promptable.checkpoints import load_checkpoint
+
             return load_checkpoint(path)
         there = path.exists()
         if there:
@@ -73,6 +74,8 @@ def _model(name: str) -> SamModel | Sam2Model:
 
 
 def _tiny() -> SamModel:
+    from everseg.models.promptable.tiny import build_tiny_sam
+
     card = json.loads(WEIGHTS.with_suffix(".json").read_text())
     if sha256_file(WEIGHTS) != card["sha256"]:
         raise UserError(f"the embedded base {WEIGHTS} is damaged; reinstall everseg")
@@ -99,6 +102,8 @@ def _check_folder(path: Path, name: str) -> None:
 
 
 def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
+    from transformers.models.auto.configuration_auto import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(name)
     except Exception as error:  # What is written there decides which one transformers raises.
@@ -110,13 +115,21 @@ def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
             f"base {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); "
             f"give {TINY!r}, a checkpoint file, a folder, or an id such as facebook/sam-vit-base"
         ) from error
-    if isinstance(config, Sam2VideoConfig):
+    if config.model_type == "sam2_video":
         config = _image_part(config)
-    if not isinstance(config, SamConfig | Sam2Config):
+    kind: Any
+    if config.model_type == "sam":
+        from transformers.models.sam.modeling_sam import SamModel
+
+        kind = SamModel
+    elif config.model_type == "sam2":
+        from transformers.models.sam2.modeling_sam2 import Sam2Model
+
+        kind = Sam2Model
+    else:
         raise UserError(
             f"base {name!r} is a {config.model_type!r} model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"
         )
-    kind = Sam2Model if isinstance(config, Sam2Config) else SamModel
     try:
         model, report = kind.from_pretrained(
             name, config=config, output_loading_info=True, dtype=torch.float32
@@ -135,6 +148,8 @@ def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
 
 def _image_part(video: Sam2VideoConfig) -> Sam2Config:
     """SAM 2 on the hub is a model of videos; that of images is the part of it with the same names."""
+    from transformers.models.sam2.configuration_sam2 import Sam2Config
+
     parts = {}
     for name in ("prompt_encoder_config", "mask_decoder_config"):
         parts[name] = getattr(video, name).to_dict()

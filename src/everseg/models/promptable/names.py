@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import torch
 from torch import Size, Tensor
-from transformers import Sam2Model, SamModel
 
 from everseg.errors import UserError
 
-Weights: TypeAlias = SamModel | Sam2Model | Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from transformers.models.sam.modeling_sam import SamModel
+    from transformers.models.sam2.modeling_sam2 import Sam2Model
+
+Weights: TypeAlias = Union["SamModel", "Sam2Model", Mapping[str, Tensor]]
 """A model, or its state dict with transformers' names."""
 
 FOURIER = "shared_image_embedding.positional_embedding"

@@ -7,12 +7,11 @@ beside its attention, inside the window partition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import SamModel
 
 from everseg.files import sha256_tensors
 from everseg.models.precision import mixed
@@ -29,6 +28,9 @@ from everseg.models.promptable.protocol import (
 )
 from everseg.models.promptable.windows import partition, unpartition
 from everseg.types import Precision
+
+if TYPE_CHECKING:
+    from transformers.models.sam.modeling_sam import SamModel
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)

@@ -10,12 +10,11 @@ Shapes as in `models.promptable`; V windows of all rows, T tokens of the decoder
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Sam2Model
 
 from everseg.files import sha256_tensors
 from everseg.models.precision import mixed
@@ -31,6 +30,9 @@ from everseg.models.promptable.protocol import (
 )
 from everseg.models.promptable.windows import partition, unpartition
 from everseg.types import Precision
+
+if TYPE_CHECKING:
+    from transformers.models.sam2.modeling_sam2 import Sam2Model
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

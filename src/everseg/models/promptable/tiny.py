@@ -14,12 +14,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SamConfig, SamModel
 from transformers.models.sam.configuration_sam import (
+    SamConfig,
     SamMaskDecoderConfig,
     SamPromptEncoderConfig,
     SamVisionConfig,
 )
+from transformers.models.sam.modeling_sam import SamModel
 
 IMAGE_SIZE = 256
 WIDTH = 192

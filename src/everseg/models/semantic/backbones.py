@@ -9,12 +9,14 @@ Shape suffixes: B images, C channels, H W pixels, h w the feature map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
 
 MOMENTUM = 0.01
 """Of the backbone's running statistics, as in MiB's descendants. transformers' MobileNetV2 has TensorFlow's

@@ -10,14 +10,12 @@ import torch
 
 from everseg.errors import UserError
 from everseg.files import sha256_tensors
+from everseg.models.names import MOBILENET
 from everseg.models.semantic.backbones import Backbone
 from everseg.models.semantic.load import ARCHITECTURES, load_backbone
 from everseg.models.semantic.segmenter import Segmenter
 from everseg.models.tensors import SUFFIXES
 from everseg.types import Precision
-
-MOBILENET = "mobilenet"
-"""MobileNetV2 with the ImageNet weights that a package carries."""
 
 
 class SemanticBase:

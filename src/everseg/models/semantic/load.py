@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    MobileNetV2Config,
-    MobileNetV2Model,
-    PreTrainedModel,
-    ResNetConfig,
-    ResNetModel,
-    SegformerModel,
-    ViTModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 from everseg.errors import UserError, unknown
 from everseg.files import sha256_file
 from everseg.models.semantic.backbones import Backbone, MobileNetV2, Pyramid, ResNet, Tokens, set_momentum
 from everseg.models.tensors import SUFFIXES, read_tensors
 from everseg.seed import fold
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
 
 RANDOM = "random"
 """As `weights`: none, fresh ones are drawn."""
@@ -40,10 +32,19 @@ KNOWN = "everseg reads torchvision's ImageNet weights of MobileNetV2 and ResNet-
 
 
 def _resnet(*depths: int) -> Callable[[], PreTrainedModel]:
-    return lambda: ResNetModel(ResNetConfig(depths=list(depths)))
+    def build() -> PreTrainedModel:
+        from transformers.models.resnet.configuration_resnet import ResNetConfig
+        from transformers.models.resnet.modeling_resnet import ResNetModel
+
+        return ResNetModel(ResNetConfig(depths=list(depths)))
+
+    return build
 
 
 def _mobilenet() -> PreTrainedModel:
+    from transformers.models.mobilenet_v2.configuration_mobilenet_v2 import MobileNetV2Config
+    from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import MobileNetV2Model
+
     # torchvision's padding and epsilon; transformers' defaults are TensorFlow's.
     return MobileNetV2Model(MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5), add_pooling_layer=False)
 
@@ -55,6 +56,14 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "resnet152": _resnet(3, 8, 36, 3),
 }
 """Models that torchvision publishes weights of, by torchvision's names."""
+
+ENCODERS = {
+    "resnet": "resnet.modeling_resnet:ResNetModel",
+    "mobilenet_v2": "mobilenet_v2.modeling_mobilenet_v2:MobileNetV2Model",
+    "segformer": "segformer.modeling_segformer:SegformerModel",
+    "vit": "vit.modeling_vit:ViTModel",
+}
+"""Models of transformers that are encoders themselves; of others there is a backbone class, if any."""
 
 RESNET_NAMES = (
     (r"^conv1\.", "embedder.embedder.convolution."),
@@ -218,6 +227,8 @@ def _pretrained(name: str) -> PreTrainedModel:
         raise UserError(f"backbone {name!r} has no config.json: transformers' save_pretrained writes one")
     if "/" not in name and not path.exists():
         raise unknown("backbone", name, ARCHITECTURES)
+    from transformers.models.auto.configuration_auto import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -244,14 +255,15 @@ def _pretrained(name: str) -> PreTrainedModel:
 
 def _read(kind: str, name: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     wanted: dict[str, Any] = {"config": config, "output_loading_info": True, "dtype": torch.float32}
-    if kind == "resnet":
-        return ResNetModel.from_pretrained(name, **wanted)
-    if kind == "mobilenet_v2":
-        return MobileNetV2Model.from_pretrained(name, **wanted)
-    if kind == "segformer":
-        return SegformerModel.from_pretrained(name, **wanted)
-    if kind == "vit":
-        return ViTModel.from_pretrained(name, add_pooling_layer=False, **wanted)
+    if kind in ENCODERS:
+        module, _, model = ENCODERS[kind].partition(":")
+        if kind == "vit":
+            wanted["add_pooling_layer"] = False
+        encoder = getattr(importlib.import_module(f"transformers.models.{module}"), model)
+        return encoder.from_pretrained(name, **wanted)
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
     if kind in MODEL_FOR_BACKBONE_MAPPING_NAMES:
         config.out_features = config.stage_names[1:]
         return getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[kind]).from_pretrained(name, **wanted)
