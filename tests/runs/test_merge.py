@@ -13,6 +13,7 @@ import torch
 from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.files import load_state
+from everseg.merge.ties import Ties
 from everseg.methods import configure
 from everseg.runs.folder import RunConfig, load
 from everseg.runs.learn import run
@@ -110,7 +111,7 @@ def test_another_rule_of_the_same_contributions(sites: dict[str, Path], micro: A
     )
     assert found.config.method == "merged"
     assert found.config.settings.merger.rule == "ties"
-    assert found.config.settings.merger.settings["keep"] == 0.5
+    assert found.config.settings.merger.build() == Ties(keep=0.5)
     assert found.config.settings.adapter == "aug" and found.config.settings.rank == 3
     assert load(tmp_path / "ties", micro).learned == list(DOMAINS[:3])
     again = merge_runs([tmp_path / "ties"], tmp_path / "average", "average", model=micro)
