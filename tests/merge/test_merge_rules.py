@@ -333,6 +333,18 @@ def test_fisher_weighs_by_certainty() -> None:
     assert known.tolist() == [pytest.approx(1.5), 5.0], "the other's zero leaves it to the first"
 
 
+def test_fisher_is_floored_before_it_is_normalised() -> None:
+    """By hand: F_a = (3, 4, 0) of norm 5 and F_b = (0, 6, 8) of norm 10, floored at 1/2, then divided, are
+    (0.6, 0.8, 0.1) and (0.05, 0.6, 0.8)."""
+    a, b = {"w": torch.ones(3).double()}, {"w": torch.full((3,), 3.0).double()}
+    fa, fb = ({"w": torch.tensor(f).double()} for f in ([3.0, 4.0, 0.0], [0.0, 6.0, 8.0]))
+    wanted = [(0.6 + 0.15) / 0.65, (0.8 + 1.8) / 1.4, (0.1 + 2.4) / 0.9]
+    assert fisher_merge([a, b], [fa, fb], floor=0.5, normalise=True)["w"].tolist() == pytest.approx(wanted)
+    rule = find("fisher")(floor=0.5, normalise=True)  # type: ignore[call-arg]
+    found = rule.merge([Domain(a, fisher=fa), Domain(b, fisher=fb)]).tensors
+    assert found["w"].tolist() == pytest.approx(wanted)
+
+
 def test_fisher_sums_are_the_joint_merge_and_forget() -> None:
     given, fishers = models(), [{n: t.square() for n, t in m.items()} for m in models(seed=1)]
     sums = FisherSums()

@@ -68,8 +68,10 @@ class FisherSums:
     def _prepared(self, model: Tensors, fisher: Tensors, floored: bool) -> dict[str, Tensor]:
         names = alike([model, fisher])
         size = norm(fisher) if self.normalise else 1.0
-        f = {n: fisher[n].detach().double().cpu() / (size or 1.0) for n in names}
-        return {n: v.clamp(min=self.floor) for n, v in f.items()} if floored else f
+        f = {n: fisher[n].detach().double().cpu() for n in names}
+        if floored:
+            f = {n: value.clamp(min=self.floor) for n, value in f.items()}
+        return {n: value / (size or 1.0) for n, value in f.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"information": self.information.state_dict(), "weighted": self.weighted.state_dict()}
