@@ -130,6 +130,19 @@ def test_weights_and_weighting(sites: dict[str, Path], micro: Any, tmp_path: Pat
     assert plain.record["merged"]["rule"] == "regmean"
 
 
+def test_equal_runs_have_equal_records(sites: dict[str, Path], micro: Any, tmp_path: Path) -> None:
+    """Seconds are in the log, and nothing that differs between equal runs is in run.json."""
+    records = []
+    for name in ("one", "two"):
+        settings = ("merger.rule=opcm", "measure=all", "fisher=2", "samples=2")
+        learn(micro, tmp_path / name, *DOMAINS[:2], method="merged", more=settings)
+        merge_runs([sites[n] for n in DOMAINS[:2]], tmp_path / f"merged-{name}", model=micro)
+        events = (tmp_path / name / "events.jsonl").read_text().splitlines()
+        assert all(json.loads(line)["statistics_seconds"] > 0 for line in events)
+        records.append([(tmp_path / run / "run.json").read_bytes() for run in (name, f"merged-{name}")])
+    assert records[0] == records[1]
+
+
 def test_what_cannot_be_merged_leaves_nothing(sites: dict[str, Path], micro: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     elsewhere = learn(micro, tmp_path / "elsewhere", "cracks", seed=1)

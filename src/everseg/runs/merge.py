@@ -26,6 +26,7 @@ from everseg.models.promptable.protocol import Promptable
 from everseg.results import Results
 from everseg.results.metrics import METRICS
 from everseg.runs.folder import FORMAT, Run, RunConfig, archived, base_of, check_free, read_config, write
+from everseg.runs.learn import without_seconds
 from everseg.runs.rows import rows_of
 from everseg.seed import torch_generator
 from everseg.types import Stage
@@ -104,7 +105,7 @@ def merge_runs(
             scored_in = time.perf_counter() - started - merged_in
             save_state(archived(out, given.contribution.domain), given.contribution.to_state())
             digest = sha256_file(archived(out, given.contribution.domain))
-            entry = {**given.entry, "figures": figures, "contribution": digest}
+            entry = {**given.entry, "figures": without_seconds(figures), "contribution": digest}
             record["learned"] = [*record["learned"], entry]
             name = given.contribution.domain
             events.append({"stage": name, "seconds": merged_in, "scoring_seconds": scored_in, **figures})
