@@ -25,6 +25,7 @@ from everseg.files import load_state, save_state, state_bytes
 from everseg.merge import RULES, find
 from everseg.merge.dop import dop
 from everseg.merge.ema import ema
+from everseg.merge.knots import KnOTS
 from everseg.merge.opcm import opcm
 from everseg.merge.rule import Place
 from everseg.merge.ties import Ties, ties
@@ -319,6 +320,7 @@ def test_options_are_the_rules_own() -> None:
     with pytest.raises(UserError, match=r"one_too_many of ties is 1; it is a bool"):
         MergerConfig("ties", options={"one_too_many": 1})
     assert MergerConfig("ties", options={"keep": 1}).build() == Ties(keep=1)
+    assert override(MergerConfig("knots"), ["options={cutoff: 1e-6}"]).build() == KnOTS(cutoff=1e-6)
     with pytest.raises(UserError, match="rule of merging 'tise'"):
         MergerConfig("tise")
 

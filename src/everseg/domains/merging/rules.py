@@ -51,15 +51,18 @@ class MergerConfig:
         hints = get_type_hints(kind)
         names = [f.name for f in fields(kind)]
         own = [name for name in names if name not in SHARED]
+        given = {n: getattr(self, n) for n in SHARED if n in names}
         for name, value in self.options.items():
             if name not in own:
                 raise unknown(f"option of {self.rule}", name, own)
             try:
-                TypeAdapter(hints[name]).validate_python(value, strict=True)
+                # To YAML 1e-6 is text; numbers and truth values are what they are.
+                strict = not isinstance(value, str)
+                given[name] = TypeAdapter(hints[name]).validate_python(value, strict=strict)
             except ValidationError as error:
                 wanted = _described(hints[name])
                 raise UserError(f"option {name} of {self.rule} is {value!r}; it is {wanted}") from error
-        return kind(**self.options, **{n: getattr(self, n) for n in SHARED if n in names}).resolved()
+        return kind(**given).resolved()
 
 
 def _described(kind: Any) -> str:
