@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -14,9 +14,11 @@ from everseg.domains.merging.space import back, check_alike, given_to, place_of,
 from everseg.errors import UserError
 from everseg.merge import RULES, find
 from everseg.merge.report import LayerReport
-from everseg.merge.rule import Answer, Domain, Rule
+from everseg.merge.rule import Answer, Domain, Place, Rule
 from everseg.merge.tensors import applied
 from everseg.types import State
+
+R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True)
@@ -62,26 +64,37 @@ class Merger(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
-class Roll:
+class Roll(Generic[R]):
     """The domains merged so far, by name, and what kind of adapter theirs is."""
 
-    def __init__(self, config: MergerConfig) -> None:
-        self.config = config
+    def __init__(self, config: MergerConfig, rule: R) -> None:
+        self.config, self.rule = config, rule
         # The kind of adapter, as it is before it has learned: nothing of a domain, which may be forgotten.
         self.like: Contribution | None = None
         self.names: list[str] = []
 
-    def admit(self, rule: Rule, contribution: Contribution, weight: float) -> Domain:
-        """What the rule is given of a contribution; raises and changes nothing where it cannot be merged."""
+    @property
+    def place(self) -> Place:
+        """What the rule is given of adapters of this kind."""
+        assert self.like is not None, "something was merged"
+        return place_of(self.rule, self.config, self.like)
+
+    def admit(self, contribution: Contribution, weight: float) -> Domain:
+        """What the rule is given of a contribution; nothing is changed yet.
+
+        Raises:
+            UserError: it cannot be merged.
+        """
         if contribution.domain in self.names:
             raise UserError(f"two domains are named {contribution.domain!r}; each is merged once")
-        if weight != 1 and not rule.weighs:
+        if weight != 1 and not self.rule.weighs:
             able = ", ".join(name for name in RULES if find(name).weighs)
             raise UserError(f"rule {self.config.rule} weighs all domains alike; {able} do not")
         check_finite(contribution)
         if self.like is not None:
-            check_alike(rule, self.config, self.like, contribution)
-        return given_to(rule, place_of(rule, self.config, contribution), contribution, weight)
+            check_alike(self.rule, self.config, self.like, contribution)
+        place = place_of(self.rule, self.config, contribution)
+        return given_to(self.rule, place, contribution, weight)
 
     def enter(self, contribution: Contribution) -> None:
         """Note a domain that was merged."""
@@ -101,14 +114,13 @@ class Roll:
             raise UserError(f"{contribution.domain!r} was not merged here")
         self.names.remove(contribution.domain)
 
-    def finished(self, rule: Rule, answer: Answer) -> Merged:
-        """The adapter that a rule's answer is."""
+    def finished(self, answer: Answer) -> Merged:
+        """The adapter that the rule's answer is."""
         assert self.like is not None, "there is nothing to merge"
-        place = place_of(rule, self.config, self.like)
         tensors = dict(answer.tensors)
-        if rule.takes == "deltas":
-            tensors = applied(start_of(self.like, place), tensors)
-        weights, rank = back(tensors, place, self.like, self.config.rank, answer.second)
+        if self.rule.takes == "deltas":
+            tensors = applied(start_of(self.like, self.place), tensors)
+        weights, rank = back(tensors, self.place, self.like, self.config.rank, answer.second)
         return Merged(weights, rank, answer.reports, answer.figures)
 
     def head(self) -> State:

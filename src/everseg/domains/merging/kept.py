@@ -7,26 +7,25 @@ from dataclasses import replace
 from everseg.domains.merging.base import Merged, Roll
 from everseg.domains.merging.contribution import Contribution
 from everseg.domains.merging.rules import MergerConfig
-from everseg.domains.merging.space import given_to, place_of
+from everseg.domains.merging.space import given_to
 from everseg.domains.merging.trial import Trial
 from everseg.merge.rule import Joint
 from everseg.models.promptable.protocol import Promptable
 from everseg.types import State
 
 
-class Kept(Roll):
+class Kept(Roll[Joint]):
     """The contributions themselves, without what the rule has no use for. A domain is taken out by dropping
     its own: what remains is as if it had never been there, to the bit."""
 
     def __init__(self, config: MergerConfig, rule: Joint, base: Promptable, seed: int) -> None:
-        super().__init__(config)
-        self.rule = rule
+        super().__init__(config, rule)
         self.base, self.seed = base, seed
         self.kept: dict[str, Contribution] = {}
         self.weights: dict[str, float] = {}
 
     def add(self, contribution: Contribution, weight: float = 1.0) -> None:
-        self.admit(self.rule, contribution, weight)
+        self.admit(contribution, weight)
         self.enter(contribution)
         contribution = replace(contribution, fisher={})
         if "samples" not in self.rule.needs:
@@ -41,11 +40,10 @@ class Kept(Roll):
         del self.kept[contribution.domain], self.weights[contribution.domain]
 
     def solve(self) -> Merged:
-        assert self.kept and self.like is not None, "there is nothing to merge"
-        place = place_of(self.rule, self.config, self.like)
+        assert self.kept, "there is nothing to merge"
         kept = [self.kept[name] for name in self.names]
-        domains = [given_to(self.rule, place, c, self.weights[c.domain]) for c in kept]
-        return self.finished(self.rule, self.rule.merge(domains, Trial(self.base, kept, self.seed)))
+        domains = [given_to(self.rule, self.place, c, self.weights[c.domain]) for c in kept]
+        return self.finished(self.rule.merge(domains, Trial(self.base, kept, self.seed)))
 
     def state_dict(self) -> State:
         kept = {name: contribution.to_state() for name, contribution in self.kept.items()}

@@ -34,7 +34,7 @@ from everseg.seed import torch_generator
 from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State
 
 
-class MergedConfig(Protocol):
+class MergingConfig(Protocol):
     """What a configuration of this learner says."""
 
     @property
@@ -70,9 +70,9 @@ class MergedConfig(Protocol):
 class MergedLearner:
     """One merged adapter, and what its rule must keep to go on."""
 
-    Config: ClassVar[type[MergedConfig]]
+    Config: ClassVar[type[MergingConfig]]
 
-    def __init__(self, base: Promptable, config: MergedConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, base: Promptable, config: MergingConfig | None = None, *, seed: int = 0) -> None:
         self.base = base
         self.config = config or self.Config()
         self.seed = seed

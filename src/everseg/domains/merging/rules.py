@@ -66,4 +66,6 @@ class MergerConfig:
 
 
 def _described(kind: Any) -> str:
-    return f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else f"a {kind.__name__}"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return "an int" if kind is int else f"a {kind.__name__}"

@@ -13,17 +13,16 @@ from everseg.merge.rule import Stepped
 from everseg.types import State
 
 
-class Steps(Roll):
+class Steps(Roll[Stepped]):
     """The rule's state after the domains so far, of constant size. Nothing can be taken out of it."""
 
     def __init__(self, config: MergerConfig, rule: Stepped) -> None:
-        super().__init__(config)
-        self.rule = rule
+        super().__init__(config, rule)
         self.folded: Any = None
 
     def add(self, contribution: Contribution, weight: float = 1.0) -> None:
-        domain = self.admit(self.rule, contribution, weight)
-        self.folded = self.rule.start(domain) if self.folded is None else self.rule.step(self.folded, domain)
+        rule, domain = self.rule, self.admit(contribution, weight)
+        self.folded = rule.start(domain) if self.folded is None else rule.step(self.folded, domain)
         self.enter(contribution)
 
     def subtract(self, contribution: Contribution, weight: float = 1.0) -> None:
@@ -33,7 +32,7 @@ class Steps(Roll):
         )
 
     def solve(self) -> Merged:
-        return self.finished(self.rule, self.rule.answer(self.folded))
+        return self.finished(self.rule.answer(self.folded))
 
     def state_dict(self) -> State:
         folded = None

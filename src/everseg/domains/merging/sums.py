@@ -7,34 +7,31 @@ from typing import Any
 from everseg.domains.merging.base import Merged, Roll
 from everseg.domains.merging.contribution import Contribution, check_finite
 from everseg.domains.merging.rules import MergerConfig
-from everseg.domains.merging.space import given_to, place_of
+from everseg.domains.merging.space import given_to
 from everseg.merge.rule import Summed
 from everseg.types import State
 
 
-class Sums(Roll):
+class Sums(Roll[Summed]):
     """Float64 sums over domains, order-free, from which a domain can be taken out again."""
 
     def __init__(self, config: MergerConfig, rule: Summed) -> None:
-        super().__init__(config)
-        self.rule = rule
+        super().__init__(config, rule)
         self.sums: Any = rule.sums()
 
     def add(self, contribution: Contribution, weight: float = 1.0) -> None:
-        domain = self.admit(self.rule, contribution, weight)
+        domain = self.admit(contribution, weight)
         self.sums.add(*self.rule.terms(domain), weight)
         self.enter(contribution)
 
     def subtract(self, contribution: Contribution, weight: float = 1.0) -> None:
         check_finite(contribution)
         self.drop(contribution)
-        assert self.like is not None, "what was merged has a kind"
-        place = place_of(self.rule, self.config, self.like)
-        self.sums.subtract(*self.rule.terms(given_to(self.rule, place, contribution)), weight)
+        self.sums.subtract(*self.rule.terms(given_to(self.rule, self.place, contribution)), weight)
 
     def solve(self) -> Merged:
         assert self.names, "there is nothing to merge"
-        return self.finished(self.rule, self.rule.answer(self.sums))
+        return self.finished(self.rule.answer(self.sums))
 
     def state_dict(self) -> State:
         return {**self.head(), "sums": self.sums.state_dict()}
