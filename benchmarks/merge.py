@@ -23,9 +23,11 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 
 from everseg.domains.adapters.kinds import fresh_adapter, linears
-from everseg.merge import Gram, GramCollector, GramConfig, RegMeanConfig, RegMeanSums
 from everseg.merge.average import average
-from everseg.merge.regmean import regmean
+from everseg.merge.collect import GramCollector
+from everseg.merge.gram import Gram, GramConfig
+from everseg.merge.regmean import RegMeanConfig, regmean
+from everseg.merge.regmean_sums import RegMeanSums
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import TAP
 from everseg.models.promptable.sam import Sam

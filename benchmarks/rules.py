@@ -4,10 +4,9 @@
 
 RUN: a run of `--method merged --set measure=all`. STREAM: a stream file with its domains' test images. Each
 of its domains' contributions is merged, in order, by each rule with its published defaults (the learned ones
-with fewer
-steps: `STEPS`), once on factors and, for adapters with low-rank pairs, once on products where the rule has
-both. Every n-th test image is scored, with features kept in memory between rules, so that a rule takes
-seconds.
+with fewer steps: `STEPS`), once on factors and, for adapters with low-rank pairs, once on products where the
+rule has both. Every n-th test image is scored, with features kept in memory between rules, so that a rule
+takes seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from everseg.domains.scoring import ScoreConfig, score
 from everseg.domains.tune import predict, with_adapter
 from everseg.errors import UserError
 from everseg.files import read_json, state_bytes
-from everseg.merge import RULES, RegMeanConfig
+from everseg.merge import RULES, find
+from everseg.merge.regmean import RegMean, RegMeanConfig
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import Promptable
 from everseg.results.summary import bytes_text
@@ -40,7 +40,7 @@ def configs(rules: list[str]) -> list[tuple[str, MergerConfig]]:
     found = []
     for rule in rules:
         found.append((rule, MergerConfig(rule, options=STEPS.get(rule, {}))))
-        if rule.startswith("regmean") and rule != "regmean++":
+        if issubclass(find(rule), RegMean):
             found.append((f"{rule}, biases too", MergerConfig(rule, regmean=AFFINE)))
         if rule in ("average", "arithmetic", "ties"):
             found.append((f"{rule} on products", MergerConfig(rule, on="products")))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from typer import Typer
 
 from everseg.cli.shared import app, data_app, import_app, pool_app
 from everseg.data import Stream
-from everseg.domains.merging.steps import STEPS
-from everseg.domains.merging.sums import SUMS
-from everseg.merge import RULES
+from everseg.domains.merging.rules import SHARED
+from everseg.merge import RULES, find
 from everseg.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,13 +63,23 @@ def test_every_rule_of_merging_is_in_its_table_as_it_is() -> None:
     page = (ROOT / "docs" / "merging.md").read_text(encoding="utf-8")
     rows = {r: row for r in RULES for row in page.splitlines() if row.startswith(f"| `{r}` |")}
     assert set(rows) == set(RULES)
-    for name, rule in RULES.items():
+    words = {"subtract": "subtracting", "refold": "merging anew", "drop": "dropping"}
+    for name in RULES:
         _, _, _, data, keeps, order, _, forgets, _ = (cell.strip() for cell in rows[name].split("|"))
-        assert (data == "none") == (rule.data == "none"), name
-        assert ("samples" in keeps) == (rule.data != "none"), name
+        rule = find(name)
+        assert (data != "none") == ("samples" in keeps) == ("samples" in rule.needs), name
         assert order.startswith("free") == (rule.order_free and name not in ("concrete", "adamerging")), name
-        wanted = "subtracting" if name in SUMS else "merging anew" if name in STEPS else "dropping"
-        assert forgets == wanted, name
+        assert forgets == words[rule.forgets], name
+
+
+def test_every_option_of_a_rule_is_listed_with_its_default() -> None:
+    page = (ROOT / "docs" / "merging.md").read_text(encoding="utf-8")
+    listed = {}
+    for name, options in re.findall(r"^- `(\S+)`: ((?:`\w+: [^`]+`[,\s]*)+)", page, re.MULTILINE):
+        listed[name] = {k: yaml.safe_load(v) for k, v in re.findall(r"`(\w+): ([^`]+)`", options)}
+    for name in RULES:
+        wanted = {f.name: f.default for f in fields(find(name)) if f.name not in SHARED}
+        assert {k: type(wanted.get(k))(v) for k, v in listed.get(name, {}).items()} == wanted, name
 
 
 def test_every_method_is_in_the_table() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from everseg.errors import UserError
-from everseg.merge import Gram, GramCollector, GramConfig, add_up_grams
 from everseg.merge import gram as gram_module
+from everseg.merge.collect import GramCollector
+from everseg.merge.gram import Gram, GramConfig, add_up_grams
 
 D = 6
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from everseg.errors import UserError
-from everseg.merge import GramCollector, applied, deltas
 from everseg.merge.arithmetic import task_arithmetic
 from everseg.merge.blockwise import blockwise
+from everseg.merge.collect import GramCollector
 from everseg.merge.concrete import adamerging, concrete, soft_mask
 from everseg.merge.regmean import regmean
 from everseg.merge.regmean_pp import regmean_pp
+from everseg.merge.tensors import applied, deltas
 
 D = 8
 

@@ -11,12 +11,14 @@ from torch.nn import functional as F
 
 from everseg.domains.adapters.lora import LoRAConfig, ParallelLoRA
 from everseg.errors import UserError
-from everseg.merge import GramCollector, GramConfig, RegMeanConfig, RegMeanSums
 from everseg.merge.arithmetic import task_arithmetic
+from everseg.merge.collect import GramCollector
+from everseg.merge.gram import GramConfig
 from everseg.merge.knots import align, align_factors, knots
 from everseg.merge.lorm import alternate, lorm, merge_down, merge_up
 from everseg.merge.osrm import osrm, osrm_of_means, refit_up
-from everseg.merge.regmean import regmean
+from everseg.merge.regmean import RegMeanConfig, regmean
+from everseg.merge.regmean_sums import RegMeanSums
 from everseg.merge.ties import ties
 from everseg.merge.truncate import Factors, merge_products, truncate
 

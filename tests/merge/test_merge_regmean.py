@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from everseg.errors import UserError
-from everseg.merge import Gram, GramConfig, RegMeanConfig, RegMeanSums
-from everseg.merge.regmean import regmean
+from everseg.merge.gram import Gram, GramConfig
+from everseg.merge.regmean import RegMeanConfig, regmean
+from everseg.merge.regmean_sums import RegMeanSums
 from everseg.merge.solve import shrink_offdiagonal, solve
 
 

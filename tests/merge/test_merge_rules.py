@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from everseg.errors import UserError
-from everseg.merge import RULES, RunningMean, applied, deltas, find
-from everseg.merge.arithmetic import ContinualArithmetic, task_arithmetic
-from everseg.merge.average import Ema, average, ema
+from everseg.merge import find
+from everseg.merge.arithmetic import Arithmetic, task_arithmetic
+from everseg.merge.average import RunningMean, average
 from everseg.merge.became import became, became_share
 from everseg.merge.dare import dare, dropped
-from everseg.merge.dop import Dop, DopConfig, dop
+from everseg.merge.dop import DOP, dop
+from everseg.merge.ema import Ema, ema
 from everseg.merge.fisher import FisherSums, diagonal_fisher, fisher_merge
+from everseg.merge.knots import knots
 from everseg.merge.layerwise import anchor_weights, layerwise
 from everseg.merge.magmax import MagMax, magmax
-from everseg.merge.opcm import Opcm, cleaned, opcm
+from everseg.merge.opcm import OPCM, cleaned, opcm
 from everseg.merge.pcb import pcb
-from everseg.merge.tensors import flat, norm, unflat
+from everseg.merge.rule import Domain
+from everseg.merge.tensors import applied, deltas, flat, norm, unflat
 from everseg.merge.ties import ties, trim
 
 Model = dict[str, Tensor]
@@ -49,7 +52,7 @@ DATA_FREE = {
     "dare": lambda m: dare(m, torch.Generator().manual_seed(0)),
     "magmax": lambda m: magmax(m),
     "pcb": lambda m: pcb(m),
-    "knots": lambda m: find("knots")(m),
+    "knots": lambda m: knots(m),
     "opcm": lambda m: opcm(m),
     "dop": lambda m: dop(m),
     "layerwise": lambda m: layerwise(m, lambda name: 0 if name == "w" else 1),
@@ -86,7 +89,7 @@ def test_the_table_is_right_about_order(name: str) -> None:
     given = models()
     first = DATA_FREE[name](given)
     worst = max(gap(DATA_FREE[name](list(p)), first) for p in itertools.permutations(given))
-    if RULES[name].order_free:
+    if find(name).order_free:
         assert worst < 1e-12
     elif name != "magmax":  # whose order matters through training, and through equal entries
         assert worst > 1e-3
@@ -101,35 +104,6 @@ def test_models_of_another_kind_are_refused(name: str) -> None:
     other[1] = {"w": torch.zeros(6, 8).double(), "b": torch.zeros(6).double()}
     with pytest.raises(UserError, match=r"\(6, 9\) in model 1"):
         DATA_FREE[name](other)
-
-
-def test_the_table_names_what_exists() -> None:
-    for name, rule in RULES.items():
-        assert callable(find(name)) and find(name).__doc__
-        if rule.step:
-            assert callable(find(name, step=True))
-        assert not (rule.sequential and rule.data != "none")
-    with pytest.raises(UserError, match="did you mean 'ties'"):
-        find("tie")
-    with pytest.raises(UserError, match="one by one"):
-        find("ties", step=True)
-
-
-@pytest.mark.parametrize("name", ["ema", "arithmetic", "magmax", "opcm", "dop"])
-def test_one_by_one_is_all_at_once(name: str) -> None:
-    given = models()
-    state = find(name, step=True).start(given[0])
-    for m in given[1:]:
-        state = state.step(m)
-    joint = DATA_FREE[name](given)
-    alone = find(name, step=True).start(given[0])
-    before = {n: t.clone() for n, t in alone.merged.items()}
-    for t in given[0].values():
-        t.zero_()
-    assert gap(alone.merged, before) == 0, "a state is its own"
-    assert gap(state.merged, joint) < 1e-14
-    for kept in vars(state).values():
-        assert isinstance(kept, dict | int | float), "a state is plain"
 
 
 def test_deltas_and_back() -> None:
@@ -161,16 +135,19 @@ def test_running_mean_adds_forgets_and_goes_on() -> None:
 
 def test_ema_with_a_growing_beta_is_the_mean() -> None:
     given = models()
-    state = Ema.start(given[0])
+    state = Ema().start(Domain(given[0]))
     for t, m in enumerate(given[1:], 1):
-        state = state.step(m, t / (t + 1))
+        state = Ema(t / (t + 1)).step(state, Domain(m))
     assert gap(state.merged, average(given)) < 1e-14
 
 
 def test_arithmetic_normalised_is_the_weighted_mean() -> None:
     given, weights = models(), [1.0, 2.0, 3.0, 4.0]
     assert gap(task_arithmetic(given, 1.0, weights, normalise=True), average(given, weights)) < 1e-14
-    assert gap(ContinualArithmetic.start(given[0], 0.3).merged, task_arithmetic(given[:1])) == 0
+    domains = [Domain(m, weight=w) for m, w in zip(given, weights, strict=True)]
+    for normalise in (False, True):
+        found = Arithmetic(0.4, normalise).merge(domains).tensors
+        assert gap(dict(found), task_arithmetic(given, 0.4, weights, normalise)) < 1e-14
 
 
 # ---------------------------------------------------------------- TIES, DARE, MagMax, PCB
@@ -226,7 +203,7 @@ def test_of_equal_magnitudes_the_later_wins() -> None:
     a, b = {"w": torch.tensor([2.0, -1.0])}, {"w": torch.tensor([-2.0, 0.5])}
     assert magmax([a, b], 1.0)["w"].tolist() == [-2.0, -1.0]
     assert magmax([b, a], 1.0)["w"].tolist() == [2.0, -1.0]
-    assert MagMax.start(a).merged["w"].tolist() == [1.0, -0.5]
+    assert MagMax().start(Domain(a)).merged["w"].tolist() == [1.0, -0.5]
 
 
 @pytest.mark.parametrize("agreement", ["sum", "normalised_sum", "pairs"])
@@ -257,6 +234,18 @@ def test_fisher_weighs_by_certainty() -> None:
     assert gap({"w": level}, {"w": fisher_merge([a, b], [fa, fb], normalise=True)["w"]}) < 1e-6
     known = fisher_merge([b, a], [fb, fa], floor=0.5, floor_first_only=True)["w"]
     assert known.tolist() == [pytest.approx(1.5), 5.0], "the other's zero leaves it to the first"
+
+
+def test_fisher_is_floored_before_it_is_normalised() -> None:
+    """By hand: F_a = (3, 4, 0) of norm 5 and F_b = (0, 6, 8) of norm 10, floored at 1/2, then divided, are
+    (0.6, 0.8, 0.1) and (0.05, 0.6, 0.8)."""
+    a, b = {"w": torch.ones(3).double()}, {"w": torch.full((3,), 3.0).double()}
+    fa, fb = ({"w": torch.tensor(f).double()} for f in ([3.0, 4.0, 0.0], [0.0, 6.0, 8.0]))
+    wanted = [(0.6 + 0.15) / 0.65, (0.8 + 1.8) / 1.4, (0.1 + 2.4) / 0.9]
+    assert fisher_merge([a, b], [fa, fb], floor=0.5, normalise=True)["w"].tolist() == pytest.approx(wanted)
+    rule = find("fisher")(floor=0.5, normalise=True)  # type: ignore[call-arg]
+    found = rule.merge([Domain(a, fisher=fa), Domain(b, fisher=fb)]).tensors
+    assert found["w"].tolist() == pytest.approx(wanted)
 
 
 def test_fisher_sums_are_the_joint_merge_and_forget() -> None:
@@ -311,11 +300,12 @@ def test_became_goes_all_the_way_or_not_at_all() -> None:
 def test_opcm_keeps_what_is_merged_and_the_norm() -> None:
     given = models(5)
     for alpha in (0.0, 0.5, 0.9, 1.0):
-        state, norms = Opcm.start(given[0]), [norm(given[0])]
+        rule = OPCM(alpha)
+        state, norms = rule.start(Domain(given[0])), [norm(given[0])]
         for m in given[1:]:
             new = cleaned(m["w"], state.merged["w"], alpha)
             assert abs(float((new * state.merged["w"]).sum())) < 1e-12 * norm(m) * norm(state.merged)
-            state, norms = state.step(m, alpha), [*norms, norm(m)]
+            state, norms = rule.step(state, Domain(m)), [*norms, norm(m)]
             assert norm(state.merged) == pytest.approx(sum(norms) / len(norms), rel=1e-12)
     assert state.count == 5
 
@@ -350,7 +340,7 @@ def objective(w: Tensor, both: list[Tensor], alpha: float) -> Tensor:
 def test_dop_is_where_its_objective_has_no_gradient() -> None:
     both = [m["w"] for m in models(2)]
     for alpha in (0.5, 0.8):
-        w = dop(models(2), DopConfig(alpha=alpha))["w"].requires_grad_(True)
+        w = dop(models(2), DOP(alpha=alpha))["w"].requires_grad_(True)
         value = objective(w, both, alpha)
         (gradient,) = torch.autograd.grad(value, w)
         least = float(value.detach())
@@ -373,15 +363,15 @@ def test_dop_leaves_the_mean_where_neither_model_is() -> None:
 def test_dop_by_adam_goes_the_same_way() -> None:
     given = models(2)
     both = [m["w"] for m in given]
-    exact, published = dop(given), dop(given, DopConfig.presets()["reference"])
-    far = dop(given, DopConfig(solver="adam", steps=3000, lr=5e-3, ema=1.0))
+    exact, published = dop(given), dop(given, DOP.presets()["reference"])
+    far = dop(given, DOP(solver="adam", steps=3000, lr=5e-3, ema=1.0))
     mean = average(given)
     values = [float(objective(m["w"], both, 0.5)) for m in (exact, far, published, mean)]
     assert values == sorted(values)
     assert values[1] == pytest.approx(values[0], rel=0.05)
     with pytest.raises(UserError, match="alpha is 2"):
-        DopConfig(alpha=2)
-    assert Dop.start(given[0]).step(given[1], DopConfig(energy=0.5)).merged["w"].isfinite().all()
+        DOP(alpha=2)
+    assert dop(given, DOP(energy=0.5))["w"].isfinite().all()
 
 
 def test_the_anchor_counts_more_with_depth() -> None:

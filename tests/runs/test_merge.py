@@ -13,6 +13,7 @@ import torch
 from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.files import load_state
+from everseg.merge.ties import Ties
 from everseg.methods import configure
 from everseg.runs.folder import load
 from everseg.runs.learn import run
@@ -111,7 +112,7 @@ def test_another_rule_of_the_same_contributions(sites: dict[str, Path], micro: A
     )
     assert found.config.method == "merged"
     assert found.config.settings.merger.rule == "ties"
-    assert found.config.settings.merger.settings["keep"] == 0.5
+    assert found.config.settings.merger.build() == Ties(keep=0.5)
     assert found.config.settings.adapter == "aug" and found.config.settings.rank == 3
     assert load(tmp_path / "ties", micro).learned == list(DOMAINS[:3])
     again = merge_runs([tmp_path / "ties"], tmp_path / "average", "average", model=micro)
@@ -128,6 +129,19 @@ def test_weights_and_weighting(sites: dict[str, Path], micro: Any, tmp_path: Pat
     assert images.learner.state_dict()["weights"] == {"lesions": 3.0, "cracks": 3.0}
     assert distance(tmp_path / "plain", tmp_path / "images") < 1e-7, "equal weights, whatever they are"
     assert plain.record.merged.rule == "regmean"
+
+
+def test_equal_runs_have_equal_records(sites: dict[str, Path], micro: Any, tmp_path: Path) -> None:
+    """Seconds are in the log, and nothing that differs between equal runs is in run.json."""
+    records = []
+    for name in ("one", "two"):
+        settings = ("merger.rule=opcm", "measure=all", "fisher=2", "samples=2")
+        learn(micro, tmp_path / name, *DOMAINS[:2], method="merged", more=settings)
+        merge_runs([sites[n] for n in DOMAINS[:2]], tmp_path / f"merged-{name}", model=micro)
+        events = (tmp_path / name / "events.jsonl").read_text().splitlines()
+        assert all(json.loads(line)["statistics_seconds"] > 0 for line in events)
+        records.append([(tmp_path / run / "run.json").read_bytes() for run in (name, f"merged-{name}")])
+    assert records[0] == records[1]
 
 
 def test_what_cannot_be_merged_leaves_nothing(sites: dict[str, Path], micro: Any, tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from everseg.merge.average import RunningMean
+from everseg.merge.rule import Answer, Summed
 from everseg.merge.tensors import Tensors, weighted_sum
 
 
@@ -20,8 +23,8 @@ def task_arithmetic(
 
     scale: lambda. weights: w_k, 1 if not given. normalise: divide by sum w_k; then lambda = 1 is the mean.
 
-    Needs no data. Sequential with constant memory (`ContinualArithmetic`), order-free. On weights or deltas
-    alike; of low-rank factors it has cross terms that no model had: add products.
+    Needs no data. Sequential with constant memory, order-free. On weights or deltas alike; of low-rank
+    factors it has cross terms that no model had: add products.
     Source: Ilharco et al., ICLR 2023. Published settings: lambda 0.3 (fusion_bench), 0.4 (TIES'
     notebook); mergekit has lambda 1 and can normalise.
     """
@@ -31,14 +34,22 @@ def task_arithmetic(
 
 
 @dataclass(frozen=True)
-class ContinualArithmetic:
-    """theta <- theta + lambda tau_t, one model at a time: the same sum as `task_arithmetic`."""
+class Arithmetic(Summed):
+    """The sum of what all models have learned, scaled.
 
-    merged: dict[str, Tensor]
+    Source: Ilharco et al., ICLR 2023.
+    """
 
-    @classmethod
-    def start(cls, delta: Tensors, scale: float = 0.3) -> ContinualArithmetic:
-        return cls(task_arithmetic([delta], scale))
+    scale: float = 0.3
+    """Factor on the sum of deltas. [fusion_bench; TIES' notebook has 0.4, mergekit 1]"""
+    normalise: bool = False
+    """Divide by the sum of the domains' weights; then a scale of 1 is the mean. [mergekit]"""
 
-    def step(self, delta: Tensors, scale: float = 0.3) -> ContinualArithmetic:
-        return ContinualArithmetic(weighted_sum([self.merged, delta], [1.0, scale]))
+    weighs = True
+
+    def sums(self) -> RunningMean:
+        return RunningMean()
+
+    def answer(self, sums: Any) -> Answer:
+        factor = self.scale * (1.0 if self.normalise else sums.weight)
+        return Answer({n: factor * value for n, value in sums.solve().items()})

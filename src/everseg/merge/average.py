@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.merge.rule import Answer, Summed
 from everseg.merge.tensors import Tensors, alike, weighted_sum
 
 
@@ -91,26 +92,17 @@ class RunningMean:
 
 
 @dataclass(frozen=True)
-class Ema:
-    """theta <- beta theta + (1 - beta) theta_t: the exponential moving average.
+class Average(Summed):
+    """The mean of all models.
 
-    Sequential, constant memory, order-dependent: a model counts the more the later it comes. With
-    beta_t = t / (t + 1) it is the running mean.
+    Source: common; model soups (Wortsman et al., ICML 2022).
     """
 
-    merged: dict[str, Tensor]
+    takes = "weights"
+    weighs = True
 
-    @classmethod
-    def start(cls, model: Tensors) -> Ema:
-        return cls(weighted_sum([model], [1.0]))
+    def sums(self) -> RunningMean:
+        return RunningMean()
 
-    def step(self, model: Tensors, beta: float = 0.9) -> Ema:
-        return Ema(weighted_sum([self.merged, model], [beta, 1 - beta]))
-
-
-def ema(models: Sequence[Tensors], beta: float = 0.9) -> dict[str, Tensor]:
-    """Fold `Ema.step` over models in the order given."""
-    state = Ema.start(models[0])
-    for model in models[1:]:
-        state = state.step(model, beta)
-    return state.merged
+    def answer(self, sums: Any) -> Answer:
+        return Answer(sums.solve())

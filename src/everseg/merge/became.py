@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.merge.rule import Answer, Domain, Folded, Stepped
 from everseg.merge.tensors import Tensors, alike, copied
 
 
@@ -56,25 +57,42 @@ def became(
 
 
 @dataclass(frozen=True)
-class Became:
-    """The merged model after t domains; `information` is the sum of their Fishers, `share` the last lambda*
-    (the mean over tensors, if there is one for each).
+class Informed(Folded):
+    """The merged model after t domains."""
+
+    information: dict[str, Tensor]
+    """The sum of their Fisher information."""
+    share: float
+    """The last lambda*; the mean over tensors where each has its own."""
+
+
+@dataclass(frozen=True)
+class Became(Stepped):
+    """From the model that protects the old towards the new one, as far as the Fisher information allows.
 
     The protected model is the merged one so far: all the protection there is without gradient projection,
     which would need the old domains' inputs.
+
+    Source: BECAME, arXiv 2504.02666.
     """
 
-    merged: dict[str, Tensor]
-    information: dict[str, Tensor]
-    share: float
+    per: Literal["model", "tensor"] = "model"
+    """One lambda for the model, or one for each tensor. [model: BECAME]"""
 
-    @classmethod
-    def start(cls, model: Tensors, fisher: Tensors) -> Became:
-        return cls(copied(model), copied(fisher), 1.0)
+    needs = frozenset({"fisher"})
+    works_on = ("factors",)
+    takes = "weights"
+    State = Informed
+
+    def start(self, domain: Domain) -> Informed:
+        return Informed(copied(domain.tensors), copied(domain.fisher), 1.0)
 
     @torch.no_grad()
-    def step(self, model: Tensors, fisher: Tensors, per: Literal["model", "tensor"] = "model") -> Became:
-        """Go from the merged model as far towards the new one as the Fishers allow."""
-        merged, shares = became(self.merged, model, self.information, fisher, per)
-        total = {n: value + fisher[n].to(value) for n, value in self.information.items()}
-        return Became(merged, total, sum(shares.values()) / len(shares))
+    def step(self, state: Informed, domain: Domain) -> Informed:
+        """Go from the merged model as far towards the new one as the Fisher information allows."""
+        merged, shares = became(state.merged, domain.tensors, state.information, domain.fisher, self.per)
+        total = {n: value + domain.fisher[n].to(value) for n, value in state.information.items()}
+        return Informed(merged, total, sum(shares.values()) / len(shares))
+
+    def answer(self, state: Informed) -> Answer:
+        return Answer(state.merged, figures={"became_share": state.share})

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from everseg.merge.tensors import Tensors, alike
+from everseg.merge.average import average
+from everseg.merge.regmean import regmean
+from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
+from everseg.merge.tensors import Tensors, alike, applied, deltas
+from everseg.merge.ties import ties
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,38 @@ def blockwise(
                 if value > best:
                     choice, best, changed = {**choice, block: k}, value, True
     return Search(assembled(choice), choice, best, calls, whole[taken])
+
+
+@dataclass(frozen=True)
+class Blockwise(Joint):
+    """Each block from the candidate that scores best.
+
+    Candidates are the domains' own models and the merges that cost nothing.
+
+    Source: after RMM, arXiv 2503.21272.
+    """
+
+    budget: int = 200
+    """Scores that are taken at most. [ours]"""
+
+    needs = frozenset({"samples"})
+    works_on = ("factors",)
+    takes = "weights"
+    order_free = False
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        if len(domains) == 1:
+            return Answer(domains[0].tensors)
+        assert network is not None, "candidates are scored on what the network predicts"
+        blocks = {n: "shared" if block is None else str(block) for n, block in network.blocks.items()}
+        found = blockwise(_candidates(domains), blocks.__getitem__, network.score(), self.budget)
+        figures = {"search_score": found.score, "search_evaluations": float(found.evaluations)}
+        return Answer(found.tensors, figures=figures | {"search_best_whole": found.start})
+
+
+def _candidates(domains: Sequence[Domain]) -> list[Tensors]:
+    models, start = tensors_of(domains), domains[0].start
+    found = [*models, average(models), applied(start, ties(deltas(models, start)))]
+    if all(domain.moments for domain in domains):
+        found.append(regmean(models, [domain.moments for domain in domains])[0])
+    return found

@@ -6,12 +6,15 @@ Both minimise what a callback makes of the merged tensors, such as the mean entr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike, copied, deltas, weighted_sum
+from everseg.seed import torch_generator
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 """From merged tensors, with a graph behind them, to a scalar. It draws its own batches."""
@@ -54,7 +57,7 @@ def concrete(
     Source: Tang et al., "Concrete subspace learning based interference elimination for multi-task model
     fusion" (arXiv 2312.06173): T 0.5, logits 0, Adam 1e-3, batches of 16, 2000 steps, lambda 0.3, entropy of
     the predictions on test batches; for masks that is the entropy of each pixel. The mean that the mask is
-    divided by is taken tensor by tensor here.
+    divided by is taken tensor by tensor, as in fusion_bench.
     """
     base = copied(base)
     total = weighted_sum(deltas(models, base), [scale] * len(models))
@@ -115,3 +118,66 @@ def adamerging(
     with torch.no_grad():
         final = {k: s.detach().clamp(0, 1) if clamp else s.detach().clone() for k, s in shares.items()}
         return merged(), {n: final[n if per == "tensor" else ""] for n in names}
+
+
+@dataclass(frozen=True)
+class Concrete(Joint):
+    """The sum of deltas under one learned mask.
+
+    Source: Tang et al., arXiv 2312.06173.
+    """
+
+    scale: float = 0.3
+    """Factor on the sum of deltas. [Tang et al.]"""
+    temperature: float = 0.5
+    """Temperature of the relaxed mask. [Tang et al.]"""
+    steps: int = 2000
+    """Steps of Adam. [Tang et al.]"""
+    lr: float = 1e-3
+    """Learning rate of Adam. [Tang et al.]"""
+
+    needs = frozenset({"samples"})
+    works_on = ("factors",)
+    takes = "weights"
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        if len(domains) == 1:
+            return Answer(domains[0].tensors)
+        assert network is not None, "the mask is learned on what the network predicts"
+        draw = torch_generator(network.seed, "concrete")
+        start, loss = domains[0].start, network.entropy(draw)
+        return Answer(_plain(concrete(start, tensors_of(domains), loss, draw, **asdict(self))[0]))
+
+
+@dataclass(frozen=True)
+class AdaMerging(Joint):
+    """The sum of deltas with learned weights.
+
+    Source: Yang et al., ICLR 2024.
+    """
+
+    per: Literal["tensor", "model"] = "tensor"
+    """A weight for each tensor of each model, or one for each model. [tensor: layer-wise AdaMerging]"""
+    start: float = 0.3
+    """Every weight at the start. [Yang et al.]"""
+    steps: int = 500
+    """Steps of Adam. [Yang et al.; 1000 elsewhere]"""
+    lr: float = 1e-3
+    """Learning rate of Adam. [Yang et al.]"""
+    clamp: bool = True
+    """Keep weights in 0..1. [Yang et al.; fusion_bench leaves them free]"""
+
+    needs = frozenset({"samples"})
+    works_on = ("factors",)
+    takes = "weights"
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        if len(domains) == 1:
+            return Answer(domains[0].tensors)
+        assert network is not None, "the weights are learned on what the network predicts"
+        loss = network.entropy(torch_generator(network.seed, "adamerging"))
+        return Answer(_plain(adamerging(domains[0].start, tensors_of(domains), loss, **asdict(self))[0]))
+
+
+def _plain(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in tensors.items()}

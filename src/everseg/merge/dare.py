@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from everseg.errors import UserError
 from everseg.merge.arithmetic import task_arithmetic
+from everseg.merge.rule import Answer, Domain, Joint, Network
 from everseg.merge.tensors import Tensors
+from everseg.seed import torch_generator
 
 
 @torch.no_grad()
@@ -59,3 +62,29 @@ def dare(
     rescales to the L1 norm.
     """
     return task_arithmetic([dropped(delta, generator, drop, rescale) for delta in deltas], scale)
+
+
+@dataclass(frozen=True)
+class Dare(Joint):
+    """The sum of deltas of which most entries are dropped at random.
+
+    Source: Yu et al., ICML 2024.
+    """
+
+    drop: float = 0.9
+    """Share of entries that each delta loses. [Yu et al.; fusion_bench has 0.5, RMM 0.34]"""
+    scale: float = 1.0
+    """Factor on the merged delta."""
+    rescale: Literal["density", "l1"] = "density"
+    """Scale what is left by 1 / (1 - drop), or to the old L1 norm. [density: Yu et al.; l1: mergekit]"""
+
+    works_on = ("products", "factors")
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        assert network is not None, "DARE draws from the network's seed"
+        # Each domain drops by itself, so a domain more or less does not move the others' draw.
+        parts = [
+            dare([domain.tensors], torch_generator(network.seed, domain.name, "dare"), **asdict(self))
+            for domain in domains
+        ]
+        return Answer({n: sum(part[n] for part in parts) for n in parts[0]})  # type: ignore[misc]

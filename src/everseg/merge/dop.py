@@ -14,61 +14,11 @@ from torch import Tensor
 
 from everseg.config import at_least
 from everseg.errors import UserError
+from everseg.merge.rule import Domain, Folded, Stepped
 from everseg.merge.tensors import Tensors, alike, copied
 
 
-@dataclass(frozen=True)
-class DopConfig:
-    """alpha: weight of the merged model, the new one has 1 - alpha. energy: share of the sum of a delta's
-    singular values that its projections keep. solver: "exact", or "adam", as the published code has it, which
-    adapts the weights by MGDA, smoothed by `ema`, in `steps` steps of `lr`."""
-
-    alpha: float = 0.5
-    energy: float = 1.0
-    solver: Literal["exact", "adam"] = "exact"
-    steps: int = 200
-    lr: float = 1e-4
-    ema: float = 0.99
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "alpha", "energy", "steps", "lr", "ema")
-        for name in ("alpha", "energy", "ema"):
-            if getattr(self, name) > 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a share from 0 to 1")
-
-    @classmethod
-    def presets(cls) -> dict[str, DopConfig]:
-        return {"paper": cls(), "reference": cls(solver="adam")}
-
-
-@dataclass(frozen=True)
-class Dop:
-    """The merged delta so far."""
-
-    merged: dict[str, Tensor]
-
-    @classmethod
-    def start(cls, delta: Tensors) -> Dop:
-        return cls(copied(delta))
-
-    @torch.no_grad()
-    def step(self, delta: Tensors, config: DopConfig | None = None) -> Dop:
-        """Merge one more delta in: matrices by the two projections, other tensors by their mean."""
-        config = config or DopConfig()
-        out = {}
-        for name in alike([self.merged, delta]):
-            old, new = self.merged[name].double(), delta[name].double()
-            if old.dim() != 2:
-                value = (old + new) / 2
-            elif config.solver == "exact":
-                value = _exact(old, new, config)
-            else:
-                value = _adam(old, new, config)
-            out[name] = value.to(self.merged[name].dtype)
-        return Dop(out)
-
-
-def dop(deltas: Sequence[Tensors], config: DopConfig | None = None) -> dict[str, Tensor]:
+def dop(deltas: Sequence[Tensors], rule: DOP | None = None) -> dict[str, Tensor]:
     """Fold over deltas: min over W of sum_i a_i (|S_i U_i^T (W - T_i)|^2 + |(W - T_i) V_i S_i|^2).
 
     T_1 the merged and T_2 the new delta, T_i = U_i S_i V_i^T. The objective is quadratic; its gradient is
@@ -81,14 +31,64 @@ def dop(deltas: Sequence[Tensors], config: DopConfig | None = None) -> dict[str,
 
     Needs no data. Sequential, constant memory, order-dependent. On weights' deltas or products.
     Source: "Continual Model Merging without Data: Dual Projections for Balancing Stability and Plasticity",
-    NeurIPS 2025. Published code: 200 steps of Adam at 1e-4 from the mean, not to convergence, with weights
-    from the multiple-gradient descent of the two losses; fusion_bench's settings alpha 0.8, ema 0.999, energy
-    0.99999, RegCL's 0.5, 0.99, 1.0. It keeps one singular value fewer than reach the energy.
+    NeurIPS 2025. The published code (in fusion_bench) takes 200 steps of Adam at 1e-4 from the mean, not to
+    convergence, with weights from the multiple-gradient descent of the two losses. Its defaults are energy 1
+    and ema 0.99, which RegCL's baseline takes with alpha 0.5; its configuration has energy 0.99999, ema 0.999
+    and alpha 0.8. It keeps one singular value fewer than reach the energy: at energy 1 all but the last, or
+    fewer where rounding puts an earlier share at 1.
     """
-    state = Dop.start(deltas[0])
-    for delta in deltas[1:]:
-        state = state.step(delta, config)
-    return state.merged
+    return dict((rule or DOP()).merge([Domain(delta) for delta in deltas]).tensors)
+
+
+@dataclass(frozen=True)
+class DOP(Stepped):
+    """The least change where the old and the new delta are strong.
+
+    Source: Dual Projections, NeurIPS 2025.
+    """
+
+    alpha: float = 0.5
+    """Weight of the merged delta; the new one has 1 - alpha. [RegCL's baseline; fusion_bench's config 0.8]"""
+    energy: float = 1.0
+    """Share of the sum of singular values that projections keep. [fusion_bench; 0.99999 in its config]"""
+    solver: Literal["exact", "adam"] = "exact"
+    """Solve exactly, or by Adam with weights that MGDA adapts. [adam: the published code]"""
+    steps: int = 200
+    """Steps of Adam. [the published code]"""
+    lr: float = 1e-4
+    """Learning rate of Adam. [the published code]"""
+    ema: float = 0.99
+    """Smoothing of MGDA's weights. [fusion_bench; 0.999 in its config]"""
+
+    works_on = ("products", "factors")
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "alpha", "energy", "steps", "lr", "ema")
+        for name in ("alpha", "energy", "ema"):
+            if getattr(self, name) > 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a share from 0 to 1")
+
+    @classmethod
+    def presets(cls) -> dict[str, DOP]:
+        return {"paper": cls(), "reference": cls(solver="adam")}
+
+    def start(self, domain: Domain) -> Folded:
+        return Folded(copied(domain.tensors))
+
+    @torch.no_grad()
+    def step(self, state: Folded, domain: Domain) -> Folded:
+        """Merge one more delta: matrices by the two projections, other tensors by their mean."""
+        out = {}
+        for name in alike([state.merged, domain.tensors]):
+            old, new = state.merged[name].double(), domain.tensors[name].double()
+            if old.dim() != 2:
+                value = (old + new) / 2
+            elif self.solver == "exact":
+                value = _exact(old, new, self)
+            else:
+                value = _adam(old, new, self)
+            out[name] = value.to(state.merged[name].dtype)
+        return Folded(out)
 
 
 def _projections(t_OD: Tensor, energy: float, one_too_few: bool) -> tuple[Tensor, Tensor]:
@@ -101,12 +101,12 @@ def _projections(t_OD: Tensor, energy: float, one_too_few: bool) -> tuple[Tensor
     return (u * s.square()) @ u.T, (v.T * s.square()) @ v
 
 
-def _exact(old: Tensor, new: Tensor, config: DopConfig) -> Tensor:
+def _exact(old: Tensor, new: Tensor, rule: DOP) -> Tensor:
     mean = (old + new) / 2
     p_OO, q_DD = torch.zeros(len(old), len(old)).to(old), torch.zeros(old.shape[1], old.shape[1]).to(old)
     c_OD = torch.zeros_like(old)
-    for weight, t_OD in ((config.alpha, old), (1 - config.alpha, new)):
-        left, right = _projections(t_OD, config.energy, False)
+    for weight, t_OD in ((rule.alpha, old), (1 - rule.alpha, new)):
+        left, right = _projections(t_OD, rule.energy, False)
         p_OO, q_DD = p_OO + weight * left, q_DD + weight * right
         c_OD += weight * (left @ (t_OD - mean) + (t_OD - mean) @ right)
     p, u = torch.linalg.eigh(p_OO)
@@ -118,12 +118,12 @@ def _exact(old: Tensor, new: Tensor, config: DopConfig) -> Tensor:
     return mean + u @ step @ v.T
 
 
-def _adam(old: Tensor, new: Tensor, config: DopConfig) -> Tensor:
-    sides = [(t, *_projections(t, config.energy, True)) for t in (old, new)]
+def _adam(old: Tensor, new: Tensor, rule: DOP) -> Tensor:
+    sides = [(t, *_projections(t, rule.energy, True)) for t in (old, new)]
     w = ((old + new) / 2).clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([w], lr=config.lr)
-    share = config.alpha
-    for _ in range(config.steps):
+    optimiser = torch.optim.Adam([w], lr=rule.lr)
+    share = rule.alpha
+    for _ in range(rule.steps):
         gradients, losses = [], []
         for t, left, right in sides:
             d = w.detach() - t
@@ -137,7 +137,7 @@ def _adam(old: Tensor, new: Tensor, config: DopConfig) -> Tensor:
         )
         gap = float((a - b).square().sum())
         best = min(1.0, max(0.0, float(((b - a) * b).sum()) / gap)) if gap else 0.5
-        share = config.ema * share + (1 - config.ema) * best
+        share = rule.ema * share + (1 - rule.ema) * best
         w.grad = share * gradients[0] + (1 - share) * gradients[1]
         optimiser.step()
     return w.detach()

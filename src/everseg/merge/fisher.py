@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from everseg.merge.average import RunningMean
+from everseg.merge.rule import Answer, Domain, Summed
 from everseg.merge.tensors import Tensors, alike, norm
 
 
@@ -35,8 +37,8 @@ def diagonal_fisher(parameters: Tensors, losses: Iterable[Tensor]) -> dict[str, 
 class FisherSums:
     """sum_k w_k F_k and sum_k w_k F_k theta_k, in float64: constant size, any order, and removable.
 
-    floor: least value of an F, below which division is noise. normalise: divide each F_k by its norm, so that
-    models whose losses differ in scale count alike.
+    floor: least value of an F, below which division is noise. normalise: divide each floored F_k by the
+    norm of F_k, so that models whose losses differ in scale count alike.
     """
 
     def __init__(self, floor: float = 1e-6, normalise: bool = False) -> None:
@@ -66,8 +68,10 @@ class FisherSums:
     def _prepared(self, model: Tensors, fisher: Tensors, floored: bool) -> dict[str, Tensor]:
         names = alike([model, fisher])
         size = norm(fisher) if self.normalise else 1.0
-        f = {n: fisher[n].detach().double().cpu() / (size or 1.0) for n in names}
-        return {n: v.clamp(min=self.floor) for n, v in f.items()} if floored else f
+        f = {n: fisher[n].detach().double().cpu() for n in names}
+        if floored:
+            f = {n: value.clamp(min=self.floor) for n, value in f.items()}
+        return {n: value / (size or 1.0) for n, value in f.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"information": self.information.state_dict(), "weighted": self.weighted.state_dict()}
@@ -93,10 +97,38 @@ def fisher_merge(
 
     Data: each model's own, while it is trained (256 samples and more); none at the merge. Sequential with
     constant memory (`FisherSums`), order-free. On weights or deltas.
-    Source: Matena and Raffel, NeurIPS 2022; floor 1e-6 (1e-10 in dataless-model-merging).
+    Source: Matena and Raffel, NeurIPS 2022, whose code floors the Fisher information before it normalises;
+    floor 1e-6 (1e-10 in dataless-model-merging).
     """
     sums = FisherSums(floor, normalise)
     given = [1.0] * len(models) if weights is None else list(weights)
     for k, (model, fisher, weight) in enumerate(zip(models, fishers, given, strict=True)):
         sums.add(model, fisher, weight, floored=k == 0 or not floor_first_only)
     return sums.solve()
+
+
+@dataclass(frozen=True)
+class Fisher(Summed):
+    """An average of each parameter by how sure each model is of it.
+
+    Source: Matena and Raffel, NeurIPS 2022.
+    """
+
+    floor: float = 1e-6
+    """Least value of the Fisher information. [Matena and Raffel; dataless-model-merging has 1e-10]"""
+    normalise: bool = False
+    """Divide each model's Fisher information by its norm, after the floor. [Matena and Raffel]"""
+
+    needs = frozenset({"fisher"})
+    works_on = ("factors",)
+    takes = "weights"
+    weighs = True
+
+    def sums(self) -> FisherSums:
+        return FisherSums(**asdict(self))
+
+    def terms(self, domain: Domain) -> tuple[Any, ...]:
+        return domain.tensors, domain.fisher
+
+    def answer(self, sums: Any) -> Answer:
+        return Answer(sums.solve())

@@ -26,21 +26,16 @@ for wide ones, adding a product up costs as much as some hundred rows of it."""
 
 @dataclass(frozen=True)
 class GramConfig:
-    """How inputs are measured.
-
-    affine: append a constant 1 to every row, so that a layer's bias is merged with its weight.
-    zero_rows: what becomes of rows that are all zero, as a window's padding is: "keep" multiplies them,
-    "count" leaves them out of the product and in N, which gives the same statistics, faster only where they
-    are a good part of all, "drop" forgets them.
-    max_rows: multiply only so many rows, drawn uniformly from all; 0 takes all. Keeps max_rows * D numbers
-    while it measures.
-    running_mean: hold the mean in float32, G <- (G N + X^T X) / (N + n), instead of the sum in float64.
-    """
+    """How the inputs of layers are measured."""
 
     affine: bool = False
+    """Append a constant 1 to every row, so that a layer's bias is merged together with its weight."""
     zero_rows: Literal["keep", "count", "drop"] = "keep"
+    """Rows of zeros, as in padding: "keep"; "count" only in N, equal but faster for many; "drop"."""
     max_rows: int = 0
+    """Multiply only this many rows, drawn uniformly, and keep as many until then; 0 multiplies all."""
     running_mean: bool = False
+    """Hold the mean in float32 instead of the sum in float64. [RegCL's published code]"""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "max_rows")

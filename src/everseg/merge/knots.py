@@ -6,10 +6,13 @@ Shape suffixes: O width of a layer's output, D of its input, R rank of the delta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike
 from everseg.merge.ties import ties
 from everseg.merge.truncate import Factors
@@ -76,3 +79,26 @@ def knots(deltas: Sequence[Tensors], rule: DeltaRule = ties_at_06, cutoff: float
     merged = rule(blocks)
     out = {n: bases[n] @ merged[n].double() if n in bases else merged[n] for n in deltas[0]}
     return {n: value.to(deltas[0][n].dtype) for n, value in out.items()}
+
+
+@dataclass(frozen=True)
+class KnOTS(Joint):
+    """TIES in a basis that the deltas of low-rank adapters share.
+
+    Source: Stoica et al., ICLR 2025.
+    """
+
+    cutoff: float = 1e-5
+    """Singular values up to this one are dropped. [Stoica et al.]"""
+    keep: float = 0.2
+    """Share of entries that TIES keeps of each delta. [Stoica et al.]"""
+    scale: float = 0.6
+    """Factor on the merged delta. [Stoica et al.]"""
+    one_too_many: bool = False
+    """Let TIES keep one entry more than `keep` says. [TIES' published code]"""
+
+    works_on = ("products", "factors")
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        rule = partial(ties, keep=self.keep, scale=self.scale, one_too_many=self.one_too_many)
+        return Answer(knots(tensors_of(domains), rule, self.cutoff))

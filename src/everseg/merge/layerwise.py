@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike, weighted_sum
 
 
@@ -41,3 +43,25 @@ def layerwise(
         weights = [own if k == anchor else rest for k in range(count)]
         out |= weighted_sum([{name: model[name]} for model in models], weights)
     return out
+
+
+@dataclass(frozen=True)
+class Layerwise(Joint):
+    """An average in early layers that goes over to the latest model in the last ones.
+
+    Source: arXiv 2409.15813.
+    """
+
+    anchor: int = -1
+    """Position of the model that the last layers are taken from; -1 is the latest. [ours]"""
+
+    works_on = ("factors",)
+    takes = "weights"
+    order_free = False
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        assert network is not None, "the layers are the network's"
+        order = sorted({block for block in network.blocks.values() if block is not None})
+        # What all blocks share is met first at the first of them.
+        depth = {n: 0 if block is None else order.index(block) for n, block in network.blocks.items()}
+        return Answer(layerwise(tensors_of(domains), depth.__getitem__, self.anchor))

@@ -6,13 +6,15 @@ Shape suffixes: O width of a layer's output, D of its input, r rank.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from everseg.merge.rule import Answer, Domain, Joint, Network
 from everseg.merge.solve import shrink_offdiagonal, solve
 from everseg.merge.tensors import Tensors
-from everseg.merge.truncate import Factors
+from everseg.merge.truncate import Factors, flattened, grouped
 
 
 @torch.no_grad()
@@ -121,3 +123,28 @@ def lorm(
         no_bias = None if first.down_bias is None else torch.zeros_like(first.down_bias)
         out[name] = Factors(up, down, bias, no_bias)
     return out
+
+
+@dataclass(frozen=True)
+class LoRM(Joint):
+    """RegMean of one low-rank factor at a time, while the other is held.
+
+    Source: Salami et al., arXiv 2410.17961.
+    """
+
+    rounds: int = 2
+    """How often B and then A is solved for. [ours]"""
+    ridge: float = 0.0
+    """Pull toward the mean, as in RegMean. [Salami et al. solve by a pseudo-inverse]"""
+    offdiag: float = 1.0
+    """Factor on the off-diagonal entries of every G_k. [Salami et al.'s commands: 0]"""
+
+    needs = frozenset({"moments"})
+    works_on = ("pairs",)
+    takes = "weights"
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        if len(domains) == 1:
+            return Answer(domains[0].tensors)
+        models = [grouped(domain.tensors) for domain in domains]
+        return Answer(flattened(lorm(models, [domain.moments for domain in domains], **asdict(self))))

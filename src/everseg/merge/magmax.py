@@ -8,35 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from everseg.merge.rule import Domain, Stepped
 from everseg.merge.tensors import Tensors, alike, copied
-
-
-@dataclass(frozen=True)
-class MagMax:
-    """The entry of largest magnitude of all deltas so far, `furthest`; equal ones: the later wins.
-
-    Sequential, constant memory; the tensors of `merged` are those times the scale.
-    """
-
-    furthest: dict[str, Tensor]
-    scale: float = 0.5
-
-    @classmethod
-    def start(cls, delta: Tensors, scale: float = 0.5) -> MagMax:
-        return cls(copied(delta), scale)
-
-    @torch.no_grad()
-    def step(self, delta: Tensors) -> MagMax:
-        names = alike([self.furthest, delta])
-        kept = {
-            n: torch.where(delta[n].abs() >= self.furthest[n].abs(), delta[n], self.furthest[n])
-            for n in names
-        }
-        return MagMax(kept, self.scale)
-
-    @property
-    def merged(self) -> dict[str, Tensor]:
-        return {n: self.scale * value for n, value in self.furthest.items()}
 
 
 def magmax(deltas: Sequence[Tensors], scale: float = 0.5) -> dict[str, Tensor]:
@@ -46,7 +19,38 @@ def magmax(deltas: Sequence[Tensors], scale: float = 0.5) -> dict[str, Tensor]:
     which makes the order matter. On weights' deltas from the common start, or on low-rank products.
     Source: Marczak et al., ECCV 2024; lambda 0.5 (also RegCL's baseline).
     """
-    kept = MagMax.start(deltas[0], scale)
-    for delta in deltas[1:]:
-        kept = kept.step(delta)
-    return kept.merged
+    return dict(MagMax(scale).merge([Domain(delta) for delta in deltas]).tensors)
+
+
+@dataclass(frozen=True)
+class Furthest:
+    """The entry of largest magnitude of all deltas so far; `merged` is those times the scale."""
+
+    furthest: dict[str, Tensor]
+    scale: float
+
+    @property
+    def merged(self) -> dict[str, Tensor]:
+        return {n: self.scale * value for n, value in self.furthest.items()}
+
+
+@dataclass(frozen=True)
+class MagMax(Stepped):
+    """Of each entry the one that moved furthest.
+
+    Source: Marczak et al., ECCV 2024.
+    """
+
+    scale: float = 0.5
+    """Factor on the merged delta. [Marczak et al.; also RegCL's baseline]"""
+
+    State = Furthest
+
+    def start(self, domain: Domain) -> Furthest:
+        return Furthest(copied(domain.tensors), self.scale)
+
+    @torch.no_grad()
+    def step(self, state: Furthest, domain: Domain) -> Furthest:
+        old, new = state.furthest, domain.tensors
+        kept = {n: torch.where(new[n].abs() >= old[n].abs(), new[n], old[n]) for n in alike([old, new])}
+        return Furthest(kept, state.scale)

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.merge.rule import Domain, Folded, Stepped
 from everseg.merge.tensors import Tensors, alike, copied, norm
 
 
 def split(singular: Tensor, alpha: float, reference: bool = False) -> int:
     """q, how many leading components are protected: the first index whose share of the sum is above alpha.
 
-    The component that crosses alpha is not among them. From alpha = 1 on no share is above it: then all are
-    protected; in the published code none is (`reference`), as with alpha = 0.
+    The component that crosses alpha is not among them. At alpha = 1 no share is above it, and all are
+    protected. In the published code none is then (`reference`), as with alpha = 0, unless rounding puts the
+    last shares above 1, which protects all before them.
     """
     share = singular.cumsum(0) / singular.sum()
     above = (share > alpha).nonzero()
@@ -47,54 +49,70 @@ def cleaned(delta: Tensor, merged: Tensor, alpha: float = 0.5, reference: bool =
     return t_OD - u_Om @ (p_mm * gone) @ v_mD
 
 
-@dataclass(frozen=True)
-class Opcm:
-    """The merged delta after t models; `scale` is lambda_t, `norms` the sum of the deltas' norms."""
-
-    merged: dict[str, Tensor]
-    scale: float
-    norms: float
-    count: int
-
-    @classmethod
-    def start(cls, delta: Tensors) -> Opcm:
-        return cls(copied(delta), 1.0, norm(delta), 1)
-
-    @torch.no_grad()
-    def step(self, delta: Tensors, alpha: float = 0.5, *, reference: bool = False) -> Opcm:
-        """T <- (lambda_prev T + tau~) / lambda, with lambda such that |T| is the mean of the norms seen.
-
-        alpha: share of T's singular values whose directions the new model may not touch. reference: take
-        alpha = 1 as the published code does, see `split`.
-
-        Raises:
-            UserError: alpha is not in 0..1, or the tensors differ.
-        """
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha is {alpha}; it must be a share from 0 to 1")
-        total: dict[str, Tensor] = {}
-        for name in alike([self.merged, delta]):
-            old, new = self.merged[name].double(), delta[name].double()
-            if new.dim() == 2:
-                new = cleaned(new, old, alpha, reference)
-            total[name] = self.scale * old + new
-        norms, count = self.norms + norm(delta), self.count + 1
-        mean = norms / count
-        scale = norm(total) / mean if mean else 1.0
-        merged = {n: (t / (scale or 1.0)).to(self.merged[n].dtype) for n, t in total.items()}
-        return Opcm(merged, scale, norms, count)
-
-
 def opcm(deltas: Sequence[Tensors], alpha: float = 0.5, *, reference: bool = False) -> dict[str, Tensor]:
-    """Fold `Opcm.step` over deltas in the order given.
+    """Fold deltas in the order given: T <- (lambda_prev T + tau~) / lambda, with tau~ as in `cleaned`.
+
+    lambda is such that |T| is the mean of the norms seen. alpha: share of T's singular values whose
+    directions the new model may not touch. reference: take alpha = 1 as the published code does, see `split`.
 
     Needs no data. Sequential, constant memory; order-dependent. On weights' deltas or low-rank products (then
     cut back with `truncate`), one thin SVD for each matrix and model; other tensors are added without
     projection.
-    Source: OPCM (Tang et al., arXiv 2501.09522); alpha 0.5. The published code takes full decompositions, and
-    its documentation counts the component that crosses alpha as protected.
+    Source: OPCM (Tang et al., arXiv 2501.09522), with alpha 0.5. The published code takes full
+    decompositions, and its documentation counts the component that crosses alpha as protected. At alpha 1 it
+    protects nothing, as at alpha 0, unless rounding puts a share above 1.
+
+    Raises:
+        UserError: alpha is not in 0..1, or the tensors differ.
     """
-    state = Opcm.start(deltas[0])
-    for delta in deltas[1:]:
-        state = state.step(delta, alpha, reference=reference)
-    return state.merged
+    return dict(OPCM(alpha, reference).merge([Domain(delta) for delta in deltas]).tensors)
+
+
+@dataclass(frozen=True)
+class Cleaned(Folded):
+    """The merged delta after t models."""
+
+    scale: float
+    """lambda_t."""
+    norms: float
+    """The sum of the deltas' norms."""
+    count: int
+    """t."""
+
+
+@dataclass(frozen=True)
+class OPCM(Stepped):
+    """Each delta without what it has along the directions that are already merged.
+
+    Source: Tang et al., arXiv 2501.09522.
+    """
+
+    alpha: float = 0.5
+    """Share of the merged delta's singular values whose directions are protected. [Tang et al.'s code]"""
+    reference: bool = False
+    """Take alpha = 1 as the published code does, which then protects nothing. [Tang et al.'s code]"""
+
+    works_on = ("products", "factors")
+    State = Cleaned
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha}; it must be a share from 0 to 1")
+
+    def start(self, domain: Domain) -> Cleaned:
+        return Cleaned(copied(domain.tensors), 1.0, norm(domain.tensors), 1)
+
+    @torch.no_grad()
+    def step(self, state: Cleaned, domain: Domain) -> Cleaned:
+        delta = domain.tensors
+        total: dict[str, Tensor] = {}
+        for name in alike([state.merged, delta]):
+            old, new = state.merged[name].double(), delta[name].double()
+            if new.dim() == 2:
+                new = cleaned(new, old, self.alpha, self.reference)
+            total[name] = state.scale * old + new
+        norms, count = state.norms + norm(delta), state.count + 1
+        mean = norms / count
+        scale = norm(total) / mean if mean else 1.0
+        merged = {n: (t / (scale or 1.0)).to(state.merged[n].dtype) for n, t in total.items()}
+        return Cleaned(merged, scale, norms, count)

@@ -6,12 +6,14 @@ Shape suffixes: K models, P numbers of a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, stacked, unflat
 
 
@@ -86,3 +88,25 @@ def _minmax(x_KP: Tensor) -> Tensor:
     low, high = x_KP.min(1, keepdim=True).values, x_KP.max(1, keepdim=True).values
     span = high - low
     return torch.where(span > 0, (x_KP - low) / span, torch.zeros_like(x_KP))
+
+
+@dataclass(frozen=True)
+class PCB(Joint):
+    """Entries weighed by their size within a model and their agreement across models.
+
+    Source: Du et al., NeurIPS 2024.
+    """
+
+    ratio: float = 0.05
+    """Share of entries that keep their score, the best ones. [Du et al.; also 0.1 and 0.2]"""
+    scale: float = 1.2
+    """Factor on the merged delta. [Du et al.; 1.0 without validation data]"""
+    clip: float = 1e-4
+    """Share of entries of each model that is limited at either end. [Du et al.; 0.01 in the vision script]"""
+    agreement: Literal["sum", "normalised_sum", "pairs"] = "sum"
+    """Which of the published forms measures agreement. [sum: the stand-alone file]"""
+
+    works_on = ("products", "factors")
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        return Answer(pcb(tensors_of(domains), **asdict(self)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch.func import functional_call
 from everseg.errors import UserError
 from everseg.merge.collect import GramCollector
 from everseg.merge.gram import GramConfig
-from everseg.merge.regmean import LayerReport, RegMeanSums
+from everseg.merge.regmean_sums import RegMeanSums
+from everseg.merge.report import LayerReport, regmean_figures
+from everseg.merge.rule import Answer, Domain, Joint, Network
 from everseg.merge.tensors import Tensors
 
 
@@ -78,3 +81,39 @@ def regmean_pp(
 def _inside(tensors: Tensors, prefix: str, x: Tensor) -> dict[str, Tensor]:
     """A layer's tensors under the names it has for them, where its input is."""
     return {n.removeprefix(prefix): t.to(x.device) for n, t in tensors.items()}
+
+
+@dataclass(frozen=True)
+class RegMeanPlusPlus(Joint):
+    """RegMean layer by layer, on the inputs that the merged layers before it give.
+
+    Source: arXiv 2508.03121.
+    """
+
+    offdiag: float = 0.95
+    """Factor on the off-diagonal entries of every G_k. [arXiv 2508.03121]"""
+    ridge: float = 1e-8
+    """Pull toward the mean, as in RegMean."""
+
+    needs = frozenset({"samples"})
+    works_on = ("factors",)
+    takes = "weights"
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        if len(domains) == 1:
+            return Answer(domains[0].tensors)
+        assert network is not None, "the layers are the network's"
+        chain = network.chain()
+        inside = {n: _tensor_in(chain.names, n) for n in domains[0].tensors}
+        models = [{inside[n]: value for n, value in domain.tensors.items()} for domain in domains]
+        merged, reports = regmean_pp(
+            chain.layers, models, chain.inputs, ridge=self.ridge, offdiag=self.offdiag
+        )
+        outside = {new: layer for layer, new in chain.names.items()}
+        reports = {outside[new]: report for new, report in reports.items()}
+        return Answer({n: merged[inside[n]] for n in inside}, reports, regmean_figures(reports))
+
+
+def _tensor_in(names: Mapping[str, str], tensor: str) -> str:
+    layer, _, kind = tensor.rpartition(".")
+    return f"{names[layer]}.{kind}"

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike, stacked, unflat
 
 
@@ -90,3 +92,31 @@ def elect(votes_P: Tensor, zero_sum: Literal["majority", "positive"]) -> Tensor:
     sign_P = votes_P.sign()
     fallback = sign_P.sum().sign() if zero_sum == "majority" else torch.ones_like(sign_P[:1]).squeeze()
     return torch.where(sign_P == 0, fallback, sign_P)
+
+
+@dataclass(frozen=True)
+class Ties(Joint):
+    """The largest entries of each delta, averaged where they agree in sign.
+
+    Source: Yadav et al., NeurIPS 2023.
+    """
+
+    keep: float = 0.2
+    """Share of entries that each delta keeps, the largest ones. [Yadav et al.; RegCL's baseline: 0.2]"""
+    scale: float = 1.0
+    """Factor on the merged delta. [Yadav et al.; fusion_bench has 0.3, RegCL's baseline 0.55]"""
+    combine: Literal["mean", "sum"] = "mean"
+    """Average the agreeing entries, or add them up. [mean: Yadav et al.; sum: fusion_bench]"""
+    scope: Literal["all", "tensor"] = "all"
+    """Trim over all numbers of a model, or tensor by tensor. [all: Yadav et al.; tensor: mergekit, peft]"""
+    zero_sum: Literal["majority", "positive"] = "majority"
+    """Sign where deltas cancel: the commonest, or plus. [majority: Yadav et al.; positive: mergekit, peft]"""
+    elect_weighted: bool = False
+    """Let the domains' weights count in the vote on signs as well. [mergekit]"""
+    one_too_many: bool = False
+    """Keep one entry more than `keep` says, and all where many are zero. [Yadav et al.'s published code]"""
+
+    weighs = True
+
+    def merge(self, domains: Sequence[Domain], network: Network | None = None) -> Answer:
+        return Answer(ties(tensors_of(domains), weights=[d.weight for d in domains], **asdict(self)))

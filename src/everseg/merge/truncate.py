@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from everseg.errors import UserError
-from everseg.merge.regmean import LayerReport, RegMeanConfig, regmean
+from everseg.merge.regmean import RegMeanConfig, regmean
+from everseg.merge.report import LayerReport
 from everseg.merge.tensors import Tensors
 
 
@@ -37,6 +38,22 @@ class Factors:
             return self.up_bias
         inner = self.up @ self.down_bias
         return inner if self.up_bias is None else inner + self.up_bias
+
+
+def flattened(pairs: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Pairs of factors as tensors by name: "x.up", "x.down", and "x.up_bias", "x.down_bias" if there."""
+    return {
+        f"{x}.{part}": value for x, f in pairs.items() for part, value in vars(f).items() if value is not None
+    }
+
+
+def grouped(tensors: Tensors) -> dict[str, Factors]:
+    """Undo `flattened`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        x, _, part = name.rpartition(".")
+        parts.setdefault(x, {})[part] = value
+    return {x: Factors(**own) for x, own in parts.items()}
 
 
 @torch.no_grad()

@@ -29,8 +29,8 @@ from everseg.runs.run import Run, RunConfig, archived
 from everseg.seed import torch_generator
 from everseg.types import Stage, Weighting
 
-REGCL = ("regmean", "regmean-products")
-"""Rules whose merged run is a RegCL run, which can go on learning."""
+METHODS = ("regcl", "merged")
+"""Methods whose runs a merge can become, which go on learning; the first that has the rule is taken."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _config(
     sources: Sequence[Path], found: Sequence[Given], rule: str, base: str | None, settings: Sequence[str]
 ) -> RunConfig:
     """The merged run's: the first run's own, where that is of the method, else what the contributions say."""
-    method = "regcl" if rule in REGCL else "merged"
+    method = next((name for name in METHODS if rule in find(name).Config.rules()), METHODS[-1])
     first = found[0].contribution
     kept = next((dict(read_record(s).config) for s in sources if s.is_dir()), None)
     kind: Any = find(method).Config
@@ -148,12 +148,7 @@ def _config(
         chosen = configuration.restore(kind, kept["settings"], f"{sources[0]}/run.json")
     else:
         chosen = kind(adapter=first.adapter, rank=first.rank)
-    if method == "regcl":
-        own = [f"on={'products' if rule == 'regmean-products' else 'factors'}"]
-    else:
-        other = chosen.merger.rule != rule  # Whose options are no concern of this one.
-        own = [*(["merger.options={}"] if other else []), f"merger.rule={rule}"]
-    chosen = override(chosen, [*own, *settings])
+    chosen = override(chosen.by(rule), settings)
     values = {} if kept is None else {k: v for k, v in kept.items() if k not in ("method", "settings")}
     values |= {"method": method, "settings": chosen} | ({"base": base} if base else {})
     return read_config(values, f"{sources[0]}/run.json")

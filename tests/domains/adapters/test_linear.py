@@ -14,7 +14,8 @@ from everseg.data import SyntheticDomain
 from everseg.domains.adapters.linear import LinearConfig, LinearLoRA
 from everseg.domains.adapters.lora import ParallelLoRA
 from everseg.files import load_state, save_state
-from everseg.merge import GramCollector, RegMeanSums
+from everseg.merge.collect import GramCollector
+from everseg.merge.regmean_sums import RegMeanSums
 from everseg.methods import build, configure
 from everseg.models.promptable import sam as sam_file
 from everseg.models.promptable.load import load_base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_a_file_gives_it_back(whole: Contribution, tmp_path: Path) -> None:
         assert torch.equal(again.moments[name], moment)
     for field in ("domain", "base", "adapter", "rank", "mix", "after", "images", "objects"):
         assert getattr(again, field) == getattr(whole, field)
+
+
+def test_a_file_with_a_nan_in_it_is_refused(whole: Contribution, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    broken = {n: v * float("nan") for n, v in whole.weights.items()}
+    save_state(path, replace(whole, weights=broken).to_state())
+    with pytest.raises(UserError, match=r"c\.safetensors cannot be merged: .* not finite"):
+        read_contribution(path)
+    assert whole.samples is not None
+    features = {n: v * float("inf") for n, v in whole.samples.features.items()}
+    save_state(path, replace(whole, samples=replace(whole.samples, features=features)).to_state())
+    with pytest.raises(UserError, match="of its samples holds"):
+        read_contribution(path)
 
 
 def test_a_triangle_is_half_and_a_bit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from everseg.config import override
 from everseg.domains.adapters.kinds import block_of, factors_of, fresh_adapter, from_factors, linears, pairs
 from everseg.domains.merging import Merged, Merger, MergerConfig, merger
-from everseg.domains.merging.calibrate import CALIBRATED
 from everseg.domains.merging.contribution import Contribution, Samples
 from everseg.domains.merging.removal import difference
-from everseg.domains.merging.space import view
-from everseg.domains.merging.steps import STEPS
-from everseg.domains.merging.sums import SUMS
+from everseg.domains.merging.space import given_to
+from everseg.domains.methods.merged import MergedConfig
 from everseg.errors import UserError
 from everseg.files import load_state, save_state, state_bytes
 from everseg.merge import RULES, find
-from everseg.merge.tensors import deltas
+from everseg.merge.dop import dop
+from everseg.merge.ema import ema
+from everseg.merge.knots import KnOTS
+from everseg.merge.opcm import opcm
+from everseg.merge.rule import Place
+from everseg.merge.ties import Ties, ties
 from everseg.models.promptable.protocol import TAP, FramePrompts
 from everseg.seed import torch_generator
 
@@ -41,7 +46,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "adamerging": {"steps": 3},
     "blockwise": {"budget": 12},
 }
-FREE = [r for r in RULES if r not in CALIBRATED]
+FORGETS = {r: find(r).forgets for r in RULES}
+CALIBRATED = [r for r in RULES if "samples" in find(r).needs]
 
 
 def config(rule: str, **changed: Any) -> MergerConfig:
@@ -145,7 +151,7 @@ def test_the_answer_is_an_adapter_of_the_same_kind(micro: Any, rule: str, kind: 
 BY_TURNS = ("concrete", "adamerging")
 
 
-@pytest.mark.parametrize("rule", [r for r in RULES if RULES[r].order_free and r not in BY_TURNS])
+@pytest.mark.parametrize("rule", [r for r in RULES if find(r).order_free and r not in BY_TURNS])
 def test_an_order_free_rule_is_free_of_the_order(micro: Any, rule: str) -> None:
     contributions = several(micro, rule)
     answers = [
@@ -167,7 +173,7 @@ def test_it_goes_on_from_its_state(micro: Any, rule: str, tmp_path: Path) -> Non
     assert difference(again.solve(), through.solve()) == 0
 
 
-@pytest.mark.parametrize("rule", [*SUMS, *STEPS])
+@pytest.mark.parametrize("rule", [r for r in RULES if FORGETS[r] != "drop"])
 def test_sums_and_steps_do_not_grow(micro: Any, rule: str) -> None:
     found = merger(config(rule), micro)
     sizes = []
@@ -178,7 +184,7 @@ def test_sums_and_steps_do_not_grow(micro: Any, rule: str) -> None:
     assert all(torch.isfinite(v).all() for v in found.solve().weights.values())
 
 
-@pytest.mark.parametrize("rule", [r for r in RULES if r not in STEPS])
+@pytest.mark.parametrize("rule", [r for r in RULES if FORGETS[r] != "refold"])
 def test_a_domain_that_is_taken_out_leaves_nothing(micro: Any, rule: str) -> None:
     contributions = several(micro, rule)
     found = merged(micro, config(rule), contributions)
@@ -194,7 +200,7 @@ def test_a_domain_that_is_taken_out_leaves_nothing(micro: Any, rule: str) -> Non
     assert like["domain"] == "" and not like["weights"], "of the first domain nothing is left either"
 
 
-@pytest.mark.parametrize("rule", STEPS)
+@pytest.mark.parametrize("rule", [r for r in RULES if FORGETS[r] == "refold"])
 def test_what_was_folded_cannot_be_taken_out(micro: Any, rule: str) -> None:
     contributions = several(micro, rule)
     with pytest.raises(UserError, match="cannot be taken out"):
@@ -204,14 +210,18 @@ def test_what_was_folded_cannot_be_taken_out(micro: Any, rule: str) -> None:
 def test_merging_by_a_merger_is_merging_by_the_function(micro: Any) -> None:
     """On factors and on products, for a rule of each kind."""
     contributions = several(micro, "ties")
-    for rule, on in (("ties", "factors"), ("opcm", "products"), ("dop", "products"), ("ema", "factors")):
-        views = [view(c, on) for c in contributions]
+    cases: list[tuple[str, Place, Any]] = [
+        ("ties", "factors", ties),
+        ("opcm", "products", opcm),
+        ("dop", "products", dop),
+        ("ema", "factors", ema),
+    ]
+    for rule, on, function in cases:
+        domains = [given_to(find(rule)(), on, c) for c in contributions]
         found = merged(micro, config(rule, on=on), contributions).solve().weights
-        if rule == "ema":
-            wanted = find(rule)([tensors for tensors, _ in views])
-        else:
-            delta = find(rule)([deltas([tensors], start)[0] for tensors, start in views])
-            wanted = {n: views[0][1][n].double() + delta[n] for n in delta}
+        wanted = function([d.tensors for d in domains])
+        if rule != "ema":
+            wanted = {n: domains[0].start[n].double() + delta for n, delta in wanted.items()}
         if on == "factors":
             assert gap({n: v.double() for n, v in found.items()}, wanted) < 1e-6
         else:  # Cut back to the adapter's rank: the nearest of that rank.
@@ -305,9 +315,44 @@ def test_options_are_the_rules_own() -> None:
         MergerConfig("ties", options={"kep": 0.1})
     with pytest.raises(UserError, match=r"keep of ties is 'much'; it is a float"):
         MergerConfig("ties", options={"keep": "much"})
-    assert MergerConfig("ties", options={"keep": 1}).settings["keep"] == 1
+    with pytest.raises(UserError, match=r"combine of ties is 'all'; it is one of mean, sum"):
+        MergerConfig("ties", options={"combine": "all"})
+    with pytest.raises(UserError, match=r"one_too_many of ties is 1; it is a bool"):
+        MergerConfig("ties", options={"one_too_many": 1})
+    assert MergerConfig("ties", options={"keep": 1}).build() == Ties(keep=1)
+    assert override(MergerConfig("knots"), ["options={cutoff: 1e-6}"]).build() == KnOTS(cutoff=1e-6)
     with pytest.raises(UserError, match="rule of merging 'tise'"):
         MergerConfig("tise")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_numbers_that_are_not_finite_are_refused(micro: Any, rule: str) -> None:
+    """In one sentence, whatever the rule, and nothing is changed."""
+    one, two = several(micro, rule, 2)
+    found = merged(micro, config(rule), [one])
+    before = str(found.state_dict())
+    for part, value in (
+        ("weights", math.nan),
+        ("start", math.inf),
+        ("moments", math.nan),
+        ("fisher", -math.inf),
+    ):
+        tensors = {n: v.clone() for n, v in getattr(two, part).items()}
+        name = next(iter(tensors))
+        tensors[name].view(-1)[0] = value
+        with pytest.raises(
+            UserError, match=rf"the contribution of 'cracks' cannot be merged: '{name}' of its"
+        ):
+            found.add(replace(two, **{part: tensors}))
+    assert str(found.state_dict()) == before
+
+
+@pytest.mark.parametrize("rule", ["ties", "knots"])
+def test_the_published_one_too_many_can_be_set(micro: Any, rule: str) -> None:
+    settings = override(MergedConfig(), [f"merger.rule={rule}", "merger.options={one_too_many: true}"])
+    contributions = several(micro, rule)
+    kept, more = (merged(micro, how, contributions).solve() for how in (config(rule), settings.merger))
+    assert difference(kept, more) > 1e-6
 
 
 # ---------------------------------------------------------------- names of tensors

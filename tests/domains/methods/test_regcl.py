@@ -91,7 +91,7 @@ def test_what_is_kept_does_not_grow(micro: Any) -> None:
         found.learn(stage(domain, 3), NoScratch())
         assert state_bytes(found.state_dict()) == size
     grown = taught(micro, "lesions", "cracks", preset="reference")
-    assert set(grown.sums.state_dict()["kept"]) == {"lesions", "cracks"}
+    assert set(grown.merger.state_dict()["kept"]) == {"lesions", "cracks"}
 
 
 def test_fifty_domains_take_what_two_do(micro: Any) -> None:
@@ -118,7 +118,7 @@ def test_on_products_unaligned_adapters_lose_less(micro: Any) -> None:
 def test_an_osrm_start_lies_where_the_domains_before_have_least_energy(micro: Any) -> None:
     settings = ("adapter=lora", "on=products", "start=osrm")
     found = taught(micro, "lesions", settings=settings)
-    assert isinstance(found.sums, Sums)
+    assert isinstance(found.merger, Sums)
     still = RegCL(micro, override(found.config, ["tune.fit.epochs=0"]))
     still.load_state_dict(found.state_dict())
     still.learn(stage("cracks"), NoScratch())
@@ -128,7 +128,7 @@ def test_an_osrm_start_lies_where_the_domains_before_have_least_energy(micro: An
         assert not up.any(), "fresh, it is the identity"
         rows = down / down.norm(dim=1, keepdim=True)
         torch.testing.assert_close(rows @ rows.T, torch.eye(3).double(), rtol=0, atol=1e-5)
-        second = found.sums.sums.layers[str(i)].second
+        second = found.merger.sums.layers[str(i)].second
         least = torch.linalg.eigvalsh(second)[:3].sum()
         assert float((rows @ second @ rows.T).trace()) == pytest.approx(float(least), rel=1e-3, abs=1e-6)
     # The starts differ, and on products that is no matter.

@@ -12,17 +12,25 @@ from __future__ import annotations
 from everseg.domains.merging.base import Merged, Merger
 from everseg.domains.merging.kept import Kept
 from everseg.domains.merging.rules import MergerConfig
-from everseg.domains.merging.steps import STEPS, Steps
-from everseg.domains.merging.sums import SUMS, Sums
+from everseg.domains.merging.steps import Steps
+from everseg.domains.merging.sums import Sums
+from everseg.merge.rule import Joint, Stepped, Summed
 from everseg.models.promptable.protocol import Promptable
 
 
 def merger(config: MergerConfig, base: Promptable, seed: int = 0) -> Merger:
-    """A merger that has seen no domain yet. base: on which the rules that calibrate run the
-    adapter; seed: of what they and DARE draw."""
-    if config.rule in SUMS and config.regmean.arithmetic == "fp64":
-        return Sums(config)
-    return Steps(config) if config.rule in STEPS else Kept(config, base, seed)
+    """A merger that has seen no domain yet.
+
+    base: the model on which rules that calibrate run the adapter. seed: what their and DARE's random draws
+    are derived from.
+    """
+    rule = config.build()
+    if isinstance(rule, Summed):
+        return Sums(config, rule)
+    if isinstance(rule, Stepped):
+        return Steps(config, rule)
+    assert isinstance(rule, Joint), "a rule adds up, folds, or merges jointly"
+    return Kept(config, rule, base, seed)
 
 
 __all__ = ["Merged", "Merger", "MergerConfig", "merger"]

@@ -4,37 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from everseg.domains.merging.contribution import Contribution
-from everseg.domains.merging.rules import WEIGHED, MergerConfig
-from everseg.domains.merging.space import check_alike, space
+from everseg.domains.merging.contribution import Contribution, check_finite
+from everseg.domains.merging.rules import MergerConfig
+from everseg.domains.merging.space import back, check_alike, given_to, place_of, start_of
 from everseg.errors import UserError
-from everseg.merge import LayerReport
+from everseg.merge import RULES, find
+from everseg.merge.report import LayerReport
+from everseg.merge.rule import Answer, Domain, Place, Rule
+from everseg.merge.tensors import applied
 from everseg.types import State
+
+R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """One adapter for all domains: its weights and rank, RegMean's report on each layer, figures for the
-    log."""
+    """One adapter for all domains."""
 
     weights: dict[str, Tensor]
+    """The adapter's tensors."""
     rank: int
+    """Its rank."""
     reports: Mapping[str, LayerReport] = field(default_factory=dict)
+    """Of RegMean, a report on each layer."""
     figures: Mapping[str, float] = field(default_factory=dict)
+    """Numbers for the log."""
 
 
 class Merger(Protocol):
     """Takes in contributions, gives the merged adapter."""
 
+    @property
+    def rule(self) -> Rule:
+        """The rule that merges."""
+
     def add(self, contribution: Contribution, weight: float = 1.0) -> None:
         """Take in a domain.
 
         Raises:
-            UserError: it lacks what the rule wants, or is of another kind than those before.
+            UserError: it lacks what the rule needs, holds numbers that are not finite, or is of another kind
+                than those before.
         """
 
     def subtract(self, contribution: Contribution, weight: float = 1.0) -> None:
@@ -51,35 +64,64 @@ class Merger(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
-class Roll:
+class Roll(Generic[R]):
     """The domains merged so far, by name, and what kind of adapter theirs is."""
 
-    def __init__(self, config: MergerConfig) -> None:
-        self.config = config
+    def __init__(self, config: MergerConfig, rule: R) -> None:
+        self.config, self.rule = config, rule
         # The kind of adapter, as it is before it has learned: nothing of a domain, which may be forgotten.
         self.like: Contribution | None = None
         self.names: list[str] = []
 
-    def admit(self, contribution: Contribution, weight: float) -> str:
+    @property
+    def place(self) -> Place:
+        """What the rule is given of adapters of this kind."""
+        assert self.like is not None, "something was merged"
+        return place_of(self.rule, self.config, self.like)
+
+    def admit(self, contribution: Contribution, weight: float) -> Domain:
+        """What the rule is given of a contribution; nothing is changed yet.
+
+        Raises:
+            UserError: it cannot be merged.
+        """
         if contribution.domain in self.names:
             raise UserError(f"two domains are named {contribution.domain!r}; each is merged once")
-        if weight != 1 and self.config.rule not in WEIGHED:
-            raise UserError(f"rule {self.config.rule} weighs all domains alike; {', '.join(WEIGHED)} do not")
+        if weight != 1 and not self.rule.weighs:
+            able = ", ".join(name for name in RULES if find(name).weighs)
+            raise UserError(f"rule {self.config.rule} weighs all domains alike; {able} do not")
+        check_finite(contribution)
         if self.like is not None:
-            check_alike(self.config, self.like, contribution)
-        on = space(self.config, contribution)
+            check_alike(self.rule, self.config, self.like, contribution)
+        place = place_of(self.rule, self.config, contribution)
+        return given_to(self.rule, place, contribution, weight)
+
+    def enter(self, contribution: Contribution) -> None:
+        """Note a domain that was merged."""
         if self.like is None:
             self.like = replace(
                 contribution, domain="", weights=contribution.start, moments={}, fisher={}, samples=None
             )
         self.names.append(contribution.domain)
-        return on
 
-    def drop(self, contribution: Contribution) -> str:
+    def drop(self, contribution: Contribution) -> None:
+        """Strike a domain off.
+
+        Raises:
+            UserError: it was not merged here.
+        """
         if self.like is None or contribution.domain not in self.names:
             raise UserError(f"{contribution.domain!r} was not merged here")
         self.names.remove(contribution.domain)
-        return space(self.config, self.like)
+
+    def finished(self, answer: Answer) -> Merged:
+        """The adapter that the rule's answer is."""
+        assert self.like is not None, "there is nothing to merge"
+        tensors = dict(answer.tensors)
+        if self.rule.takes == "deltas":
+            tensors = applied(start_of(self.like, self.place), tensors)
+        weights, rank = back(tensors, self.place, self.like, self.config.rank, answer.second)
+        return Merged(weights, rank, answer.reports, answer.figures)
 
     def head(self) -> State:
         like = None
@@ -92,17 +134,3 @@ class Roll:
         self.like = None
         if state["like"] is not None:
             self.like = Contribution.from_state({**state["like"], "weights": state["like"]["start"]})
-
-
-def regmean_figures(reports: Mapping[str, LayerReport]) -> dict[str, float]:
-    """The worst condition of the layers merged, their objective against that of the plain mean, and for how
-    many of them the mean would have been better."""
-    solved = [r for r in reports.values() if r.path != "single"]
-    if not solved:
-        return {}
-    ours, mean = sum(r.objective for r in solved), sum(r.objective_of_mean for r in solved)
-    return {
-        "merge_condition": max(r.condition for r in solved),
-        "merge_objective": ours / mean if mean else 1.0,
-        "merge_worse_than_mean": float(sum(r.worse_than_mean for r in solved)),
-    }

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from everseg.domains.adapters.kinds import AnyAdapter, block_of
 from everseg.domains.merging.contribution import Samples
 from everseg.errors import UserError
-from everseg.merge import LayerReport
-from everseg.merge.regmean_pp import regmean_pp
-from everseg.merge.tensors import Tensors
+from everseg.merge.rule import Chain
 from everseg.models.promptable.protocol import TAP, Promptable
 
 
@@ -36,16 +32,10 @@ def _child(name: str) -> str:
     return name.replace(".", "/")
 
 
-def merge_along(
-    adapter: AnyAdapter,
-    base: Promptable,
-    models: Sequence[Tensors],
-    samples: Sequence[Samples],
-    options: Mapping[str, Any],
-) -> tuple[dict[str, Tensor], dict[str, LayerReport]]:
-    """RegMean++ of adapters whose layers each belong to one block.
+def chain_of(adapter: AnyAdapter, base: Promptable, samples: Sequence[Samples]) -> Chain:
+    """The blocks of an adapted tail.
 
-    adapter: of their kind, to run them in. samples: of each domain, the trunk's output.
+    adapter: of the kind to be merged, to run them in. samples: of each domain, the trunk's output.
 
     Raises:
         UserError: blocks share a layer, as those of an AugModule do.
@@ -58,20 +48,9 @@ def merge_along(
             "adapter=lora or adapter=linear"
         )
     order = sorted(set(places.values()), key=lambda place: -1 if place is None else place)
-    names = {name: f"{order.index(places[name])}.{_child(name)}" for name in linears}
     layers = [
         _Block(base, index, adapter, [n for n in linears if places[n] == place])
         for index, place in zip(base.adapted, order, strict=True)
     ]
-    renamed = [{_renamed(n, names): value for n, value in model.items()} for model in models]
     inputs = [own.features[TAP].float().to(base.device) for own in samples]
-    with torch.no_grad():
-        merged, reports = regmean_pp(layers, renamed, inputs, **options)
-    old = {_renamed(n, names): n for n in models[0]}
-    by_layer = {new: name for name, new in names.items()}
-    return {old[n]: value for n, value in merged.items()}, {by_layer[n]: r for n, r in reports.items()}
-
-
-def _renamed(tensor: str, names: Mapping[str, str]) -> str:
-    layer, _, kind = tensor.rpartition(".")
-    return f"{names[layer]}.{kind}"
+    return Chain(layers, inputs, {n: f"{order.index(places[n])}.{_child(n)}" for n in linears})

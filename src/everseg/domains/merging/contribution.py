@@ -30,8 +30,9 @@ from everseg.domains.tune import (
 )
 from everseg.errors import UserError
 from everseg.files import load_state, sha256_tensors
-from everseg.merge import GramCollector, GramConfig, add_up_grams
+from everseg.merge.collect import GramCollector
 from everseg.merge.fisher import diagonal_fisher
+from everseg.merge.gram import GramConfig, add_up_grams
 from everseg.models.promptable.protocol import Features, FramePrompts, Promptable
 from everseg.seed import torch_generator
 from everseg.types import Scratch, Stage, State, Weighting
@@ -41,20 +42,18 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured of a domain beside its adapter, for the rules of merging that want it.
-
-    gram: how the second moments of the adapter's inputs are taken; prompt_branch: also of the layers that
-    read the clicks alone. grams: whether they are. fisher: training rows for the diagonal Fisher
-    information, one backward pass each (0: none). samples: training rows to keep for rules that calibrate (0:
-    none): the trunk's features, the clicks and the truth of so many, from which an image's content can be
-    guessed.
-    """
+    """What is measured of a domain beside its adapter, for the rules of merging that need it."""
 
     grams: bool = True
+    """Measure the second moments of the adapter's inputs."""
     gram: GramConfig = field(default_factory=GramConfig)
+    """How they are measured."""
     prompt_branch: bool = False
+    """Measure them also for the layers that read the clicks alone."""
     fisher: int = 0
+    """Training rows for the diagonal Fisher information, one backward pass each; 0 measures none."""
     samples: int = 0
+    """Training rows whose features, clicks and truth are kept for rules that calibrate; 0 keeps none."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "fisher", "samples")
@@ -75,28 +74,34 @@ class Samples:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One domain's adapter and statistics, on the CPU.
-
-    domain: its name. base: the fingerprint of the base it adapts. adapter, rank, mix: what kind it is.
-    start: the weights that every domain of the run set out from, or would have. after: the domains whose
-    adapter this one went on from, in order; empty for a start of its own. images, objects: it was tuned on.
-    weights: the adapter's. moments: E[x x^T] of each measured layer's input, float64. fisher: the diagonal
-    Fisher information of the weights. samples: rows kept for calibration.
-    """
+    """One domain's adapter and statistics, on the CPU."""
 
     domain: str
+    """Name of the domain."""
     base: str
+    """Fingerprint of the base that the adapter belongs to."""
     adapter: AdapterKind
+    """Kind of the adapter."""
     rank: int
+    """Rank of the adapter."""
     mix: bool
+    """Whether an AugModule has its matrices C."""
     start: Mapping[str, Tensor]
+    """The weights that every domain of the run set out from, or would have."""
     after: tuple[str, ...]
+    """The domains whose adapter this one went on from, in order; empty for a start of its own."""
     images: int
+    """Training images."""
     objects: int
+    """Training objects."""
     weights: Mapping[str, Tensor]
+    """The adapter's weights."""
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """E[x x^T] of each measured layer's input, float64."""
     fisher: Mapping[str, Tensor] = field(default_factory=dict)
+    """The diagonal Fisher information of the weights."""
     samples: Samples | None = None
+    """Training rows that were kept for calibration."""
 
     @property
     def fingerprint(self) -> str:
@@ -168,9 +173,35 @@ def read_contribution(path: Path) -> Contribution:
     """A contribution's file.
 
     Raises:
-        UserError: it is missing, damaged, or something else.
+        UserError: it is missing, damaged, something else, or holds numbers that are not finite.
     """
-    return Contribution.from_state(load_state(path), str(path))
+    found = Contribution.from_state(load_state(path), str(path))
+    check_finite(found, str(path))
+    return found
+
+
+def check_finite(contribution: Contribution, where: str = "") -> None:
+    """Refuse NaN and infinity, which some rules would merge without a word.
+
+    Raises:
+        UserError: a tensor holds one.
+    """
+    samples = {} if contribution.samples is None else contribution.samples.features
+    parts: dict[str, Mapping[str, Tensor]] = {
+        "start": contribution.start,
+        "weights": contribution.weights,
+        "moments": contribution.moments,
+        "Fisher information": contribution.fisher,
+        "samples": samples,
+    }
+    told = where or f"the contribution of {contribution.domain!r}"
+    for part, tensors in parts.items():
+        for name, value in tensors.items():
+            if not bool(torch.isfinite(value).all()):
+                raise UserError(
+                    f"{told} cannot be merged: {name!r} of its {part} holds numbers that are not finite; "
+                    "learn the domain again, with a lower learning rate, or leave it out"
+                )
 
 
 def tune_domain(

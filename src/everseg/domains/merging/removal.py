@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from everseg.domains.merging.base import Merged, Merger
 from everseg.domains.merging.contribution import Contribution
-from everseg.domains.merging.steps import Steps
 from everseg.errors import UserError
 from everseg.types import Archive, Forgotten
 
@@ -39,7 +38,8 @@ def forget_domain(
         for name, contribution in others.items():
             assert contribution is not None
             anew.add(contribution, weights[name])
-    if isinstance(current, Steps):
+    refolds = current.rule.forgets == "refold"
+    if refolds:
         if anew is None:
             bare = ", ".join(name for name, c in others.items() if c is None)
             raise UserError(
@@ -63,7 +63,7 @@ def forget_domain(
     remaining = {name: c.fingerprint for name, c in others.items() if c is not None}
     if not tainted:
         never = f"the run is what it would be had it never learned {domain!r}"
-        rounding = "" if isinstance(current, Steps) else ", to rounding"
+        rounding = "" if refolds else ", to rounding"
         return left, Forgotten(True, f"{how}: {never}{rounding}", remaining)
     statement = (
         f"{how}; this is approximate: {', '.join(tainted)} went on from adapters that had seen {domain!r}, "
@@ -87,7 +87,7 @@ def reweigh_domain(
             f"what {domain!r} brought was not kept, and without it its weight cannot be changed; name the "
             "file of its contribution with --from"
         )
-    if isinstance(current, Steps):
+    if not current.rule.weighs:
         raise UserError("this rule weighs all domains alike")
     current.subtract(own, weights[domain])
     try:

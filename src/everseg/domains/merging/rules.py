@@ -3,71 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from everseg.config import at_least
 from everseg.errors import UserError, unknown
-from everseg.merge import RULES, RegMeanConfig
+from everseg.merge import find
+from everseg.merge.regmean import RegMeanConfig
+from everseg.merge.rule import Rule
 
 Options = Mapping[str, float | int | bool | str]
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ema": {"beta": 0.9},
-    "regmean++": {"offdiag": 0.95, "ridge": 1e-8},
-    "lorm": {"rounds": 2, "ridge": 0.0, "offdiag": 1.0},
-    "fisher": {"floor": 1e-6, "normalise": False},
-    "became": {"per": "model"},
-    "arithmetic": {"scale": 0.3, "normalise": False},
-    "ties": {"keep": 0.2, "scale": 1.0, "combine": "mean", "scope": "all", "zero_sum": "majority"},
-    "dare": {"drop": 0.9, "scale": 1.0, "rescale": "density"},
-    "magmax": {"scale": 0.5},
-    "pcb": {"ratio": 0.05, "scale": 1.2, "clip": 1e-4, "agreement": "sum"},
-    "knots": {"cutoff": 1e-5},
-    "opcm": {"alpha": 0.5, "reference": False},
-    "dop": {"alpha": 0.5, "energy": 1.0, "solver": "exact"},
-    "layerwise": {"anchor": -1},
-    "concrete": {"scale": 0.3, "temperature": 0.5, "steps": 2000, "lr": 1e-3},
-    "adamerging": {"per": "tensor", "start": 0.3, "steps": 500, "lr": 1e-3, "clamp": True},
-    "blockwise": {"budget": 200},
-}
-"""What can be set of each rule, with the published defaults. RegMean's own are `RegMeanConfig`."""
-
-PRODUCTS_ONLY = ("regmean-products", "lorm")
-FACTORS_ONLY = ("fisher", "became", "layerwise", "regmean++", "concrete", "adamerging", "blockwise")
-WEIGHED = ("average", "regmean", "regmean-products", "fisher", "arithmetic", "ties")
-"""Rules in which a domain can weigh more than another."""
+SHARED = ("regmean", "metric")
+"""Options of rules that are settings of their own, because several rules have them."""
 
 
 @dataclass(frozen=True)
 class MergerConfig:
-    """rule: see `everseg.merge.RULES`. on: "factors" or "products"; "auto": products for the rules that are
-    meant for deltas of weights, where the adapter has low-rank pairs. rank: of the result on products (0:
-    that of the adapters). options: the rule's own, see `OPTIONS`. regmean: how RegMean's sums are solved.
-    metric: cut RegMean's products back by what inputs see, or by plain SVD.
-    """
+    """How contributions are merged."""
 
     rule: str = "average"
+    """Name of the rule of merging; docs/merging.md lists them."""
     on: Literal["auto", "factors", "products"] = "auto"
+    """Merge low-rank factors, or their products B A; "auto" lets the rule choose."""
     rank: int = 0
+    """Rank of the merged adapter on products; 0 is that of the adapters."""
     options: Options = field(default_factory=dict)
+    """The rule's own options, as in {keep: 0.3}."""
     regmean: RegMeanConfig = field(default_factory=RegMeanConfig)
+    """How RegMean's sums are solved."""
     metric: bool = True
+    """Cut RegMean's products back to a rank by what inputs see, instead of by plain SVD."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "rank")
-        if self.rule not in RULES:
-            raise unknown("rule of merging", self.rule, RULES)
-        known = OPTIONS.get(self.rule, {})
-        for name, value in self.options.items():
-            if name not in known:
-                raise unknown(f"option of {self.rule}", name, known)
-            wanted = type(known[name])
-            given = float if wanted is float and type(value) is int else type(value)
-            if given is not wanted:
-                raise UserError(f"option {name} of {self.rule} is {value!r}; it is a {wanted.__name__}")
+        self.build()
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The rule's options, those not given at their defaults."""
-        return {**OPTIONS.get(self.rule, {}), **self.options}
+    def build(self) -> Rule:
+        """The rule with its options.
+
+        Raises:
+            UserError: there is no such rule or option, or an option has a value of another type.
+        """
+        kind = find(self.rule)
+        hints = get_type_hints(kind)
+        names = [f.name for f in fields(kind)]
+        own = [name for name in names if name not in SHARED]
+        given = {n: getattr(self, n) for n in SHARED if n in names}
+        for name, value in self.options.items():
+            if name not in own:
+                raise unknown(f"option of {self.rule}", name, own)
+            try:
+                # To YAML 1e-6 is text; numbers and truth values are what they are.
+                strict = not isinstance(value, str)
+                given[name] = TypeAdapter(hints[name]).validate_python(value, strict=strict)
+            except ValidationError as error:
+                wanted = _described(hints[name])
+                raise UserError(f"option {name} of {self.rule} is {value!r}; it is {wanted}") from error
+        return kind(**given).resolved()
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return "an int" if kind is int else f"a {kind.__name__}"

@@ -16,59 +16,51 @@ What the `paper`, `reference`, `robust` and `delta` presets differ in is listed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from torch import Tensor
-
 from everseg.config import at_least
-from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, fresh_adapter, pairs
-from everseg.domains.cache import CacheConfig, FeatureCache
-from everseg.domains.merging import Merger, MergerConfig, merger
-from everseg.domains.merging.contribution import (
-    Contribution,
-    MeasureConfig,
-    on_cpu,
-    tune_domain,
-    weight_of,
-)
-from everseg.domains.merging.removal import forget_domain, reweigh_domain
-from everseg.domains.merging.sums import Sums
-from everseg.domains.tune import TuneConfig, predict, with_adapter
+from everseg.domains.adapters.kinds import AdapterKind
+from everseg.domains.cache import CacheConfig
+from everseg.domains.merging import MergerConfig
+from everseg.domains.merging.contribution import MeasureConfig
+from everseg.domains.merging.learner import MergedLearner
+from everseg.domains.tune import TuneConfig
 from everseg.errors import UserError
-from everseg.merge import GramConfig, RegMeanConfig
-from everseg.merge.osrm import osrm
-from everseg.models.promptable.protocol import Promptable
-from everseg.seed import torch_generator
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State, Weighting
+from everseg.merge.gram import GramConfig
+from everseg.merge.regmean import RegMeanConfig
+from everseg.types import Weighting
+
+RULE_ON = {"factors": "regmean", "products": "regmean-products"}
+"""The rule that RegCL merges by, on factors and on products."""
 
 
 @dataclass(frozen=True)
 class RegCLConfig:
-    """adapter: "aug" (SAMCL's module with a matrix C for each block), "lora" (in parallel to the attention)
-    or "linear" (on each linear layer of the blocks, which folds into the base). rank: of any of them.
-    start: where a domain's adapter sets out from: "indi", one start common to all; "sequ", the last domain's
-        adapter as it was tuned, never the merged one; "osrm", for low-rank pairs on products, a start along
-        the directions in which the domains before have least energy.
-    on: "factors" merges the adapter's matrices each by itself, "products" the B A of low-rank pairs, cut back
-        to `merged_rank` (0: the adapter's).
-    weighting: whether every domain counts the same, or by its images or objects.
-    prompt_branch: also measure and merge in closed form the layers that read the clicks.
-    gram: how inputs are measured. merge: how the sums are solved. tune, cache: as for SAMCL.
-    """
+    """One adapter per domain, merged in closed form."""
 
     adapter: AdapterKind = "aug"
+    """SAMCL's module with matrices C, LoRA beside the attention, or LoRA on linear layers. [aug: RegCL]"""
     rank: int = 10
+    """Rank of each domain's adapter. [RegCL]"""
     start: Literal["indi", "sequ", "osrm"] = "indi"
+    """A common start, the last domain's own adapter, or OSRM's. [indi: paper; sequ: the published code]"""
     on: Literal["factors", "products"] = "factors"
+    """Merge the adapter's matrices each by itself, or the products B A of low-rank pairs. [factors: RegCL]"""
     merged_rank: int = 0
+    """Rank of the merged adapter on products; 0 is that of the adapters."""
     weighting: Weighting = "equal"
+    """Whether all domains count the same, or by their images or objects. [equal: RegCL]"""
     prompt_branch: bool = False
+    """Also measure the layers that read the clicks, and merge them in closed form."""
     gram: GramConfig = field(default_factory=GramConfig)
+    """How the inputs of the adapter's layers are measured."""
     merge: RegMeanConfig = field(default_factory=RegMeanConfig)
+    """How the sums are solved."""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
+    """How adapters are tuned, as for SAMCL."""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where the base's features are kept, as for SAMCL."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rank")
@@ -103,140 +95,35 @@ class RegCLConfig:
             ),
         }
 
+    @classmethod
+    def rules(cls) -> list[str]:
+        """The rules that a run of this method can merge by."""
+        return list(RULE_ON.values())
+
+    def by(self, rule: str) -> RegCLConfig:
+        """The same with another rule."""
+        on: Literal["factors", "products"] = "products" if rule == RULE_ON["products"] else "factors"
+        return replace(self, on=on)
+
     @property
     def merger(self) -> MergerConfig:
         """How contributions are merged."""
-        rule = "regmean" if self.on == "factors" else "regmean-products"
-        return MergerConfig(rule, self.on, self.merged_rank, regmean=self.merge)
+        return MergerConfig(RULE_ON[self.on], self.on, self.merged_rank, regmean=self.merge)
+
+    @property
+    def measured(self) -> MeasureConfig:
+        """What is measured of a domain beside its adapter."""
+        return MeasureConfig(gram=self.gram, prompt_branch=self.prompt_branch)
 
 
-class RegCL:
-    """One merged adapter, and the sums it is solved from."""
+class RegCL(MergedLearner):
+    """One merged adapter, and the sums it is solved from.
+
+    For the published arithmetic, which solves from every stored adapter, it keeps all of those.
+    """
 
     Config = RegCLConfig
 
-    def __init__(self, base: Promptable, config: RegCLConfig | None = None, *, seed: int = 0) -> None:
-        self.base = base
-        self.config = config or RegCLConfig()
-        self.seed = seed
-        self.cache = FeatureCache(base, self.config.cache)
-        # Float64 sums; for the published arithmetic, which solves from every stored adapter, all of those.
-        self.sums = self._fresh_merger()
-        self.merged = self._fresh()
-        self.weights: dict[str, float] = {}  # of the domains merged, in their order
-        self.last: dict[str, Tensor] | None = None
-        self.newest: Contribution | None = None
-
-    def _fresh(self, rank: int = 0) -> AnyAdapter:
-        """The start that is common to all domains."""
-        generator = torch_generator(self.seed, "adapter")
-        return fresh_adapter(self.config.adapter, self.base, rank or self.config.rank, generator, mix=True)
-
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
-        if stage.background:  # The base is right there: nothing to tune on, and no adapter to merge.
-            return {}
-        adapter, config = self._start(), self.config
-        start = on_cpu(dict((adapter if config.start == "osrm" else self._fresh()).state_dict()))
-        figures, brought = tune_domain(
-            adapter,
-            self.base,
-            stage,
-            MeasureConfig(gram=config.gram, prompt_branch=config.prompt_branch),
-            config.tune,
-            config.cache,
-            kind=config.adapter,
-            start=start,
-            after=() if config.start == "indi" else tuple(self.weights),
-            seed=self.seed,
-            scratch=scratch,
-        )
-        if brought is None:  # Nothing was learned: there is nothing to merge.
-            return figures
-        return {**figures, **self.take_in(brought, weight_of(brought, config.weighting))}
-
-    def take_in(self, brought: Contribution, weight: float = 1.0) -> Mapping[str, float]:
-        """Merge one domain more, tuned here or elsewhere; figures of the merge."""
-        self.sums.add(brought, weight)
-        self.weights[brought.domain] = weight
-        self.newest = brought
-        if self.config.start == "sequ":
-            self.last = dict(brought.weights)
-        return self._serve()
-
-    def _start(self) -> AnyAdapter:
-        adapter = self._fresh()
-        if self.config.start == "sequ" and self.last is not None:
-            adapter.load_state_dict(self.last)
-        if self.config.start == "osrm" and self.weights:
-            assert isinstance(self.sums, Sums)
-            weights = dict(adapter.state_dict())
-            for x in pairs(weights):
-                down = weights[f"down.{x}.weight"]
-                second = self.sums.sums.layers[x].second[: down.shape[1], : down.shape[1]]
-                # As long as a random start's rows, so that learning begins at the same pace.
-                weights[f"down.{x}.weight"] = (
-                    osrm(second, len(down)).to(down) * down.norm() / len(down) ** 0.5
-                )
-            adapter.load_state_dict(weights)
-        return adapter
-
-    def _serve(self) -> Mapping[str, float]:
-        """Put the merged adapter in use; a fresh one, which is the identity, where nothing is merged."""
-        self.merged = self._fresh()
-        if not self.weights:
-            return {}
-        merged = self.sums.solve()
-        self.merged = self._fresh(merged.rank)
-        self.merged.load_state_dict(merged.weights)
-        return merged.figures
-
-    def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
-        return predict(queries, self.base, self.cache, with_adapter(self.merged))
-
-    def exports(self) -> AnyAdapter:
-        return self.merged
-
-    def contribution(self) -> State | None:
-        """What the last learned stage brought, for the run's archive and for merges elsewhere."""
-        return None if self.newest is None else self.newest.to_state()
-
-    def forget(self, domain: str, archive: Archive) -> Forgotten:
-        """Take a domain out of the merge; see `merging.removal`."""
-        order = list(self.weights)
-        later = order[order.index(domain) + 1 :] if domain in order else []
-        tainted = later if self.config.start != "indi" else []
-        self.sums, found = forget_domain(
-            self.sums, self._fresh_merger, self.weights, domain, tainted, archive
-        )
-        if domain == order[-1] and self.last is not None:
-            before = archive(order[-2]) if len(order) > 1 else None
-            self.last = None if before is None else before["weights"]
-        del self.weights[domain]
-        self._serve()
-        return found
-
-    def reweigh(self, domain: str, weight: float, archive: Archive) -> None:
-        """Let a domain count `weight` in the merge."""
-        reweigh_domain(self.sums, self.weights, domain, weight, archive)
-        self.weights[domain] = weight
-        self._serve()
-
-    def _fresh_merger(self) -> Merger:
-        return merger(self.config.merger, self.base, self.seed)
-
-    def state_dict(self) -> State:
-        kept = "sums" if isinstance(self.sums, Sums) else "contributions"
-        return {
-            "adapter": dict(self.merged.state_dict()),
-            "rank": self.merged.config.rank,
-            "weights": dict(self.weights),
-            "last": self.last,
-            kept: self.sums.state_dict(),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        self.merged = self._fresh(state["rank"])
-        self.merged.load_state_dict(state["adapter"])
-        self.weights, self.last, self.newest = dict(state["weights"]), state["last"], None
-        self.sums = self._fresh_merger()
-        self.sums.load_state_dict(state["sums" if isinstance(self.sums, Sums) else "contributions"])
+    @property
+    def kept_as(self) -> str:
+        return "sums" if self.merger.rule.forgets == "subtract" else "contributions"
