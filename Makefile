@@ -14,8 +14,8 @@ TORCH_INDEX ?=
 OUT ?= runs/demo
 
 BIN := $(VENV)/bin
-# Fixtures that cost most belong to a file, so a file stays in one process.
-PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile
+# Whichever process is free takes tests over from the other, so that both end at about the same time.
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 PIP += $(if $(strip $(CONSTRAINTS)),-c $(CONSTRAINTS))
 INSTALLED := $(VENV)/.everseg-installed
@@ -35,9 +35,8 @@ env: $(DEV) ## Make the environment with everything for development
 test: $(DEV) ## Run the everyday tests
 	$(PYTEST)
 
-# A few of these take most of the time, so each goes to whichever process is free.
 slow: $(DEV) ## Run the slow tests, and those on real data where EVERSEG_DATA says
-	$(PYTEST) --dist worksteal -m "slow or realdata" --durations=10
+	$(PYTEST) -m "slow or realdata" --durations=10
 
 lint: $(DEV) ## Check style and formatting
 	$(BIN)/ruff check .

@@ -64,37 +64,10 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def micro_model() -> Any:
-    """A random SAM of 64 x 64 pixels: four blocks, windowed and global in turn, of which two are adapted."""
-    from transformers import SamConfig, SamModel
-    from transformers.models.sam.configuration_sam import (
-        SamMaskDecoderConfig,
-        SamPromptEncoderConfig,
-        SamVisionConfig,
-    )
+    """See `everseg.testing.micro_sam`."""
+    from everseg.testing import micro_sam
 
-    vision = SamVisionConfig(
-        hidden_size=32,
-        output_channels=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=64,
-        patch_size=8,
-        window_size=3,  # does not divide the grid of 8 x 8
-        global_attn_indexes=[1, 3],
-        num_pos_feats=16,
-        mlp_ratio=2.0,
-        initializer_range=0.2,
-    )
-    prompt = SamPromptEncoderConfig(hidden_size=32, image_size=64, patch_size=8)
-    decoder = SamMaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16)
-    model = SamModel(
-        SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.new_empty(p.shape).normal_(0.0, 0.15, generator=generator) + (p.ndim == 1) * 0.5)
-    return model
+    return micro_sam()
 
 
 @pytest.fixture(scope="session")
@@ -115,46 +88,10 @@ def micro_folder(micro_model: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def micro2_model() -> Any:
-    """A random SAM 2 of 128 x 128 pixels: stages of 1, 2, 4 and 1 blocks; stage 3 is a grid of 8 x 8, which
-    windows of 6 do not divide, and two of its blocks are adapted."""
-    from transformers import Sam2Config, Sam2Model
-    from transformers.models.sam2.configuration_sam2 import (
-        Sam2HieraDetConfig,
-        Sam2MaskDecoderConfig,
-        Sam2PromptEncoderConfig,
-        Sam2VisionConfig,
-    )
+    """See `everseg.testing.micro_sam2`."""
+    from everseg.testing import micro_sam2
 
-    backbone = Sam2HieraDetConfig(
-        hidden_size=8,
-        image_size=[128, 128],
-        blocks_per_stage=[1, 2, 4, 1],
-        embed_dim_per_stage=[8, 16, 32, 48],
-        num_attention_heads_per_stage=[1, 2, 2, 4],
-        window_size_per_stage=[4, 2, 6, 3],
-        window_positional_embedding_background_size=[3, 3],
-        global_attention_blocks=[4, 6],
-        mlp_ratio=2.0,
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[48, 32, 16, 8],
-        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-        fpn_hidden_size=32,
-    )
-    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=128)
-    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16)
-    model = Sam2Model(
-        Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(0.2 * torch.randn(p.shape, generator=generator) + (p.ndim == 1) * 0.5)
-        positions = model.shared_image_embedding.positional_embedding
-        positions.copy_(torch.randn(positions.shape, generator=generator))
-        model.prompt_encoder.shared_embedding.positional_embedding.copy_(positions)
-    return model
+    return micro_sam2()
 
 
 @pytest.fixture(scope="session")
@@ -167,26 +104,18 @@ def micro2_folder(micro2_model: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def micro_backbone_model() -> Any:
-    """A random MobileNetV2, as narrow as can be."""
-    from transformers import MobileNetV2Config, MobileNetV2Model
+    """See `everseg.testing.micro_mobilenet`."""
+    from everseg.testing import micro_mobilenet
 
-    torch.manual_seed(0)
-    narrow = MobileNetV2Config(depth_multiplier=0.1, min_depth=4, depth_divisible_by=4, tf_padding=False)
-    return MobileNetV2Model(narrow, add_pooling_layer=False)
+    return micro_mobilenet()
 
 
 @pytest.fixture(scope="session")
-def micro_backbone(micro_backbone_model: Any) -> Any:
-    """What a run of classes starts from, in no time."""
-    import copy
+def micro_backbone() -> Any:
+    """What a run of classes starts from."""
+    from everseg.testing import micro_backbone
 
-    from everseg.models.semantic.backbones import set_momentum
-    from everseg.models.semantic.base import SemanticBase
-    from everseg.models.semantic.load import as_backbone
-
-    backbone = as_backbone(copy.deepcopy(micro_backbone_model), "micro")
-    set_momentum(backbone)
-    return SemanticBase(backbone, "micro")
+    return micro_backbone()
 
 
 @pytest.fixture(scope="session")

@@ -48,13 +48,16 @@ atexit.register(lambda: os._exit(7) if torch.distributed.is_initialized() else N
 
 SCRIPT = """
 torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[3])
+sys.path.insert(0, sys.argv[4])
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.distributed import add_up, gather, shard, world
+from everseg.files import sha256_tensors
 from everseg.models.promptable.load import load_base
+from everseg.models.semantic.base import load_semantic_base
 from everseg.runs.learn import run
 import test_distributed as here
 
+base, backbone, out = sys.argv[1:4]
 assert world().size == 2
 # Four types of rows: a share may be empty, and sums and lists meet every process.
 assert gather(shard([7])) == [[7], []]
@@ -64,7 +67,10 @@ add_up([a, b])
 assert a.tolist() == [1.0, 1.0] and b.tolist() == [[2.0, 2.0, 2.0]]
 confusion = score_classes(here.says_one, here.class_samples(), "ab", ClassScoreConfig(size="original"))
 assert confusion.counts.tolist() == [[0, 3], [0, 33]]
-run(here.stream(), here.config(sys.argv[1]), sys.argv[2], load_base(sys.argv[1]))
+run(here.stream(), here.config(base), f"{out}/domains", load_base(base))
+done = run(here.class_stream(), here.class_config(backbone), f"{out}/classes", load_semantic_base(backbone))
+mine, other = gather([sha256_tensors(done.learner.model.state_dict())])
+assert mine == other, "processes part"
 """
 
 
@@ -103,11 +109,15 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def in_two_processes(script: str, folder: Path, base: Path) -> None:
-    """Run a script twice at once; its arguments are the base, where the run goes, and where this file is."""
-    (folder / "script.py").write_text(LEFT + script)
+@pytest.fixture(scope="module")
+def together(
+    micro_folder: Path, micro_backbone_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of two runs, `domains` and `classes`, that two processes have made together."""
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "script.py").write_text(LEFT + SCRIPT)
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    places = [folder / "script.py", base, folder / "two", Path(__file__).parent]
+    places = [folder / "script.py", micro_folder, micro_backbone_folder, folder, Path(__file__).parent]
     done = subprocess.run(
         [sys.executable, *command, *map(str, places)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -116,6 +126,7 @@ def in_two_processes(script: str, folder: Path, base: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return folder
 
 
 def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
@@ -125,11 +136,11 @@ def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
-def test_two_processes_learn_and_score_what_one_does(tmp_path: Path, micro_folder: Path) -> None:
-    alone = run(stream(), config(str(micro_folder)), tmp_path / "one")
-    in_two_processes(SCRIPT, tmp_path, micro_folder)
-    together = load(tmp_path / "two")
-    one, two = tensors(alone.learner.state_dict()), tensors(together.learner.state_dict())
+def test_two_processes_learn_and_score_what_one_does(
+    together: Path, tmp_path: Path, micro_folder: Path
+) -> None:
+    alone, both = run(stream(), config(str(micro_folder)), tmp_path), load(together / "domains")
+    one, two = tensors(alone.learner.state_dict()), tensors(both.learner.state_dict())
     assert list(one) == list(two)
     for name, value in one.items():
         if isinstance(value, torch.Tensor):
@@ -137,7 +148,7 @@ def test_two_processes_learn_and_score_what_one_does(tmp_path: Path, micro_folde
         else:
             assert two[name] == value
     # Every test image is in every row once, with the values that one process finds.
-    ours, theirs = alone.results.scores, together.results.scores
+    ours, theirs = alone.results.scores, both.results.scores
     assert ours.keys() == theirs.keys()
     for row in ours:
         assert [(s.column, s.image) for s in theirs[row]] == [(s.column, s.image) for s in ours[row]]
@@ -145,24 +156,8 @@ def test_two_processes_learn_and_score_what_one_does(tmp_path: Path, micro_folde
         for a, b in zip(ours[row], theirs[row], strict=True):
             assert b.values == pytest.approx(a.values, abs=1e-3)
             assert b.route == a.route
-    assert together.learned == alone.learned
-    assert not (tmp_path / "two" / "work").exists()
-
-
-CLASSES = """
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[3])
-from everseg.distributed import gather
-from everseg.files import sha256_tensors
-from everseg.models.semantic.base import load_semantic_base
-from everseg.runs.learn import run
-import test_distributed as here
-
-base = load_semantic_base(sys.argv[1])
-done = run(here.class_stream(), here.class_config(sys.argv[1]), sys.argv[2], base)
-mine, other = gather([sha256_tensors(done.learner.model.state_dict())])
-assert mine == other, "processes part"
-"""
+    assert both.learned == alone.learned
+    assert not (together / "domains" / "work").exists()
 
 
 def class_stream() -> Stream:
@@ -193,15 +188,14 @@ def class_config(base: str) -> RunConfig:
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_processes_learn_classes_as_one_model_with_one_pool(
-    tmp_path: Path, micro_backbone_folder: Path
+    together: Path, tmp_path: Path, micro_backbone_folder: Path
 ) -> None:
     """Statistics of batch normalisation are those of each process's rows, so weights differ from a single
     process's; what is drawn and kept does not."""
-    alone = run(class_stream(), class_config(str(micro_backbone_folder)), tmp_path / "one")
-    in_two_processes(CLASSES, tmp_path, micro_backbone_folder)
-    together = load(tmp_path / "two")
-    assert together.learner.pool.state_dict().keys() == alone.learner.pool.state_dict().keys()
-    assert sorted(together.learner.pool.items) == sorted(alone.learner.pool.items) != []
-    assert together.results.stages == alone.results.stages
-    one, two = tensors(alone.learner.state_dict()), tensors(together.learner.state_dict())
+    alone = run(class_stream(), class_config(str(micro_backbone_folder)), tmp_path)
+    both = load(together / "classes")
+    assert both.learner.pool.state_dict().keys() == alone.learner.pool.state_dict().keys()
+    assert sorted(both.learner.pool.items) == sorted(alone.learner.pool.items) != []
+    assert both.results.stages == alone.results.stages
+    one, two = tensors(alone.learner.state_dict()), tensors(both.learner.state_dict())
     assert list(one) == list(two)
