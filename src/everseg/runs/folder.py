@@ -91,7 +91,7 @@ def read_events(folder: Path | str) -> list[Event]:
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if line.strip():
                 remark(f"{path}, line {number} is cut short and left out")
             continue
