@@ -1,4 +1,5 @@
-"""One process or several: who am I, and the three exchanges that training and scoring need.
+"""One process or several: who am I, how much memory I took, and the three exchanges that training and scoring
+need.
 
 Works under `torchrun` and `accelerate launch`; without them there is one process and nothing is exchanged.
 """
@@ -7,11 +8,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
@@ -82,3 +87,22 @@ def wait() -> None:
     """Wait until every process is here."""
     if world().size > 1:
         dist.barrier()
+
+
+def peak_memory() -> int:
+    """The largest memory so far, in bytes: of the accelerator if there is one, else of this process."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak()
+
+
+def process_peak() -> int:
+    """The most memory that this process has held so far, in bytes, as the system counts it."""
+    if sys.platform == "linux":  # getrusage would count the peak of the process that started this one, too.
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        assert found is not None, "Linux tells the peak of a process"
+        return 1024 * int(found[1])
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # psutil knows no peak on macOS and BSD.
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

@@ -13,20 +13,17 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from everseg import config as configuration
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
-from everseg.distributed import wait, world
+from everseg.distributed import peak_memory, wait, world
 from everseg.errors import UserError
 from everseg.files import load_state, read_json, save_state, sha256_file, state_bytes, write_json
 from everseg.methods import build, find
@@ -302,14 +299,6 @@ def write(run: Run, *events: dict[str, Any]) -> None:
 def archived(out: Path, domain: str) -> Path:
     """Where a run keeps what a domain brought."""
     return out / "domains" / f"{domain}.safetensors"
-
-
-def peak_memory() -> int:
-    """The largest memory so far, in bytes: of the accelerator if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def learned_stages(folder: Path | str) -> tuple[str, ...]:
