@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from everseg.data import Stream
-from everseg.doctor.forecast import Forecast, advise, cache_of, each, forecast, order
+from everseg.doctor.forecast import Forecast, advise, cache_of, each, forecast
 from everseg.doctor.machine import Machine, look
 from everseg.doctor.probe import Probe, measure
 from everseg.results import bytes_text
@@ -70,9 +70,7 @@ def examine(config: RunConfig, stream: Stream | None = None, folder: Path | None
         Path(cache.folder or Path.home() / ".cache") if cache.where == "disk" else folder or Path()
     )
     counted = stream or Stream((Stage(0, "domain", range(EXAMPLE), range(EXAMPLE)),))
-    learned = [len(stage.train) for stage, _ in order(config, counted)]
-    tested = [len(stage.test) for stage in (*counted.stages, *counted.unseen)]
-    probe = measure(config, stream, {"read": max(learned), "step": max(learned), "look": max(tested)})
+    probe = measure(config, stream)
     found = Findings(machine, config, "" if stream is None else stream.name, probe)
     if probe.error:
         return found

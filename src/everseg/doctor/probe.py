@@ -4,8 +4,8 @@ The process imports what a run imports and calls what a run calls, so that its p
 allocator holds on to. It sends what it knows after each measurement, so that nothing is lost if the system
 ends it for want of memory.
 
-A unit is measured for one row and for the rows that a run takes together, but no more than the stream has.
-Where those would take too much time or memory, fewer are measured.
+A unit is measured for one row and for the rows that a run takes together, but no more than the largest split
+of the stream has. Where those would take too much time or memory, fewer are measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -83,11 +83,10 @@ class Probe:
     seconds: float = 0.0  # all measurements
 
 
-def measure(config: RunConfig, stream: Stream | None, most: Mapping[str, int]) -> Probe:
+def measure(config: RunConfig, stream: Stream | None = None) -> Probe:
     """Measure the units of a run in a fresh process, which inherits this one's environment.
 
-    stream: where the images come from; by default one is painted at the base's size. most: the most rows that
-        a stage has for each unit ("read", "step", "look").
+    stream: where the images come from; by default one is painted at the base's size.
 
     Raises:
         UserError: the process fails, for example because an image cannot be read.
@@ -97,7 +96,7 @@ def measure(config: RunConfig, stream: Stream | None, most: Mapping[str, int]) -
     command = [sys.executable, "-W", "ignore", "-c", code]
     probe, began = Probe(), time.perf_counter()
     with TemporaryFile() as question, TemporaryFile() as answers, TemporaryFile() as said:
-        pickle.dump((config, stream, most), question)
+        pickle.dump((config, stream), question)
         question.seek(0)
         status = subprocess.run(command, stdin=question, stdout=answers, stderr=said).returncode
         answers.seek(0)
@@ -151,13 +150,13 @@ class Spread(Sequence[PromptSample]):
         return replace(sample, key=f"{self.name}-{index}")
 
 
-def measurements(config: RunConfig, stream: Stream | None, most: Mapping[str, int]) -> Iterator[Probe]:
+def measurements(config: RunConfig, stream: Stream | None = None) -> Iterator[Probe]:
     """The probe as it grows."""
     probe = Probe()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             base = load_base(config.base, device=world().device, precision=config.precision)
-            for doing in _measured(probe, base, config, stream, most, folder):
+            for doing in _measured(probe, base, config, stream, folder):
                 probe.doing = doing
                 yield probe
         except UserError as error:
@@ -170,7 +169,7 @@ def measurements(config: RunConfig, stream: Stream | None, most: Mapping[str, in
 
 
 def _measured(
-    probe: Probe, base: Any, config: RunConfig, stream: Stream | None, most: Mapping[str, int], folder: str
+    probe: Probe, base: Any, config: RunConfig, stream: Stream | None, folder: str
 ) -> Iterator[str]:
     """Measure one unit after another and note it in the probe; say what comes next."""
     probe.base = _facts(base)
@@ -184,6 +183,7 @@ def _measured(
     stages = () if stream is None else (*stream.stages, *stream.unseen)
     splits: list[Any] = [split for s in stages for split in (s.train, s.test) if len(split)]
     samples: Any = ConcatDataset(splits or [[SyntheticDomain("polyps", 1, base.image_size)[0]]])
+    most = max(map(len, splits), default=sys.maxsize)
     learner, seen = build(config.method, base, settings, config.seed), Spread(samples, 0)
 
     def cost(work: Callable[[int], Any], rows: int) -> Cost:
@@ -238,7 +238,7 @@ def _measured(
                 break
         free, heavy = (torch.cuda.mem_get_info()[0], one.gpu) if cuda else (host_memory()[1], one.host)
         getattr(probe, kind).append(one)
-        together.append((kind, work, affordable(min(rows, most.get(kind, rows)), seconds, heavy, free)))
+        together.append((kind, work, affordable(min(rows, most), seconds, heavy, free)))
     # In turns, as a run does: what one unit has freed the next takes, and both leave gaps.
     began = time.perf_counter()
     for kind, work, rows in together * ROUNDS:
