@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -197,6 +196,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk() -> Iterator[int]:
     """No file of this process may grow past this many bytes: a full disk, but for the error's name."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))

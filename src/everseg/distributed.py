@@ -1,4 +1,5 @@
-"""One process or several: who am I, and the three exchanges that training and scoring need.
+"""One process or several: who am I, how much memory I took, and the three exchanges that training and scoring
+need.
 
 Works under `torchrun` and `accelerate launch`; without them there is one process and nothing is exchanged.
 """
@@ -7,15 +8,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-import torch.distributed as dist
-from accelerate import PartialState
-from torch import Tensor
+if TYPE_CHECKING:  # Whoever only asks for help does not wait for torch.
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -38,9 +41,13 @@ class World:
 def world() -> World:
     """Join the process group that the launcher's environment names, once, and leave it when the program ends;
     the device is the accelerator if any."""
+    import torch
+
     cpu = not torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(0, 1, torch.device("cpu" if cpu else "cuda"))
+    from accelerate import PartialState
+
     state = PartialState(cpu=cpu)
     atexit.register(_leave)
     return World(state.process_index, state.num_processes, state.device)
@@ -49,6 +56,8 @@ def world() -> World:
 def _leave() -> None:
     """Leave the process group, unless the program has: a thread of it that waits for the lock of an
     interpreter that is gone aborts the process."""
+    import torch.distributed as dist
+
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -63,6 +72,9 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over processes, in one exchange. All of one type and device."""
     if world().size == 1 or not tensors:
         return
+    import torch
+    import torch.distributed as dist
+
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
@@ -73,6 +85,8 @@ def gather(mine: list[T]) -> list[list[T]]:
     """Every process's list, in rank order, on every process."""
     if world().size == 1:
         return [mine]
+    import torch.distributed as dist
+
     out: list[list[T]] = [[] for _ in range(world().size)]
     dist.all_gather_object(out, mine)
     return out
@@ -81,15 +95,29 @@ def gather(mine: list[T]) -> list[list[T]]:
 def wait() -> None:
     """Wait until every process is here."""
     if world().size > 1:
+        import torch.distributed as dist
+
         dist.barrier()
 
 
 def peak_memory() -> int:
     """The largest memory so far, in bytes: of the accelerator if there is one, else of this process."""
-    import resource
-    import sys
+    import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak()
+
+
+def process_peak() -> int:
+    """The most memory that this process has held so far, in bytes, as the system counts it."""
+    if sys.platform == "linux":  # getrusage would count the peak of the process that started this one, too.
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        assert found is not None, "Linux tells the peak of a process"
+        return 1024 * int(found[1])
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource  # psutil knows no peak on macOS and BSD.
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return most if sys.platform == "darwin" else 1024 * most

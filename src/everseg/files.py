@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from everseg.errors import UserError
@@ -40,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows flushes only what may be written.
             os.fsync(file.fileno())
         os.chmod(temporary, mode & 0o777)  # whoever filled it may have replaced it, as safetensors does
         temporary.replace(path)
@@ -70,7 +71,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         mode = temporary.stat().st_mode & 0o666
         for file in temporary.iterdir():
-            with file.open("rb") as written:
+            with file.open("r+b") as written:
                 os.fsync(written.fileno())
             file.chmod(mode)  # safetensors' files are its owner's alone
         if path.exists():
@@ -190,7 +191,8 @@ def load_state(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tree = json.loads(metadata["everseg"])
-        return _join(tree, load_file(path))
+        # Read, not mapped: Windows deletes no file that is mapped into memory, and a run replaces its state.
+        return _join(tree, load(path.read_bytes()))
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise UserError(f"{path} is truncated or was not written by everseg ({error})") from error
 
@@ -213,19 +215,18 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    import fcntl
-
+    # A run may be stepped through by several threads, one after the other: the lock is the process's.
+    lock = FileLock(folder / ".lock", thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            advice = "wait for it or choose another --out"
-            raise UserError(f"another run is writing to {folder}; {advice}") from error
-        except OSError as error:
-            raise UserError(f"{folder} cannot be locked: {error.strerror}; choose another --out") from error
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        advice = "wait for it or choose another --out"
+        raise UserError(f"another run is writing to {folder}; {advice}") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write to {folder}: {reason}; choose another --out") from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -245,7 +245,7 @@ def test_wrong_coco(tmp_path: Path, coco: dict[str, Any]) -> None:
     assert "not listed" in message(lambda t: t["annotations"][0].update(image_id=99))
     assert "no segmentation" in message(lambda t: t["annotations"][0].update(segmentation=[]))
     assert "twice" in message(lambda t: t["images"][1].update(id=0))
-    assert "add up to 9" in message(
+    assert "do not add up to 10 x 20 pixels" in message(
         lambda t: t["annotations"][0].update(segmentation={"size": [10, 20], "counts": [9]})
     )
     assert "three corners" in message(lambda t: t["annotations"][0].update(segmentation=[[1, 2]]))

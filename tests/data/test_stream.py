@@ -155,6 +155,8 @@ def test_a_stream_from_python(make_folder: Make) -> None:
         ([Stage(0, "a", data, data, background=True)], "no stages"),
         ([Stage(0, "b", data, data, background=True), Stage(1, "a", data, data)], "must be the last"),
         ([Stage(0, "../a", data, data)], "cannot be a file name"),
+        ([Stage(0, "a.", data, data)], "cannot be a file name"),
+        ([Stage(0, "Nul.b", data, data)], "cannot be a file name"),
     ):
         with pytest.raises(UserError, match=says):
             Stream(stages)

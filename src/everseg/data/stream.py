@@ -5,7 +5,6 @@ learned.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +18,12 @@ from everseg.data.domains.arrays import Arrays, array_samples
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import (
-    NAME,
     ClassStreamSpec,
     SplitSpec,
     StageSpec,
     StreamSpec,
     UnseenSpec,
+    is_name,
     read_stream_file,
 )
 from everseg.errors import UserError, unknown
@@ -63,9 +62,10 @@ class Stream:
             raise UserError(f"{where}the background stage must be the last and the only one")
         seen: set[str] = set()
         for index, stage in enumerate((*self.stages, *self.unseen)):
-            if not re.fullmatch(NAME, stage.name):
+            if not is_name(stage.name):
                 raise UserError(
-                    f"{where}stage name {stage.name!r} cannot be a file name; use letters, digits, . _ -"
+                    f"{where}stage name {stage.name!r} cannot be a file name on every system; use letters, "
+                    "digits, . _ -, no dot at the end, and no name of a device such as con or nul"
                 )
             if stage.name.lower() in seen:
                 raise UserError(

@@ -18,9 +18,16 @@ from everseg.types import Setting
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 """What a stage's name may be: it becomes a file name."""
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?|.*\.", re.IGNORECASE)
+"""Names that Windows keeps for devices, and names whose end it would drop."""
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=100)]
 SplitSpec = str | dict[str, Any]
+
+
+def is_name(text: str) -> bool:
+    """Whether a stage may have this name: files can be named after it on every system."""
+    return bool(re.fullmatch(NAME, text)) and not _RESERVED.fullmatch(text)
 
 
 class _Strict(BaseModel):

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import resource
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
-MEMINFO = Path("/proc/meminfo")
+from everseg.distributed import process_peak
+
 GROUP_LIMITS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-"""Limit and use of the control group that a container's processes are in, in its two versions."""
+"""Limit and use of the memory of a container, in both versions of control groups."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One computer as a run would find it now. Bytes; `gpu` is empty and its bytes are 0 without an
-    accelerator."""
+    """One computer as a run would find it now. Sizes are in bytes; without an accelerator `gpu` is empty.
+
+    threads: those that a run would use. disk: the folder that `disk_free` is about.
+    """
 
     system: str
     cores: int
@@ -38,7 +38,7 @@ class Machine:
     gpu: str
     gpu_memory: int
     gpu_memory_free: int
-    disk: str  # the folder that the next is about
+    disk: str
     disk_free: int
     versions: dict[str, str]
 
@@ -46,87 +46,38 @@ class Machine:
 def look(folder: Path) -> Machine:
     """This machine; the disk is the one that `folder` would lie on."""
     memory, free = host_memory()
-    name, gpu_memory, gpu_free = "", 0, 0
+    name, gpu_free, gpu_memory = "", 0, 0
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        gpu_free, gpu_memory = torch.cuda.mem_get_info()
-    there = existing(folder)
+        name, (gpu_free, gpu_memory) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    # macOS does not bind processes to cores.
+    cores = os.cpu_count() if sys.platform == "darwin" else len(psutil.Process().cpu_affinity())
+    threads, disk_free = torch.get_num_threads(), shutil.disk_usage(there).free
     versions = {p: version(p) for p in ("everseg", "torch", "transformers")}
-    return Machine(
-        f"{platform.system()} {platform.machine()}",
-        _cores(),
-        torch.get_num_threads(),
-        memory,
-        free,
-        name,
-        gpu_memory,
-        gpu_free,
-        str(there),
-        shutil.disk_usage(there).free,
-        versions | {"python": platform.python_version()},
-    )
-
-
-def existing(path: Path) -> Path:
-    """The nearest folder above `path`, or itself, that is there."""
-    path = path.absolute()
-    return next(p for p in (path, *path.parents) if p.is_dir())
+    versions["python"], system = platform.python_version(), f"{platform.system()} {platform.machine()}"
+    on_disk = str(there), disk_free
+    return Machine(system, cores or 1, threads, memory, free, name, gpu_memory, gpu_free, *on_disk, versions)
 
 
 def host_memory() -> tuple[int, int]:
-    """Bytes of memory in all, and of those a new process could take: Linux's estimate, within the limit of
-    the control group. Elsewhere nobody says what is free; then both are what is built in."""
-    if MEMINFO.is_file():
-        lines = dict(re.findall(r"^(\w+):\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE))
-        total, free = 1024 * int(lines["MemTotal"]), 1024 * int(lines["MemAvailable"])
-    else:
-        total = free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory in all, and of those a new process could take, within the limit of a container."""
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
     for limit, use in GROUP_LIMITS:
-        try:
-            most, used = int(limit.read_text()), int(use.read_text())
-        except (OSError, ValueError):  # no such version of control groups, or "max"
-            continue
-        if most < total:
-            total, free = most, min(free, max(0, most - used))
+        with suppress(OSError, ValueError):  # no control groups of this version, or no limit: "max"
+            most, used = int(Path(limit).read_text()), int(Path(use).read_text())
+            total, free = min(total, most), min(free, max(0, most - used))
     return total, free
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-# ---------------------------------------------------------------- memory of this process
-
-
-def _status(key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return 1024 * int(found[1])
-
-
-def level() -> tuple[int, int]:
-    """Bytes in use now, of the host and of the accelerator; on the host the peak so far where the system
-    does not tell them apart."""
-    gpu = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-    return (_status("VmRSS"), gpu) if sys.platform == "linux" else (peak()[0], gpu)
 
 
 def peak() -> tuple[int, int]:
     """Bytes at the peak since `reset_peak`."""
-    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    if sys.platform == "linux":  # getrusage would count the peak of whoever started this process.
-        return _status("VmHWM"), gpu
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024, gpu
+    return process_peak(), torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def reset_peak() -> None:
-    """Begin a new peak. Where the system forbids it the peak is that of everything so far, which errs on the
-    safe side."""
+    """Begin a new peak. Where the system forbids that, the peak is that of everything so far."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everseg.data.streamfile import NAME
+from everseg.data.streamfile import is_name
 from everseg.domains.adapters.aug import RELEASED, AugConfig, AugModule
 from everseg.domains.adapters.aug import from_released as module_weights
 from everseg.domains.selector import ModuleSelector
@@ -265,7 +265,7 @@ def _order(chooser: ReleasedSelector, order: tuple[str, ...], folder: Path) -> t
             f"{folder / SELECTOR} was published with the order {','.join(ORDER)}; leave --order out"
         )
     for name in order:
-        if not re.fullmatch(NAME, name):
+        if not is_name(name):
             raise UserError(f"--order: {name!r} cannot be a domain; use letters, digits, '.', '_' and '-'")
     if len({name.lower() for name in order}) < len(order):
         raise UserError(f"--order {','.join(order)} names a domain twice; names differ, not only in case")
