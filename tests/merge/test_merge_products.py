@@ -16,7 +16,7 @@ from everseg.merge.collect import GramCollector
 from everseg.merge.gram import GramConfig
 from everseg.merge.knots import align, align_factors, knots
 from everseg.merge.lorm import alternate, lorm, merge_down, merge_up
-from everseg.merge.osrm import osrm, osrm_of_means, refit_up
+from everseg.merge.osrm import osrm, osrm_of_means
 from everseg.merge.regmean import RegMeanConfig, regmean
 from everseg.merge.regmean_sums import RegMeanSums
 from everseg.merge.ties import ties
@@ -249,10 +249,3 @@ def test_the_published_start_lies_in_the_null_space_of_the_means() -> None:
     means = normal(4, D)
     a = osrm_of_means(means, R)
     assert float((means @ a.T).norm()) < 1e-10
-
-
-def test_an_adapter_refitted_to_a_chosen_down() -> None:
-    up, down = normal(OUT, R), normal(R, D)
-    assert relative(refit_up(up @ down, down), up) < 1e-10
-    turned = torch.linalg.qr(normal(R, R))[0] @ down
-    assert relative(refit_up(up @ down, turned) @ turned, up @ down) < 1e-10

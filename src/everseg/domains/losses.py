@@ -17,6 +17,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = [
+    "REFERENCE",
+    "LossConfig",
+    "Reduction",
+    "SamclTerms",
+    "dice",
+    "focal",
+    "hard_iou",
+    "match",
+    "reduce_samcl",
+    "samcl_loss",
+    "samcl_terms",
+]
+
 Reduction = Literal["mean", "reference"]
 
 
@@ -93,13 +107,6 @@ def hard_iou(
     overlap = pixels * (said * g).sum((-2, -1))
     union = pixels * (said.sum((-2, -1)) + g.sum((-2, -1))) - overlap
     return overlap / (union + eps)
-
-
-def bce_dice(logits: Tensor, truth: Tensor, pixels: int = 1) -> Tensor:
-    """Binary cross-entropy and dice in equal parts: (B, H, W), (B, H, W) -> (B,). Takes off from scratch,
-    where focal loss sits long at "nothing"."""
-    z, g = logits.float(), truth.float()
-    return F.binary_cross_entropy_with_logits(z, g, reduction="none").mean((-2, -1)) + dice(z, g, pixels)
 
 
 def match(logits: Tensor, truth: Tensor, upsample: str) -> tuple[Tensor, Tensor, int]:

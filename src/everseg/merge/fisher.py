@@ -13,6 +13,13 @@ from everseg.merge.average import RunningMean
 from everseg.merge.rule import Answer, Domain, Summed
 from everseg.merge.tensors import Tensors, alike, norm
 
+__all__ = [
+    "Fisher",
+    "FisherSums",
+    "diagonal_fisher",
+    "fisher_merge",
+]
+
 
 def diagonal_fisher(parameters: Tensors, losses: Iterable[Tensor]) -> dict[str, Tensor]:
     """F = mean over samples of the squared gradient: the empirical diagonal Fisher information, float64.

@@ -48,11 +48,6 @@ def osrm_of_means(means: Tensor, rank: int) -> Tensor:
 
 
 @torch.no_grad()
-def refit_up(delta: Tensor, down: Tensor) -> Tensor:
-    """B = Delta A^+, (O, r): an adapter that was trained already, put on a chosen A (r, D)."""
-    return (delta.double() @ torch.linalg.pinv(down.double())).to(delta.dtype)
-
-
 def _scaled(second: Tensor) -> Tensor:
     s_DD = second.double()
     trace = float(s_DD.trace())

@@ -150,10 +150,6 @@ class RegMeanSums:
             merged[f"{layer}.weight"] = w_OD
         return self.means.cast(merged), reports
 
-    def spectra(self) -> dict[str, Tensor]:
-        """The eigenvalues of each layer's sum of moments, ascending: the exact way to judge its condition."""
-        return {layer: torch.linalg.eigvalsh(sums.second) for layer, sums in self.layers.items()}
-
     def state_dict(self) -> dict[str, Any]:
         layers = {name: dict(vars(sums)) for name, sums in self.layers.items()}
         return {"affine": self.affine, "means": self.means.state_dict(), "layers": layers}

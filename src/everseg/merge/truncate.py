@@ -16,6 +16,14 @@ from everseg.merge.regmean import RegMeanConfig, regmean
 from everseg.merge.report import LayerReport
 from everseg.merge.tensors import Tensors
 
+__all__ = [
+    "Factors",
+    "flattened",
+    "grouped",
+    "merge_products",
+    "truncate",
+]
+
 
 @dataclass(frozen=True)
 class Factors:

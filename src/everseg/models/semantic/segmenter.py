@@ -30,6 +30,17 @@ from everseg.models.semantic.load import load_backbone
 from everseg.seed import fold
 from everseg.types import Precision
 
+__all__ = [
+    "MEAN",
+    "STD",
+    "Init",
+    "Output",
+    "Rule",
+    "Segmenter",
+    "decide",
+    "load_segmenter",
+]
+
 Init = Literal["auxiliary", "fresh", "background"]
 Rule = Literal["sigmoid", "softmax"]
 
