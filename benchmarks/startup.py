@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py
 
-Each command is a fresh interpreter, run in turns with `import torch`. The median of its ratios is printed, and the
-largest ratio that is wanted. Run it on an idle machine.
+Each command is a fresh interpreter, run in turns with `import torch`. The median of its ratios is printed,
+and the largest ratio that is wanted. Run it on an idle machine.
 """
 
 from __future__ import annotations
