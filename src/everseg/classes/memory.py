@@ -17,6 +17,7 @@ from torch import Tensor
 
 from everseg.classes.instances import balanced
 from everseg.classes.tune import ClassTuneConfig, random_crop
+from everseg.data.described import described
 from everseg.seed import numpy_generator, torch_generator
 from everseg.types import SemanticSample
 
@@ -82,7 +83,7 @@ class ImageMemory:
         groups: dict[int, list[Any]] = {}
         for item in self.items:
             groups.setdefault(item.label, []).append(item)
-        present = _present(samples)
+        present = described(samples).presence()
         for label in classes:
             groups[label] = [(label, int(i)) for i in np.flatnonzero(present[:, label])]
         kept: list[KeptImage] = []
@@ -122,17 +123,6 @@ class ImageMemory:
                 KeptImage(content[at:middle], content[middle:end], record["label"], record["name"])
             )
             at = end
-
-
-def _present(samples: Sequence[SemanticSample]) -> np.ndarray:
-    """(N, 256): which labels occur in each sample; from the index where the samples have one."""
-    known = getattr(samples, "present", None)
-    if known is not None:
-        return np.asarray(known)
-    found = np.zeros((len(samples), 256), bool)
-    for i in range(len(samples)):
-        found[i, np.unique(samples[i].labels.numpy())] = True
-    return found
 
 
 def _encoded(sample: SemanticSample, label: int) -> KeptImage:

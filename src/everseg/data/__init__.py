@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from everseg.data.classes.maps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
     from everseg.data.classes.stages import ClassSamples
     from everseg.data.classes.steps import ClassSteps, LabelTable
+    from everseg.data.described import Described
     from everseg.data.domains.coco import CocoReader
     from everseg.data.domains.folder import FolderReader
     from everseg.data.domains.instances import InstancesReader
@@ -44,6 +45,7 @@ _PLACES = {
     "ClassSteps": "everseg.data.classes.steps",
     "CocoReader": "everseg.data.domains.coco",
     "contact_sheet": "everseg.data.sheet",
+    "Described": "everseg.data.described",
     "draw_clicks": "everseg.types.pixels",
     "Finding": "everseg.data.checks",
     "folder_maps": "everseg.data.classes.maps",
@@ -85,6 +87,7 @@ __all__ = [
     "ClassSamples",
     "ClassSteps",
     "CocoReader",
+    "Described",
     "Finding",
     "FolderReader",
     "InstancesReader",

@@ -7,16 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from everseg.data.classes.stages import ClassSamples, Together
-from everseg.data.samples import Samples
+from everseg.data.described import Described, described
 from everseg.data.stream import Stream, open_leniently
+from everseg.data.views import Severity, View, view_of
 from everseg.errors import UserError
-from everseg.types import VOID, PromptSample, SemanticSample
 
 OFF_MASK_ERROR = 0.05
 """Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %
@@ -31,7 +29,7 @@ FLAT = 24
 class Finding:
     """One thing that is wrong: where, what, and what to do about it."""
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     stage: str
     split: str
     file: str
@@ -97,7 +95,7 @@ class _Split:
 
     stage: str
     name: str
-    samples: Sequence[Any]
+    samples: Described[Any]
     sizes: list[tuple[int, int]] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     prompts: set[str] = field(default_factory=set)
@@ -105,17 +103,9 @@ class _Split:
     off_mask: list[tuple[str, int]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
 
-    def finding(self, severity: Literal["error", "warning"], file: str, sentence: str) -> Finding:
+    def finding(self, severity: Severity, file: str, sentence: str) -> Finding:
         what, _, todo = sentence.partition("; ")
         return Finding(severity, self.stage, self.name, file, what, todo)
-
-    def file(self, index: int) -> str:
-        """The image file of a sample, or a stand-in where only the reader knows."""
-        if isinstance(self.samples, Samples):
-            return str(self.samples.entries[index].image)
-        if isinstance(self.samples, ClassSamples | Together):
-            return self.samples.file(index)
-        return f"sample {index}"
 
     def summary(self) -> SplitSummary:
         heights, widths = ([s[i] for s in self.sizes] or [0] for i in (0, 1))
@@ -148,11 +138,12 @@ def check(stream: Stream | str | Path) -> Report:
     findings: list[Finding] = []
     if not isinstance(stream, Stream):
         stream, faults = open_leniently(Path(stream))
-        findings += [_Split(s, n, ()).finding("error", "", sentence) for s, n, sentence in faults]
-    splits = [_Split(s.name, "train", s.train) for s in stream.stages]
-    splits += [_Split(s.name, "test", s.test) for s in (*stream.stages, *stream.unseen)]
+        findings += [_Split(s, n, described(())).finding("error", "", sentence) for s, n, sentence in faults]
+    splits = [_Split(s.name, "train", described(s.train)) for s in stream.stages]
+    splits += [_Split(s.name, "test", described(s.test)) for s in (*stream.stages, *stream.unseen)]
+    view = view_of(stream)
     for split in splits:
-        findings += _read(split)
+        findings += _read(split, view)
         findings += _clicks_off_mask(split)
         findings += _duplicates(split)
     findings += _leaks(splits)
@@ -161,19 +152,19 @@ def check(stream: Stream | str | Path) -> Report:
     return Report(tuple(findings), tuple(summaries))
 
 
-def _read(split: _Split) -> Iterator[Finding]:
+def _read(split: _Split, view: View) -> Iterator[Finding]:
     """Decode a split, take notes, and yield what is wrong with single samples."""
     for index in range(len(split.samples)):
-        file = split.file(index)
+        file = str(split.samples.file(index))
         try:
-            sample: PromptSample | SemanticSample = split.samples[index]
+            sample = split.samples[index]
         except UserError as error:
             yield split.finding("error", file, str(error))
             continue
-        masks = _labelled(sample) if isinstance(sample, SemanticSample) else sample.masks.numpy()
+        masks = view.foreground(sample)
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
-        split.prompts.add(_kind_of_prompts(split.samples, sample))
+        split.prompts.add(view.prompts(split.samples, sample))
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()
             split.files[file] = hashlib.sha256(shape + sample.image.numpy().tobytes()).hexdigest()
@@ -184,39 +175,13 @@ def _read(split: _Split) -> Iterator[Finding]:
                     f"{file} is nearly one grey ({int(sample.image.min())} to {int(sample.image.max())}); "
                     "if it is 12-bit data in a 16-bit file, scale it to the full range",
                 )
-        if isinstance(sample, SemanticSample):  # Background alone is no fault, and neither is none of it.
-            continue
-        if not masks.any():
-            yield split.finding("error", file, f"the mask of {sample.name} is empty; remove the sample")
-        if masks.all():
-            yield split.finding(
-                "warning",
-                file,
-                f"the mask of {sample.name} covers the whole image; see whether it is inverted",
-            )
-        if isinstance(split.samples, Samples) and "stored" in split.samples.rule.kind:
-            stored = split.samples.entries[index].stored
-            assert stored is not None, "readers refuse samples without stored clicks"
+        for severity, sentence in view.faults(sample):
+            yield split.finding(severity, file, sentence)
+        if (stored := split.samples.stored_clicks(index)) is not None:
             on = stored.on(masks[0])
             split.clicks += len(on)
             if not on.all():
                 split.off_mask.append((sample.name, int((~on).sum())))
-
-
-def _labelled(sample: SemanticSample) -> NDArray[np.bool_]:
-    """(1, H, W) bool: the pixels of a class."""
-    labels = sample.labels.numpy()[None]
-    return np.asarray((labels != 0) & (labels != VOID))
-
-
-def _kind_of_prompts(samples: Sequence[Any], sample: PromptSample | SemanticSample) -> str:
-    if isinstance(sample, SemanticSample):
-        return "class maps"
-    rule = getattr(samples, "rule", None)
-    points = 0 if sample.prompts.points is None else sample.prompts.points.shape[1]
-    clicks = f"{points} {'stored' if rule and 'stored' in rule.kind else 'drawn' if rule else 'given'} clicks"
-    parts = [clicks] if points else []
-    return " + ".join(parts + (["box"] if sample.prompts.boxes is not None else []))
 
 
 def _clicks_off_mask(split: _Split) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 The signature of a reader is the schema of its options: its keyword names are the keys, its annotations the
 types. To add a reader, write a class or function that gives a sequence of samples and add one line to
-`READERS`.
+`READERS`. What the sequence can tell of its samples is in `Described`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,16 @@ from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
 
 Reader = Callable[..., Sequence[Any]]
+
+
+@runtime_checkable
+class _Indexed(Protocol):
+    """The least that a reader gives."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
 
 READERS: dict[str, Reader] = {
     "folder": FolderReader,
@@ -109,7 +119,7 @@ def open_samples(
         raise UserError(f"kind {kind!r} needs the option {missing[0]!r}; write it as {missing[0]}: ...")
     hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
     samples = call(**{key: _checked(key, value, hints.get(key), root) for key, value in given.items()})
-    if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
+    if not isinstance(samples, _Indexed):
         raise UserError(
             f"kind {kind!r} gave a {type(samples).__name__}; a reader gives a sequence of samples"
         )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everseg.data.described import Described
 from everseg.data.domains.prompts import PromptRule, StoredClicks
 from everseg.data.images import DECODING, decode_image, read_file
 from everseg.errors import UserError
@@ -46,11 +47,13 @@ class Entry(Protocol):
         """
 
 
-class Samples(Sequence[PromptSample]):
+class Samples(Described[PromptSample]):
     """Entries and a rule for prompts, as a sequence that decodes `self[i]` when asked.
 
     Every sample has one mask (N = 1). `key` is the image's content hash and the name of the decoding.
     """
+
+    rule: PromptRule
 
     def __init__(self, entries: Sequence[Entry], rule: PromptRule) -> None:
         self.entries = tuple(entries)
@@ -88,17 +91,21 @@ class Samples(Sequence[PromptSample]):
         return PromptSample(image, prompts, torch.from_numpy(mask)[None], entry.name, key)
 
     def fingerprint(self) -> str:
-        """Hex digest of what the samples are: names, contents of images and masks, prompts; not where they
-        lie.
-        """
+        """Hash names, contents of images and masks, and prompts, but not where files lie."""
         digest = hashlib.sha256(json.dumps([DECODING, self.rule.describe()]).encode())
-        for entry in self.entries:
-            stored = entry.stored if "stored" in self.rule.kind else None
+        for index, entry in enumerate(self.entries):
+            stored = self.stored_clicks(index)
             clicks = [stored.points, stored.labels] if stored else None
             truth = [content(part) if isinstance(part, Path) else part for part in entry.truth()]
             line = [entry.name, content(entry.image), truth, clicks]
             digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
+
+    def file(self, index: int) -> str:
+        return str(self.entries[index].image)
+
+    def stored_clicks(self, index: int) -> StoredClicks | None:
+        return self.entries[index].stored if "stored" in self.rule.kind else None
 
 
 class PartlyReadable(UserError):

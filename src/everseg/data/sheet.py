@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from everseg.data.samples import take_evenly
 from everseg.data.stream import Stream
+from everseg.data.views import View, view_of
 from everseg.errors import UserError
 from everseg.pictures.encode import write_png
-from everseg.pictures.palette import BOX, COLOURS, OFF, ON, TRUTH, class_colour
-from everseg.pictures.sheet import GAP, INK, MARGIN, Sheet, beginning, blank_tile, enlarged, font, framed
-from everseg.pictures.tile import draw_click, picture_of
-from everseg.types import PromptSample, SemanticSample, Stage
+from everseg.pictures.palette import OFF, Colour, class_colour
+from everseg.pictures.sheet import GAP, INK, MARGIN, Sheet, beginning, blank_tile, font
+from everseg.types import Stage
 
 TILE = 200
 LABEL = 190
@@ -46,8 +44,8 @@ def contact_sheet(stream: Stream | str | Path, path: str | Path, columns: int = 
     width = MARGIN * 2 + LABEL + columns * (TILE + GAP) + GAP
     sheet = Sheet(width, HEAD + len(stages) * (TILE + GAP) + MARGIN)
     sheet.write(MARGIN, 18, stream.name, 26, INK)
-    if not stages[0].classes:
-        _legend(sheet, width - MARGIN, 26)
+    view = view_of(stream)
+    _legend(sheet, view.marks, width - MARGIN, 26)
     split = columns - max(1, columns // 3)  # the first column of test samples
 
     def left(column: int) -> int:
@@ -60,14 +58,14 @@ def contact_sheet(stream: Stream | str | Path, path: str | Path, columns: int = 
         _label(sheet, stage, stream, top)
         for samples, first, count in ((stage.train, 0, split), (stage.test, split, columns - split)):
             for k, index in enumerate(take_evenly(range(len(samples)), count)):
-                sheet.paste(_tile(samples, index), left(first + k), top)
+                sheet.paste(_tile(samples, index, view), left(first + k), top)
     path = Path(path)
     write_png(path, sheet.picture)
     return path
 
 
-def _legend(sheet: Sheet, right: int, top: int) -> None:
-    for text, colour in (("box", BOX), ("click", ON), ("object", TRUTH)):
+def _legend(sheet: Sheet, marks: Sequence[tuple[str, Colour]], right: int, top: int) -> None:
+    for text, colour in marks:
         right -= round(sheet.draw.textlength(text, font(14)))
         sheet.write(right, top, text, 14)
         right -= 20
@@ -97,41 +95,12 @@ def _label(sheet: Sheet, stage: Stage, stream: Stream, top: int) -> None:
         sheet.write(MARGIN, top + 134 + 15 * (SWATCHES // 2), more, 11)
 
 
-def _tile(samples: Sequence[Any], index: int) -> Image.Image:
-    """One sample, fitted into a square, enlarged or reduced, with what is marked on it."""
+def _tile(samples: Sequence[Any], index: int, view: View) -> Image.Image:
+    """One sample, or the reason why it cannot be read."""
     try:
-        sample: PromptSample | SemanticSample = samples[index]
+        return view.tile(samples[index], TILE)
     except UserError as error:
         tile = blank_tile(TILE)
         lines = textwrap.wrap(str(error).split("; ")[0], 25)
         ImageDraw.Draw(tile).text((8, 8), "\n".join(lines[:12]), OFF, font(12))
         return tile
-    pixels, scale = enlarged(picture_of(sample.image), TILE)
-    size = (pixels.shape[1], pixels.shape[0])
-    if isinstance(sample, SemanticSample):
-        labels = np.asarray(Image.fromarray(sample.labels.numpy()).resize(size, Image.Resampling.NEAREST))
-        over = labels != 0
-        pixels[over] = (0.4 * pixels[over] + 0.6 * COLOURS[labels[over]]).astype(np.uint8)
-        return framed(pixels, TILE)[0]
-    for mask in sample.masks.numpy():
-        small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-        inside = np.asarray(small) > 127
-        # A dark line around the outline, so that it is seen on any image.
-        pixels[ndimage.binary_dilation(inside, iterations=2) & ~inside] = INK
-        pixels[inside & ~ndimage.binary_erosion(inside, iterations=1)] = TRUTH
-    tile, place = framed(pixels, TILE)
-    _marks(ImageDraw.Draw(tile), sample, scale, place)
-    return tile
-
-
-def _marks(draw: ImageDraw.ImageDraw, sample: PromptSample, scale: float, place: tuple[int, int]) -> None:
-    left, top = place
-    prompts = sample.prompts
-    for box in [] if prompts.boxes is None else prompts.boxes.tolist():
-        x0, y0, x1, y1 = (v * scale for v in box)
-        draw.rectangle((left + x0, top + y0, left + x1 + scale, top + y1 + scale), outline=BOX, width=2)
-    if prompts.points is None or prompts.labels is None:
-        return
-    points, labels = prompts.points.reshape(-1, 2).tolist(), prompts.labels.reshape(-1).tolist()
-    for (x, y), label in zip(points, labels, strict=True):
-        draw_click(draw, left + (x + 0.5) * scale, top + (y + 0.5) * scale, int(label))

@@ -14,6 +14,7 @@ from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import Labelled
 from everseg.data.classes.stages import class_stages, open_class_stages
 from everseg.data.classes.steps import ClassSteps, UnseenAs
+from everseg.data.described import described
 from everseg.data.domains.arrays import Arrays, array_samples
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
@@ -27,7 +28,6 @@ from everseg.data.streamfile import (
     read_stream_file,
 )
 from everseg.errors import UserError, unknown
-from everseg.files import sha256_tensors
 from everseg.types import PromptSample, SemanticSample, Setting, Stage
 
 
@@ -202,26 +202,11 @@ class Stream:
         """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and
         test.
 
-        It does not depend on where files lie, so a stream may be moved. Readers answer themselves
-        (`fingerprint()`); any other sequence is decoded and hashed.
+        It does not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
+        own fingerprint is decoded and hashed.
         """
-        return hashlib.sha256(f"{_fingerprint(stage.train)}|{_fingerprint(stage.test)}".encode()).hexdigest()
-
-
-def _fingerprint(samples: Sequence[Any]) -> str:
-    own = getattr(samples, "fingerprint", None)
-    if own is not None:
-        return str(own())
-    digest = hashlib.sha256()
-    for sample in samples:
-        if isinstance(sample, SemanticSample):
-            tensors = {"image": sample.image, "labels": sample.labels}
-        else:
-            given = {part: getattr(sample.prompts, part) for part in ("points", "labels", "boxes")}
-            tensors = {"image": sample.image, "masks": sample.masks}
-            tensors |= {part: tensor for part, tensor in given.items() if tensor is not None}
-        digest.update(f"{sample.name}|{sha256_tensors(tensors)}\n".encode())
-    return digest.hexdigest()
+        train, test = (described(samples).fingerprint() for samples in (stage.train, stage.test))
+        return hashlib.sha256(f"{train}|{test}".encode()).hexdigest()
 
 
 def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:

@@ -21,6 +21,7 @@ from everseg.domains.heatmap import click_heatmap
 from everseg.domains.losses import REFERENCE, LossConfig, reduce_samcl, samcl_terms
 from everseg.fit import FitConfig, fit
 from everseg.models.precision import resolved
+from everseg.models.promptable.passes import in_passes, objects_of, passes
 from everseg.models.promptable.protocol import (
     TAP,
     Adaptation,
@@ -28,7 +29,6 @@ from everseg.models.promptable.protocol import (
     FramePrompts,
     Observe,
     Promptable,
-    stack_prompts,
     to_frame,
 )
 from everseg.progress import bar
@@ -107,8 +107,8 @@ class Prepared:
         frame = to_frame(sample.prompts, (sample.image.shape[-2], sample.image.shape[-1]), side)
         truth = F.interpolate(sample.masks[None].float(), size=(side, side), mode="nearest")[0] > 0.5
         return [
-            Example(sample.query(), _object(frame, n), truth[n : n + 1].clone())
-            for n in range(len(sample.prompts))
+            Example(sample.query(), prompts, truth[n : n + 1].clone())
+            for n, prompts in enumerate(objects_of(frame))
         ]
 
     def keep(self, position: int, sample: PromptSample) -> None:
@@ -208,26 +208,28 @@ def batch_loss(
 ) -> Tensor:
     """The training loss of some rows, as their share of a step of `size` rows."""
     total = torch.zeros((), device=base.device)
-    for rows in _kinds([e.prompts for e in examples]):
-        features, prompts, truth = batch_of([examples[row] for row in rows], prepared)
+    for features, prompts, truth in batches(examples, prepared):
         logits, iou = forward(base, features, prompts, adapter.bind, single=True)
         terms = samcl_terms(logits[:, 0], truth, iou[:, 0], config)
         total = total + reduce_samcl(*terms, size, config.reduction, config.dice_weight)
     return total
 
 
-def batch_of(examples: Sequence[Example], prepared: Prepared) -> tuple[Features, FramePrompts, Tensor]:
-    """Features, prompts and truth (B, S, S) bool, on the base's device, of rows with one kind of prompts."""
+def batches(
+    examples: Sequence[Example], prepared: Prepared
+) -> Iterator[tuple[Features, FramePrompts, Tensor]]:
+    """Features, prompts and truth (B, S, S) bool, on the base's device, of the rows that share a pass."""
     device = prepared.base.device
-    features = prepared.cache.features([e.query for e in examples])
-    prompts = stack_prompts([e.prompts for e in examples]).to(device)
-    return features, prompts, torch.cat([e.truth for e in examples]).to(device)
+    for rows, prompts in passes([e.prompts for e in examples]):
+        features = prepared.cache.features([examples[row].query for row in rows])
+        truth = torch.cat([examples[row].truth for row in rows])
+        yield features, prompts.to(device), truth.to(device)
 
 
 def commonest(examples: Sequence[Example]) -> list[Example]:
-    """Those rows that have the commonest kind of prompts, so that they can share a pass."""
-    kinds = _kinds([e.prompts for e in examples])
-    return [examples[row] for row in max(kinds, key=len, default=[])]
+    """As many rows as possible that share a pass."""
+    found = passes([e.prompts for e in examples])
+    return [examples[row] for row in max((rows for rows, _ in found), key=len, default=[])]
 
 
 def observe_inputs(
@@ -240,10 +242,9 @@ def observe_inputs(
         for start in range(0, len(rows), PREDICT_BATCH):
             examples = [prepared[i] for i in rows[start : start + PREDICT_BATCH]]
             features = prepared.cache.features([e.query for e in examples])
-            for kind in _kinds([e.prompts for e in examples]):
-                prompts = stack_prompts([examples[i].prompts for i in kind]).to(base.device)
-                heat = _heat(base, prompts, len(kind))
-                base.tail({k: v[kind] for k, v in features.items()}, adapter.bind(heat, observe))
+            for places, prompts in passes([e.prompts for e in examples]):
+                heat = _heat(base, prompts.to(base.device), len(places))
+                base.tail({k: v[places] for k, v in features.items()}, adapter.bind(heat, observe))
             for _ in examples:
                 advance("")
 
@@ -274,34 +275,34 @@ def predict(
     choose: Choose,
 ) -> list[PromptPrediction]:
     """Masks for queries of any sizes and kinds of prompts, one trunk pass for each batch of images."""
-    out: list[PromptPrediction | None] = [None] * len(queries)
+    out: list[PromptPrediction] = []
     with torch.inference_mode():
         for start in range(0, len(queries), PREDICT_BATCH):
-            chunk = queries[start : start + PREDICT_BATCH]
-            features = cache.features(chunk)
-            bind_rows, routes = choose(features)
-            # One row for each object: (image, object, its prompts).
-            frames = [
-                to_frame(q.prompts, (q.image.shape[-2], q.image.shape[-1]), base.image_size) for q in chunk
-            ]
-            rows = [(i, n, _object(frames[i], n)) for i, q in enumerate(chunk) for n in range(len(q.prompts))]
-            masks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-            for kind in _kinds([prompts for _, _, prompts in rows]):
-                for first in range(0, len(kind), PREDICT_BATCH):
-                    part = [rows[row] for row in kind[first : first + PREDICT_BATCH]]
-                    images = torch.tensor([i for i, _, _ in part], device=base.device)
-                    prompts = stack_prompts([p for _, _, p in part]).to(base.device)
-                    taken = {k: v[images] for k, v in features.items()}
-                    logits, iou = forward(base, taken, prompts, bind_rows(images))
-                    logits, iou = logits.float().cpu(), iou.float().cpu()
-                    masks.update({(i, n): (logits[k], iou[k]) for k, (i, n, _) in enumerate(part)})
-            for i, q in enumerate(chunk):
-                own = [masks[(i, n)] for n in range(len(q.prompts))]
-                size = (q.image.shape[-2], q.image.shape[-1])
-                out[start + i] = PromptPrediction(
-                    torch.cat([m for m, _ in own]), torch.cat([v for _, v in own]), size, routes[i]
-                )
-    return [p for p in out if p is not None]
+            out += _predict_batch(queries[start : start + PREDICT_BATCH], base, cache, choose)
+    return out
+
+
+def _predict_batch(
+    queries: Sequence[Query], base: Promptable, cache: FeatureCache, choose: Choose
+) -> Iterator[PromptPrediction]:
+    features = cache.features(queries)
+    bind_rows, routes = choose(features)
+    sizes = [(q.image.shape[-2], q.image.shape[-1]) for q in queries]
+    objects = [
+        objects_of(to_frame(q.prompts, size, base.image_size)) for q, size in zip(queries, sizes, strict=True)
+    ]
+    image_of = [i for i, own in enumerate(objects) for _ in own]
+
+    def run(rows: list[int], prompts: FramePrompts) -> tuple[Tensor, Tensor]:
+        images = torch.tensor([image_of[row] for row in rows], device=base.device)
+        taken = {k: v[images] for k, v in features.items()}
+        logits, iou = forward(base, taken, prompts.to(base.device), bind_rows(images))
+        return logits.float().cpu(), iou.float().cpu()
+
+    found = iter(in_passes([one for own in objects for one in own], run, PREDICT_BATCH))
+    for own, size, route in zip(objects, sizes, routes, strict=True):
+        logits, iou = zip(*(next(found) for _ in own), strict=True)
+        yield PromptPrediction(torch.cat(logits), torch.cat(iou), size, route)
 
 
 def with_adapter(adapter: Adapter | None) -> Choose:
@@ -314,30 +315,6 @@ def with_adapter(adapter: Adapter | None) -> Choose:
         return (lambda rows: bind), [None] * len(features[TAP])
 
     return choose
-
-
-def _object(prompts: FramePrompts, n: int) -> FramePrompts:
-    """The n-th object's prompts, N = 1, without the clicks (label -10) that pad it to the others' length."""
-    boxes = None if prompts.boxes is None else prompts.boxes[:, n : n + 1]
-    if prompts.points is None or prompts.labels is None:
-        return FramePrompts(None, None, boxes)
-    real = prompts.labels[0, n] != -10
-    if boxes is not None and not real.any():
-        return FramePrompts(None, None, boxes)
-    return FramePrompts(prompts.points[:, n : n + 1, real], prompts.labels[:, n : n + 1, real], boxes)
-
-
-def _kinds(rows: Sequence[FramePrompts]) -> list[list[int]]:
-    """Indices of rows that can share a pass: as many clicks, and with or without a box.
-
-    Rows are not padded to one length, because SAM's decoder attends to a padding click too: an image's mask
-    would depend on its neighbours in the batch.
-    """
-    kinds: dict[tuple[int, bool], list[int]] = {}
-    for index, row in enumerate(rows):
-        clicks = 0 if row.points is None else row.points.shape[-2]
-        kinds.setdefault((clicks, row.boxes is not None), []).append(index)
-    return list(kinds.values())
 
 
 def _heat(base: Promptable, prompts: FramePrompts, rows: int) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everseg.classes.scoring import Label
 from everseg.data import centre_crop
+from everseg.data.described import described
 from everseg.data.samples import take_evenly
 from everseg.report.data import MapExample, MaskExample
 from everseg.results import Results
@@ -106,7 +106,7 @@ def map_examples(
     if not stages:
         return []
     tested = stages[-1].test
-    present = _present(tested)
+    present = described(tested).presence()
     free = np.ones(len(tested), bool)
     out = []
     first = 1
@@ -124,11 +124,3 @@ def map_examples(
             for sample, predicted in zip(samples, predictions, strict=True)
         ]
     return out
-
-
-def _present(samples: Sequence[Any]) -> NDArray[np.bool_]:
-    """Which channels each sample has, known or found by decoding."""
-    known: NDArray[np.bool_] | None = getattr(samples, "present", None)
-    if known is None:
-        known = np.stack([np.bincount(s.labels.flatten().numpy(), minlength=256) > 0 for s in samples])
-    return known

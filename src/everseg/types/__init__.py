@@ -131,6 +131,16 @@ class PromptSample:
     def query(self) -> Query:
         return Query(self.image, self.prompts, self.key)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the sample is, by name: for fingerprints."""
+        given = {
+            "points": self.prompts.points,
+            "labels": self.prompts.labels,
+            "boxes": self.prompts.boxes,
+        }
+        present = {name: tensor for name, tensor in given.items() if tensor is not None}
+        return {"image": self.image, "masks": self.masks, **present}
+
 
 @dataclass(frozen=True)
 class ImageQuery:
@@ -159,6 +169,10 @@ class SemanticSample:
 
     def query(self) -> ImageQuery:
         return ImageQuery(self.image, self.key)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the sample is, by name: for fingerprints."""
+        return {"image": self.image, "labels": self.labels}
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def test_a_sample_is_its_files_pixel_by_pixel(write_stream: Write, tmp_path: Pat
     query = sample.query()
     assert query.image is sample.image and query.key == sample.key and not hasattr(query, "labels")
     assert [s.name for s in stage.train[1:3]] == ["im2.png", "im3.png"]
-    assert [np.flatnonzero(row).tolist() for row in stage.train.present] == [values(s) for s in stage.train]
+    present = [np.flatnonzero(row).tolist() for row in stage.train.presence()]
+    assert present == [values(s) for s in stage.train]
     assert torch.equal(pickle.loads(pickle.dumps(stage)).train[3].labels, sample.labels)
 
 
@@ -149,7 +150,7 @@ def test_a_stage_with_images_and_numbers_of_its_own(make_maps: Make, write_strea
     assert [values(s) for s in second.test] == [[0, 2], [0, 1], [0, 3]]
     assert [values(s) for s in second.test[1:]] == [[0, 1], [0, 3]]
     assert [values(s) for s in second.test[::2]] == [[0, 2], [0, 3]]
-    assert values(second.test[-1]) == [0, 3] and second.test.present.shape == (3, 256)
+    assert values(second.test[-1]) == [0, 3] and second.test.presence().shape == (3, 256)
     with pytest.raises(IndexError):
         second.test[3]
     assert stream.joint is not None and len(stream.joint.train) == 5 + 2
@@ -397,10 +398,10 @@ def test_small_voc_in_three_steps(data_root: Path, monkeypatch: pytest.MonkeyPat
         own = range(columns + 1, columns + len(stage.classes) + 1)
         columns += len(stage.classes)
         for samples, channels in ((stage.train, own), (stage.test, range(1, columns + 1))):
-            assert samples.present[:, channels].any(1).all()
-            assert not samples.present[:, [c for c in range(1, 255) if c not in channels]].any()
+            assert samples.presence()[:, channels].any(1).all()
+            assert not samples.presence()[:, [c for c in range(1, 255) if c not in channels]].any()
             for i in range(0, len(samples), len(samples) // 5):
-                assert values(samples[i]) == np.flatnonzero(samples.present[i]).tolist()
+                assert values(samples[i]) == np.flatnonzero(samples.presence()[i]).tolist()
     assert [len(s.classes) for s in stream.stages] == [3, 3, 2]
     maps = stream.stages[0].train.source.samples
     stems = [image.stem for image, _ in maps.pairs]

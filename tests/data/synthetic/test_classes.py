@@ -76,10 +76,10 @@ def test_every_step_has_its_classes_and_hides_the_others(setting: str) -> None:
     known: set[int] = set()
     for stage in stream.stages:
         new = {len(known) + k for k in range(1, len(stage.classes) + 1)}
-        seen = set(np.flatnonzero(stage.train.present.any(0)).tolist()) - {0}
+        seen = set(np.flatnonzero(stage.train.presence().any(0)).tolist()) - {0}
         assert seen == (new if setting != "sequential" else known | new)
         known |= new
-        assert set(np.flatnonzero(stage.test.present.any(0)).tolist()) - {0} == known
+        assert set(np.flatnonzero(stage.test.presence().any(0)).tolist()) - {0} == known
     # Background shift is real: most images of a later step show an old class, without a label.
     places = stream.stages[1].train.places
     assert train.presence()[places, 1:5].any(1).mean() > (0.5 if setting == "overlapped" else 0.3)

@@ -13,11 +13,11 @@ from transformers.models.sam.configuration_sam import (
 )
 
 from everseg.models.promptable.protocol import (
+    PADDING,
     TAP,
     Adaptation,
     FramePrompts,
     first_adapted,
-    stack_prompts,
     stretch,
     to_frame,
 )
@@ -215,14 +215,14 @@ def test_padding_leaves_no_trace(model: SamModel, boxes: bool) -> None:
     sam = Sam(model, "small")
     counts = [1, 3, 0, 3] if boxes else [1, 3, 2, 3]
     generator = torch.Generator().manual_seed(0)
+    points = SIDE * torch.rand(4, 2, 3, 2, generator=generator)
+    labels = torch.ones(4, 2, 3).long()
+    box = torch.tensor([[[5.0, 5.0, 50.0, 60.0], [20.0, 30.0, 90.0, 99.0]]]) if boxes else None
     alone = []
-    for count in counts:
-        points = SIDE * torch.rand(1, 2, count, 2, generator=generator)
-        box = torch.tensor([[[5.0, 5.0, 50.0, 60.0], [20.0, 30.0, 90.0, 99.0]]]) if boxes else None
-        alone.append(FramePrompts(points, torch.ones(1, 2, count).long(), box))
-    both = stack_prompts(alone)
-    assert both.labels is not None
-    assert both.labels[0, 0].tolist() == [1, -10, -10]
+    for row, count in enumerate(counts):
+        labels[row, :, count:] = PADDING
+        alone.append(FramePrompts(points[row : row + 1, :, :count], labels[row : row + 1, :, :count], box))
+    both = FramePrompts(points, labels, None if box is None else box.expand(4, -1, -1))
     embedding = {"image": torch.randn(4, 16, 7, 7, generator=generator, requires_grad=True)}
     logits, iou = sam.decode(embedding, both)
     (gradient,) = torch.autograd.grad(logits.square().sum(), embedding["image"], retain_graph=True)
@@ -245,11 +245,3 @@ def test_objects_of_one_image_may_differ_in_clicks(model: SamModel) -> None:
     first, _ = sam.decode(embedding, FramePrompts(points[:, :1], torch.tensor([[[1, 0, 1]]]), None))
     second, _ = sam.decode(embedding, FramePrompts(points[:, 1:, :1], torch.tensor([[[1]]]), None))
     torch.testing.assert_close(logits, torch.cat([first, second], 1), rtol=1e-5, atol=1e-5)
-
-
-def test_a_batch_holds_prompts_of_one_kind() -> None:
-    click = FramePrompts(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1).long(), None)
-    box = FramePrompts(None, None, torch.zeros(1, 1, 4))
-    assert stack_prompts([box, box]).points is None
-    with pytest.raises(AssertionError, match="one kind"):
-        stack_prompts([click, box])

@@ -17,7 +17,7 @@ from everseg.domains.adapters.aug import AugModule
 from everseg.domains.cache import CacheConfig, FeatureCache
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
-from everseg.models.promptable.protocol import TAP, Adaptation, Features, FramePrompts, stack_prompts
+from everseg.models.promptable.protocol import PADDING, TAP, Adaptation, Features, FramePrompts
 from everseg.models.promptable.sam2 import Sam2, after_first_global
 from everseg.types import NoScratch, Stage
 
@@ -145,14 +145,17 @@ def test_objects_do_not_meet(micro2: Sam2, features: Features, single: bool) -> 
 def test_padding_leaves_no_trace(micro2: Sam2, boxes: bool, single: bool) -> None:
     """A row gives what it gives alone, however many clicks its neighbours have; none at all beside a box."""
     generator = torch.Generator().manual_seed(0)
+    points = SIDE * torch.rand(4, 2, 3, 2, generator=generator)
+    labels = torch.ones(4, 2, 3).long()
+    box = torch.tensor([[[5.0, 5.0, 50.0, 60.0], [20.0, 30.0, 90.0, 99.0]]]) if boxes else None
     rows = []
-    for count in [1, 3, 0, 3] if boxes else [1, 3, 2, 3]:
-        points = SIDE * torch.rand(1, 2, count, 2, generator=generator)
-        box = torch.tensor([[[5.0, 5.0, 50.0, 60.0], [20.0, 30.0, 90.0, 99.0]]]) if boxes else None
-        rows.append(FramePrompts(points, torch.ones(1, 2, count).long(), box))
+    for i, count in enumerate([1, 3, 0, 3] if boxes else [1, 3, 2, 3]):
+        labels[i, :, count:] = PADDING
+        rows.append(FramePrompts(points[i : i + 1, :, :count], labels[i : i + 1, :, :count], box))
+    together = FramePrompts(points, labels, None if box is None else box.expand(4, -1, -1))
     embedding = micro2.tail(micro2.trunk(pixels(4)))
     embedding["image"].requires_grad_()
-    logits, iou = micro2.decode(embedding, stack_prompts(rows), single=single)
+    logits, iou = micro2.decode(embedding, together, single=single)
     (gradient,) = torch.autograd.grad(logits.square().sum(), embedding["image"], retain_graph=True)
     assert gradient.flatten(1).any(1).all()
     for i, row in enumerate(rows):

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, open_map
+from everseg.data.described import Described, described
 from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.voc import voc_pairs
 from everseg.data.images import DECODING, decode_image, read_file
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.errors import UserError
-from everseg.files import sha256_tensors
 from everseg.types import SemanticSample
 
 Bools = NDArray[np.bool_]
 Pairs = Sequence[tuple[Path, Path]]
 
 
-class ClassMaps(Sequence[SemanticSample]):
+class ClassMaps(Described[SemanticSample]):
     """Images and class maps by (image, map), as a sequence that decodes `self[i]` when asked; labels are the
     numbers in the files.
 
@@ -69,7 +69,7 @@ class ClassMaps(Sequence[SemanticSample]):
         return SemanticSample(image, labels, image_path.name, key)
 
     def presence(self) -> Bools:
-        """Which numbers occur in each map: (N, 256).
+        """As in `Described`.
 
         Raises:
             PartlyReadable: maps that cannot be read; `rest` is without them.
@@ -84,12 +84,15 @@ class ClassMaps(Sequence[SemanticSample]):
         return present
 
     def content(self, index: int) -> list[Any]:
-        """What sample `index` is, for fingerprints: names and content hashes of its files."""
+        """Names and content hashes of the files of one sample."""
         image, path = self.pairs[index]
         return [DECODING, content(image), content(path)]
 
-    def file(self, index: int) -> Path:
-        return self.pairs[index][0]
+    def file(self, index: int) -> str:
+        return str(self.pairs[index][0])
+
+    def truth_file(self, index: int) -> str:
+        return str(self.pairs[index][1])
 
 
 def _maps(
@@ -157,8 +160,7 @@ CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
     "synthetic": SyntheticClasses,
 }
 """Readers of class maps by name. To add one, write a function that gives a sequence of `SemanticSample` whose
-labels are numbers of a legend, and add a line. The sequence may have `legend`, `presence()`, `content(i)` and
-`file(i)` as `ClassMaps` does; what it lacks is found by decoding."""
+labels are numbers of a legend, and add a line. What the sequence can tell of itself is in `Described`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +182,11 @@ class Labelled:
             PartlyReadable: maps that cannot be read.
             UserError: nobody says what the numbers are, or a number occurs that has no name.
         """
-        legend = legend or getattr(samples, "legend", None)
+        told = described(samples)
+        legend = legend or told.legend
         if legend is None:
             raise UserError("nothing names the classes; add classes: [cat, dog] or classes: {1: cat, 2: dog}")
-        own = getattr(samples, "presence", None)
-        present: Bools = own() if own is not None else _decoded(samples)
+        present = told.presence()
         named = [*legend.names, *legend.background, *legend.void]
         strange = present.copy()
         strange[:, named] = False
@@ -193,27 +195,7 @@ class Labelled:
             having = np.flatnonzero(strange[:, number])
             more = f" and {len(having) - 1} more" if len(having) > 1 else ""
             raise UserError(
-                f"{_map_name(samples, int(having[0]))}{more} has the number {number}, which is no class; "
+                f"{told.truth_file(int(having[0]))}{more} has the number {number}, which is no class; "
                 f"name it under classes:, as in {number}: cat, {number}: background or {number}: void"
             )
         return cls(samples, present, legend)
-
-
-def _decoded(samples: Sequence[SemanticSample]) -> Bools:
-    present = np.zeros((len(samples), 256), bool)
-    for i in range(len(samples)):
-        present[i, np.unique(samples[i].labels.numpy())] = True
-    return present
-
-
-def _map_name(samples: Sequence[SemanticSample], index: int) -> str:
-    return str(samples.pairs[index][1] if isinstance(samples, ClassMaps) else samples[index].name)
-
-
-def content_of(samples: Sequence[SemanticSample], index: int) -> list[Any]:
-    """What a sample is, for fingerprints: as its reader says, or of its pixels."""
-    own = getattr(samples, "content", None)
-    if own is not None:
-        return list(own(index))
-    sample = samples[index]
-    return [sample.name, sha256_tensors({"image": sample.image, "labels": sample.labels})]

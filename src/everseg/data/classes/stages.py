@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from everseg.data.classes.legend import Classes, Legend
-from everseg.data.classes.maps import CLASS_READERS, Labelled, content_of
+from everseg.data.classes.maps import CLASS_READERS, Labelled
 from everseg.data.classes.steps import ClassSteps, LabelTable, UnseenAs
+from everseg.data.described import Described, described
 from everseg.data.readers import kind_and_options, open_samples
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import ClassStreamSpec, SplitSpec
@@ -23,18 +24,16 @@ from everseg.errors import UserError
 from everseg.types import SemanticSample, Setting, Stage
 
 
-class ClassSamples(Sequence[SemanticSample]):
+class ClassSamples(Described[SemanticSample]):
     """Some of the images of a source, with their labels as one step sees them.
 
     source: with the labels of the files. places: (N,) which of its samples. table: from numbers to channels.
-    present: (N, 256) which channels occur in each sample, known without decoding any.
     """
 
     def __init__(self, source: Labelled, places: NDArray[np.intp], table: LabelTable) -> None:
         self.source, self.places, self.table = source, places, table
 
-    @property
-    def present(self) -> NDArray[np.bool_]:
+    def presence(self) -> NDArray[np.bool_]:
         return self.table.channels(self.source.present[self.places])
 
     def __len__(self) -> int:
@@ -59,19 +58,17 @@ class ClassSamples(Sequence[SemanticSample]):
         return SemanticSample(raw.image, self.table(raw.labels), raw.name, raw.key)
 
     def file(self, index: int) -> str:
-        """Where sample `index` lies, or its name where only the reader knows."""
-        place, own = int(self.places[index]), getattr(self.source.samples, "file", None)
-        return str(own(place)) if own is not None else self.source.samples[place].name
+        return str(described(self.source.samples).file(int(self.places[index])))
 
     def fingerprint(self) -> str:
-        """Hex digest of what the samples are: names, contents of images and maps, and the table."""
-        digest = hashlib.sha256(self.table.values)
+        """Hash names, contents of images and maps, and the table."""
+        digest, told = hashlib.sha256(self.table.values), described(self.source.samples)
         for place in self.places:
-            digest.update(json.dumps(content_of(self.source.samples, int(place))).encode() + b"\n")
+            digest.update(json.dumps(told.content(int(place))).encode() + b"\n")
         return digest.hexdigest()
 
 
-class Together(Sequence[SemanticSample]):
+class Together(Described[SemanticSample]):
     """The samples of several sources, one after the other."""
 
     def __init__(self, parts: Sequence[ClassSamples]) -> None:
@@ -81,10 +78,8 @@ class Together(Sequence[SemanticSample]):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    @property
-    def present(self) -> NDArray[np.bool_]:
-        """(N, 256), as of `ClassSamples`."""
-        return np.concatenate([np.zeros((0, 256), bool), *(part.present for part in self.parts)])
+    def presence(self) -> NDArray[np.bool_]:
+        return np.concatenate([np.zeros((0, 256), bool), *(part.presence() for part in self.parts)])
 
     @overload
     def __getitem__(self, index: int) -> SemanticSample: ...
@@ -115,7 +110,7 @@ class Together(Sequence[SemanticSample]):
         return self.parts[which], place - int(self.ends[which])
 
     def fingerprint(self) -> str:
-        """Hex digest of what the samples are, source by source."""
+        """Hash the fingerprints of the sources."""
         return hashlib.sha256("|".join(part.fingerprint() for part in self.parts).encode()).hexdigest()
 
 
@@ -231,7 +226,7 @@ class _Sources:
         """What the numbers of a source are, if it can be opened."""
         found = self._found(given)
         if isinstance(found, PartlyReadable):
-            return self._legend(given) or getattr(found.rest, "legend", None)
+            return self._legend(given) or described(found.rest).legend
         return None if isinstance(found, UserError) else found.legend
 
     def fault(self, given: SplitSpec) -> UserError:

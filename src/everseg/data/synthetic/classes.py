@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -18,6 +17,7 @@ from scipy import ndimage
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.steps import ClassSteps
 from everseg.data.classes.voc_colours import VOC_COLOURS
+from everseg.data.described import Described
 from everseg.data.synthetic.objects import LOOKS
 from everseg.data.synthetic.scenes import Field, cloud, curve, grain, paint, soft, strokes
 from everseg.errors import UserError, unknown
@@ -48,7 +48,7 @@ class Placed(NamedTuple):
     turn: float
 
 
-class SyntheticClasses(Sequence[SemanticSample]):
+class SyntheticClasses(Described[SemanticSample]):
     """`count` images with objects of up to four classes on a textured ground, painted when asked for.
 
     Labels are the places of `kinds` (names in `LOOKS`; all of them where None), counted from 1. Sample i is a
@@ -60,6 +60,8 @@ class SyntheticClasses(Sequence[SemanticSample]):
     Raises:
         UserError: an unknown or repeated kind, a count below 1 or a size below 48.
     """
+
+    legend: Legend
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class SyntheticClasses(Sequence[SemanticSample]):
         return found
 
     def presence(self) -> NDArray[np.bool_]:
-        """Which numbers occur in each class map: (N, 256)."""
+        """As in `Described`; nothing is painted for it."""
         present = np.zeros((len(self), 256), bool)
         present[:, 0] = True  # The ground shows beside every object.
         for i in range(len(self)):

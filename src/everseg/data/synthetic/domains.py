@@ -14,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
+from everseg.data.described import Described
 from everseg.data.domains.points import write_points
 from everseg.data.domains.prompts import PromptKind, PromptRule
 from everseg.data.synthetic.scenes import SCENES
@@ -30,7 +31,7 @@ it.
 """
 
 
-class SyntheticDomain(Sequence[PromptSample]):
+class SyntheticDomain(Described[PromptSample]):
     """`count` images of one kind of scene (a name in `SCENES`), each painted when it is asked for.
 
     Sample i is a function of (seed, domain, split, i) alone: "train" and "test" share no image, and a longer
@@ -39,6 +40,8 @@ class SyntheticDomain(Sequence[PromptSample]):
     Raises:
         UserError: an unknown domain, a count below 1 or a size below 32.
     """
+
+    rule: PromptRule
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class SyntheticDomain(Sequence[PromptSample]):
         return PromptSample(torch.from_numpy(pixels), prompts, torch.from_numpy(mask)[None], name, key)
 
     def fingerprint(self) -> str:
-        """Hex digest of all that decides the samples; nothing is painted for it."""
+        """Hash all that decides the samples; nothing is painted for it."""
         indices = [self.indices.start, self.indices.stop, self.indices.step]
         facts = [VERSION, self.domain, self.size, self.seed, self.split, indices, self.rule.describe()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

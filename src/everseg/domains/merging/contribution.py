@@ -22,7 +22,7 @@ from everseg.domains.tune import (
     Prepared,
     TuneConfig,
     batch_loss,
-    batch_of,
+    batches,
     commonest,
     fit_adapter,
     observe_inputs,
@@ -292,7 +292,7 @@ def _fisher(
 def _samples(prepared: Prepared, count: int, domain: str, seed: int) -> Samples:
     """Rows of the commonest kind of prompts only, so that they are one batch."""
     drawn = [prepared[i] for i in _drawn(len(prepared), 4 * count, seed, domain, "samples")]
-    features, prompts, truth = batch_of(commonest(drawn)[:count], prepared)
+    [(features, prompts, truth)] = batches(commonest(drawn)[:count], prepared)
     return Samples(
         {name: value.half().cpu() for name, value in features.items()},
         prompts.to(torch.device("cpu")),

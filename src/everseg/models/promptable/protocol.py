@@ -27,7 +27,7 @@ from; families with a feature pyramid add the levels their decoder wants."""
 TAP = "tap"
 
 PADDING = -10
-"""The label of a click that is none: it fills up objects that have fewer clicks than others."""
+"""Label of the points that fill up objects with fewer clicks than others; see `passes`."""
 
 
 Observe = Callable[[str, Tensor], None]
@@ -141,47 +141,6 @@ def to_frame(prompts: Prompts, size: tuple[int, int], side: int) -> FramePrompts
     labels = None if prompts.labels is None else prompts.labels.long()[None]
     boxes = None if prompts.boxes is None else (prompts.boxes.float() * scale.repeat(2))[None]
     return FramePrompts(points, labels, boxes)
-
-
-def stack_prompts(rows: Sequence[FramePrompts]) -> FramePrompts:
-    """Batch prompts of the same kinds and the same N; points are padded with label -10 to the longest.
-
-    Padding comes last and leaves no trace in what a base decodes.
-    """
-
-    def column(values: Sequence[Tensor | None]) -> list[Tensor] | None:
-        given = [v for v in values if v is not None]
-        assert len(given) in (0, len(values)), "a batch holds prompts of one kind"
-        return given or None
-
-    points, labels = column([r.points for r in rows]), column([r.labels for r in rows])
-    boxes = column([r.boxes for r in rows])
-    if points is not None and labels is not None:
-        most = max(p.shape[-2] for p in points)
-        points = [F.pad(p, (0, 0, 0, most - p.shape[-2])) for p in points]
-        labels = [F.pad(x, (0, most - x.shape[-1]), value=PADDING) for x in labels]
-    return FramePrompts(
-        None if points is None else torch.cat(points),
-        None if labels is None else torch.cat(labels),
-        None if boxes is None else torch.cat(boxes),
-    )
-
-
-def by_clicks(prompts: FramePrompts) -> list[tuple[Tensor, FramePrompts]]:
-    """Objects grouped by their number of clicks, without padding: for each number, indices into the B*N
-    objects, image by image, and those objects' prompts as rows of one object. The prompts have points."""
-    assert prompts.points is not None and prompts.labels is not None
-    points, labels = prompts.points.flatten(0, 1)[:, None], prompts.labels.flatten(0, 1)[:, None]
-    boxes = None if prompts.boxes is None else prompts.boxes.flatten(0, 1)[:, None]
-    flat = FramePrompts(points, labels, boxes)
-    clicks = (labels[:, 0] != PADDING).sum(-1)
-    groups = []
-    for count in clicks.unique().tolist():
-        index = (clicks == count).nonzero()[:, 0]
-        rows = flat[index]
-        assert rows.points is not None and rows.labels is not None
-        groups.append((index, FramePrompts(rows.points[:, :, :count], rows.labels[:, :, :count], rows.boxes)))
-    return groups
 
 
 def first_adapted(depth: int) -> int:

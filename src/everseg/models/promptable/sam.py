@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from everseg.files import sha256_tensors
 from everseg.models.precision import mixed
 from everseg.models.promptable.linears import adapted, linears_in
+from everseg.models.promptable.passes import without_padding
 from everseg.models.promptable.protocol import (
-    PADDING,
     TAP,
     Adaptation,
     Features,
     FramePrompts,
-    by_clicks,
     first_adapted,
     stretch,
 )
@@ -108,22 +107,10 @@ class Sam:
     def decode(
         self, embedding: Features, prompts: FramePrompts, *, single: bool = False
     ) -> tuple[Tensor, Tensor]:
-        image = embedding["image"]
-        if prompts.labels is None or not bool((prompts.labels == PADDING).any()):
-            return self._decode(image, prompts)
-        # transformers makes padding a token of zeros, which the attention reads: a mask would depend on how
-        # many clicks its neighbours in the batch have. So objects with as many clicks go together, unpadded.
-        shape = prompts.labels.shape[:2]
-        image = image.repeat_interleave(shape[1], 0)
-        rows, parts = [], []
-        for index, group in by_clicks(prompts):
-            rows.append(index)
-            parts.append(self._decode(image[index], group))
-        order = torch.cat(rows).argsort()
-        masks, iou = (torch.cat(column)[order] for column in zip(*parts, strict=True))
-        return masks.reshape(*shape, *masks.shape[-2:]), iou.reshape(shape)
+        return without_padding(self._decode, embedding, prompts)
 
-    def _decode(self, image: Tensor, prompts: FramePrompts) -> tuple[Tensor, Tensor]:
+    def _decode(self, embedding: Features, prompts: FramePrompts) -> tuple[Tensor, Tensor]:
+        image = embedding["image"]
         sparse, dense = self.model.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
         position = self.model.get_image_wide_positional_embeddings()
         masks, iou = self.model.mask_decoder(

@@ -10,6 +10,7 @@ Shapes as in `models.promptable`; V windows of all rows, T tokens of the decoder
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +20,12 @@ from torch.nn import functional as F
 from everseg.files import sha256_tensors
 from everseg.models.precision import mixed
 from everseg.models.promptable.linears import adapted, linears_in
+from everseg.models.promptable.passes import without_padding
 from everseg.models.promptable.protocol import (
-    PADDING,
     TAP,
     Adaptation,
     Features,
     FramePrompts,
-    by_clicks,
     stretch,
 )
 from everseg.models.promptable.windows import partition, unpartition
@@ -146,25 +146,11 @@ class Sam2:
         Source: SAM 2's code, which does so outside of training. SAMCL's code happens to train with it from
         epoch 6 on.
         """
-        position = self.model.get_image_wide_positional_embeddings()
-        if prompts.labels is None or not bool((prompts.labels == PADDING).any()):
-            return self._decode(embedding, prompts, position, single)
-        # transformers makes padding a token of zeros, which the attention reads: a mask would depend on how
-        # many clicks its neighbours in the batch have. So objects with as many clicks go together, unpadded.
-        shape = prompts.labels.shape[:2]
-        rows, parts = [], []
-        for index, group in by_clicks(prompts):
-            rows.append(index)
-            own = {name: level[index // shape[1]] for name, level in embedding.items()}
-            parts.append(self._decode(own, group, position, single))
-        order = torch.cat(rows).argsort()
-        masks, iou = (torch.cat(column)[order] for column in zip(*parts, strict=True))
-        return masks.reshape(*shape, *masks.shape[-2:]), iou.reshape(shape)
+        return without_padding(partial(self._decode, single=single), embedding, prompts)
 
-    def _decode(
-        self, embedding: Features, prompts: FramePrompts, position: Tensor, single: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _decode(self, embedding: Features, prompts: FramePrompts, *, single: bool) -> tuple[Tensor, Tensor]:
         decoder: Any = self.model.mask_decoder
+        position = self.model.get_image_wide_positional_embeddings()
         sparse, dense = self.model.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
         b, n = sparse.shape[:2]
         image = embedding["image"] + dense

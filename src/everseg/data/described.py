@@ -1,0 +1,102 @@
+"""What a sequence of samples tells of itself, so that nobody has to decode all of it to find out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everseg.data.classes.legend import Legend
+from everseg.data.domains.prompts import PromptRule, StoredClicks
+from everseg.files import sha256_tensors
+
+
+class Sample(Protocol):
+    """What every sample can tell: `PromptSample` and `SemanticSample` do."""
+
+    @property
+    def name(self) -> str: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+
+T_co = TypeVar("T_co", bound=Sample, covariant=True)
+
+METHODS = ("fingerprint", "content", "file", "truth_file", "presence", "stored_clicks")
+"""What `described` takes from a reader that does not derive from `Described`, beside `legend` and `rule`."""
+
+
+class Described(Sequence[T_co]):
+    """Samples that tell what is known of them. What a reader does not override is found by decoding.
+
+    legend: what the numbers in class maps are; None where there are none or the reader does not know.
+    rule: how the samples are prompted; None where the prompts come with the samples.
+    """
+
+    legend: Legend | None = None
+    rule: PromptRule | None = None
+
+    def fingerprint(self) -> str:
+        """Hex digest of what all samples are, which does not depend on where files lie."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            name, tensors = _hashed(self[index])
+            digest.update(f"{name}|{tensors}\n".encode())
+        return digest.hexdigest()
+
+    def content(self, index: int) -> list[Any]:
+        """What one sample is, for fingerprints: plain values such as names and hashes."""
+        return _hashed(self[index])
+
+    def file(self, index: int) -> str:
+        """Image file of one sample, or a stand-in: two samples with the same one have the same image."""
+        return f"sample {index}"
+
+    def truth_file(self, index: int) -> str:
+        """File of the masks or labels of one sample, for messages, or the name of the sample."""
+        return self[index].name or self.file(index)
+
+    def presence(self) -> NDArray[np.bool_]:
+        """Which labels occur in each sample: (N, 256)."""
+        present = np.zeros((len(self), 256), bool)
+        for index in range(len(self)):
+            sample: Any = self[index]
+            present[index, np.unique(sample.labels.numpy())] = True
+        return present
+
+    def stored_clicks(self, index: int) -> StoredClicks | None:
+        """The clicks of one sample that a file lists, if it is prompted with those."""
+        return None
+
+
+def described(samples: Sequence[Any]) -> Described[Any]:
+    """The samples as they describe themselves: the only place that asks what a sequence can tell."""
+    return samples if isinstance(samples, Described) else _Plain(samples)
+
+
+class _Plain(Described[Any]):
+    """Any other sequence, such as a list, with whichever of the methods it has."""
+
+    def __init__(self, samples: Sequence[Any]) -> None:
+        self.samples = samples
+        for name in METHODS:
+            own = getattr(samples, name, None)
+            if callable(own):
+                setattr(self, name, own)
+        legend, rule = (getattr(samples, name, None) for name in ("legend", "rule"))
+        self.legend = legend if isinstance(legend, Legend) else None
+        self.rule = rule if isinstance(rule, PromptRule) else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+
+def _hashed(sample: Sample) -> list[str]:
+    return [sample.name, sha256_tensors(sample.tensors())]
