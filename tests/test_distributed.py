@@ -135,6 +135,7 @@ def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: state}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_processes_learn_and_score_what_one_does(
     together: Path, tmp_path: Path, micro_folder: Path
@@ -186,6 +187,7 @@ def class_config(base: str) -> RunConfig:
     return RunConfig("eir", configure("eir", assignments=settings), base)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_processes_learn_classes_as_one_model_with_one_pool(
     together: Path, tmp_path: Path, micro_backbone_folder: Path

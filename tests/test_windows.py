@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from everseg.data import write_synthetic_stream
 
 WITHOUT = """
@@ -30,6 +32,7 @@ assert look(everseg.load(out).folder).memory > 0
 """
 
 
+@pytest.mark.slow
 def test_a_stream_is_learned_without_what_windows_lacks(micro_folder: Path, tmp_path: Path) -> None:
     stream = write_synthetic_stream(tmp_path / "data", ("lesions",), train=2, test=1, size=64)
     command = [sys.executable, "-c", WITHOUT, stream, micro_folder, tmp_path / "run"]

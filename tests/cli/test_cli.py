@@ -435,6 +435,7 @@ def test_no_command_is_a_question_for_help(everseg_command: Command) -> None:
     assert "learn" in done.out and done.err == ""
 
 
+@pytest.mark.slow
 def test_workers_decode_and_change_nothing(everseg_command: Command, made: Made, tmp_path: Path) -> None:
     """Not the bytes of what is learned, nor whether a run may go on."""
     given = ["learn", made.stream, "--base", made.base, *SMALL]
@@ -480,6 +481,7 @@ def learning(made: Made, tmp_path: Path, *more: str) -> list[str]:
     return ["learn", str(single), "--out", str(tmp_path / "run"), "--base", str(made.base), *SMALL, *more]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
     everseg_command: Command, made: Made, tmp_path: Path
 ) -> None:

@@ -331,6 +331,7 @@ run(stream, config, out, load_base(config.base))
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(micro_folder: Path, tmp_path: Path) -> None:
     """SIGKILL: nothing is caught, nothing is tidied up."""
     context = multiprocessing.get_context("forkserver")

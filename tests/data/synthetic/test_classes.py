@@ -149,6 +149,7 @@ def fit(net: nn.Module, stage: Stage, rounds: int) -> None:
         optimiser.step()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("micro_tensors")
 def test_a_small_network_learns_the_classes_and_forgets_them() -> None:
     """Plain fine-tuning on the steps' own labels: what was learned first is called background in the end."""
