@@ -11,7 +11,7 @@ import typer
 from everseg.cli.shared import (
     AsJson,
     BaseHere,
-    OldNoScore,
+    OldScore,
     Rescore,
     RunFolder,
     app,
@@ -122,8 +122,8 @@ def forget(
     stage: Annotated[str | None, typer.Option(help="The stage to forget.")] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
-    rescore: Rescore = True,
-    no_score: OldNoScore = False,
+    rescore: Rescore = None,
+    score: OldScore = None,
     stream: StreamOption = None,
     base: BaseHere = None,
     as_json: AsJson = False,
@@ -134,7 +134,7 @@ def forget(
     from everseg.runs.forget import forget as forget_stage
 
     name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, rescore, no_score)
+    opened = _stream(run, stream, renamed("--score", score, "--rescore", rescore))
     certificate = forget_stage(run, name, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps(certificate.to_json()))
@@ -153,8 +153,8 @@ def reweigh(
     stage: Annotated[str | None, typer.Option(help="The stage that is to count more or less.")] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
-    rescore: Rescore = True,
-    no_score: OldNoScore = False,
+    rescore: Rescore = None,
+    score: OldScore = None,
     stream: StreamOption = None,
     base: BaseHere = None,
     as_json: AsJson = False,
@@ -164,7 +164,7 @@ def reweigh(
     from everseg.runs.forget import reweigh as reweigh_stage
 
     name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, rescore, no_score)
+    opened = _stream(run, stream, renamed("--score", score, "--rescore", rescore))
     changed = reweigh_stage(run, name, weight, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps({"domain": name, "weight": weight, "run": str(run)}))
@@ -174,13 +174,11 @@ def reweigh(
     print(f"{name} counts {weight:g} in {run}")
 
 
-def _stream(run: Path, named: Path | None, wanted: bool, no_score: bool) -> Stream | None:
+def _stream(run: Path, named: Path | None, rescore: bool | None) -> Stream | None:
     """What to score on: the named stream, else the run's own, else nothing, with a remark."""
     from everseg.runs.folder import read_record
 
-    if no_score:
-        remark("--no-score is now called --no-rescore")
-    if no_score or not wanted:
+    if rescore is False:
         return None
     own = read_record(run).stream
     source = named or (Path(own) if own else None)

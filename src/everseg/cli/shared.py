@@ -53,9 +53,12 @@ ScoreSettings = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Rescore = Annotated[
-    bool, typer.Option("--rescore/--no-rescore", help="Score the run again, if its data are at hand.")
+    bool | None,
+    typer.Option(
+        "--rescore/--no-rescore", help="Score the run again, if its data are at hand; default: yes."
+    ),
 ]
-OldNoScore = Annotated[bool, typer.Option("--no-score", hidden=True)]
+OldScore = Annotated[bool | None, typer.Option("--score/--no-score", hidden=True)]
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ def micro_image(index: int, classes: Sequence[int], size: tuple[int, int] = (64,
     return SemanticSample(pixels.clamp(0, 255).to(torch.uint8), labels, f"{index}.png")
 
 
-def micro_step(index: int, count: int = 6) -> Stage:
+def micro_step(index: int, count: int = 4) -> Stage:
     """Step 0 brings the classes 1 and 2, step 1 brings 3; what a step does not bring is background in its
     labels. `count` images to train on, one to test."""
     own = torch.tensor((1, 2) if index == 0 else (3,))
@@ -61,7 +61,7 @@ class ClassTrial(Trial):
         return backbone
 
     def stage(self, index: int, count: int | None = None) -> Stage:
-        return micro_step(index, 6 if count is None else count)
+        return micro_step(index, 4 if count is None else count)
 
     def questions(self) -> list[ImageQuery]:
         images = [
