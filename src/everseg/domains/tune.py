@@ -177,9 +177,6 @@ def fit_adapter(
 ) -> dict[str, float]:
     """Tune `adapter` in place on a prepared stage; the base stays frozen. Returns `fit`'s figures."""
 
-    def collate(examples: list[Example]) -> list[Example]:
-        return examples
-
     def loss(examples: list[Example], size: int) -> Tensor:
         return batch_loss(adapter, base, prepared, examples, config.loss, size)
 
@@ -187,7 +184,7 @@ def fit_adapter(
     figures = fit(
         parameters,
         prepared,
-        collate,
+        list,
         loss,
         config.fit,
         seed=seed,
