@@ -114,6 +114,9 @@ class Classes:
             raise UserError(f"{what} gives every pixel a class; leave clicks and boxes out")
         return ImageQuery(image)
 
+    def untouched(self, run: RunView) -> None:
+        """A backbone knows no class."""
+
     def answer(self, prediction: Tensor, classes: Sequence[str]) -> ClassMap:
         return ClassMap(prediction.cpu().numpy(), tuple(classes))
 

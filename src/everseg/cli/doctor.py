@@ -33,11 +33,10 @@ def doctor(
     from everseg.doctor import examine, lines
     from everseg.domains.scoring import ScoreConfig
     from everseg.methods import configure
-    from everseg.runs.problem import only_domains, problem_of
+    from everseg.runs.problem import only_domains, refuse_classes
     from everseg.runs.run import RunConfig
 
-    if problem_of(method).name != "domains":
-        raise UserError(f"doctor forecasts methods that learn domains, and {method!r} learns classes")
+    refuse_classes(method, "doctor forecasts methods that learn domains")
     scores = ScoreConfig.presets()
     config = RunConfig(
         method,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from everseg.domains.methods.zero_shot import ZeroShot
-from everseg.domains.scoring import ScoreConfig, score
+from everseg.domains.scoring import Predict, ScoreConfig, score
 from everseg.errors import UserError
 from everseg.models.names import TINY
 from everseg.models.promptable.load import load_base
@@ -90,10 +90,10 @@ class Domains:
         if not last:
             return results, None
         if run.config.baseline:
-            plain = ZeroShot(run.base, seed=run.config.seed)
+            plain = self.untouched(run)
             known = {score.column for score in results.scores.get(BASE, ())}
             new = [c for c in tested if c.name not in known]
-            untouched = [s for column in new for s in score(plain.predict, column.test, column.name, how)]
+            untouched = [s for column in new for s in score(plain, column.test, column.name, how)]
             results = results.with_baseline(untouched)
         if not isinstance(learner, PredictsAs):
             return results, None
@@ -129,6 +129,9 @@ class Domains:
                 "nothing points at the object; give points (--point x,y) or a box (--box x0,y0,x1,y1)"
             )
         return Query(image, prompts)
+
+    def untouched(self, run: RunView) -> Predict:
+        return ZeroShot(run.base, seed=run.config.seed).predict
 
     def answer(self, prediction: PromptPrediction, classes: Sequence[str]) -> Masks:
         return Masks(prediction.masks().cpu().numpy(), prediction.iou.cpu().numpy(), prediction.route)

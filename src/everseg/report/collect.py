@@ -7,7 +7,6 @@ from typing import Any
 
 from everseg.config import plain as plain_values
 from everseg.data import Stream
-from everseg.methods import build, configure
 from everseg.report.choice import map_examples, mask_examples
 from everseg.report.data import MapExample, MaskExample, ReportData
 from everseg.runs.run import Run
@@ -28,9 +27,8 @@ def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
 
 
 def _masks(run: Run, stream: Stream, count: int) -> list[MaskExample]:
-    base = build("zero-shot", run.base, configure("zero-shot"), run.config.seed)
     tests = {stage.name: stage.test for stage in (*stream.stages, *stream.unseen)}
-    return mask_examples(run.learner.predict, base.predict, run.results, tests, count)
+    return mask_examples(run.learner.predict, run.problem.untouched(run), run.results, tests, count)
 
 
 def _maps(run: Run, stream: Stream, count: int) -> list[MapExample]:

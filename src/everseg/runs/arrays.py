@@ -63,7 +63,7 @@ def _numbers(values: Any, what: str, last: int) -> Tensor:
     try:
         numbers = torch.as_tensor(np.asarray(values, dtype=np.float32))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{what} are no array of numbers ({error})") from error
+        raise UserError(f"{what} are not an array of numbers ({error})") from error
     if numbers.ndim == 0 or numbers.shape[-1] != last or not bool(numbers.isfinite().all()):
         raise UserError(
             f"{what} have shape {tuple(numbers.shape)}; give {last} finite numbers each, in pixels"
@@ -77,7 +77,7 @@ def _labels(labels: Any, clicks: Tensor) -> Tensor:
     try:
         given = torch.as_tensor(np.asarray(labels))
     except (TypeError, ValueError) as error:
-        raise UserError(f"labels are no array of numbers ({error})") from error
+        raise UserError(f"labels are not an array of numbers ({error})") from error
     given = given[None] if given.ndim == 1 else given
     if given.shape != clicks.shape[:-1] or not bool(((given == 0) | (given == 1)).all()):
         raise UserError(

@@ -96,6 +96,9 @@ class Problem(Protocol):
             UserError: prompts are missing, or the problem has none.
         """
 
+    def untouched(self, run: RunView) -> Any:
+        """The untouched base's `predict`, or None if the base predicts nothing."""
+
     def answer(self, prediction: Any, classes: Sequence[str]) -> Any:
         """A prediction as numpy arrays."""
 
@@ -144,6 +147,16 @@ def check_fits(stream: Stream, method: str) -> Problem:
             f"stream: {able}"
         )
     return problem
+
+
+def refuse_classes(method: str, what: str) -> None:
+    """Check that a method learns domains, for commands that support nothing else.
+
+    Raises:
+        UserError: it learns classes.
+    """
+    if problem_of(method) is not _problem("domains"):
+        raise UserError(f"method {method!r} learns classes, and {what}")
 
 
 def only_domains(stream: Stream, what: str) -> Stream:

@@ -237,7 +237,7 @@ class Event:
         """
         if not isinstance(values, dict):
             raise UserError(
-                f"{where} is damaged (it is no JSON object); restore it from a copy or delete the line"
+                f"{where} is damaged (it is not a JSON object); restore it from a copy or delete the line"
             )
         own = ("stage", "seconds", "scoring_seconds", "peak_memory_bytes")
         nested = {key: value for key, value in values.items() if key in own}
@@ -275,7 +275,6 @@ def read_values(values: Any, where: str) -> Record:
         raise UserError(f"{where} is damaged (it names no state or results); restore it from a copy")
     for key, kind in (("method", str), ("settings", dict)):
         if not isinstance(record.config.get(key), kind):
-            raise UserError(
-                f"{where} is damaged (config.{key} is missing or no {kind.__name__}); restore it from a copy"
-            )
+            what = f"config.{key} is missing or not a {kind.__name__}"
+            raise UserError(f"{where} is damaged ({what}); restore it from a copy")
     return record

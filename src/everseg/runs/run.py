@@ -11,7 +11,6 @@ from typing import Any
 from everseg.config import MACHINE
 from everseg.errors import UserError
 from everseg.files import state_bytes
-from everseg.methods import build, configure
 from everseg.results import (
     Results,
     Summary,
@@ -149,12 +148,13 @@ class Run:
         """
         if stage is None:
             return self.learner.predict
-        if stage == PLAIN and PLAIN not in self.learned and self.problem.name == "domains":
-            return build("zero-shot", self.base, configure("zero-shot"), self.config.seed).predict
+        untouched = self.problem.untouched(self)
+        if stage == PLAIN and PLAIN not in self.learned and untouched is not None:
+            return untouched
         if not isinstance(self.learner, PredictsAs):
+            other = "" if untouched is None else f" or give {PLAIN!r}, the untouched base"
             raise UserError(
-                f"method {self.config.method!r} keeps no module per stage; leave the stage out"
-                + (f" or give {PLAIN!r}, the untouched base" if self.problem.name == "domains" else "")
+                f"method {self.config.method!r} keeps no module per stage; leave the stage out{other}"
             )
         if stage not in self.learned:
             raise UserError(f"the run has no stage {stage!r}; it learned {', '.join(self.learned)}")
