@@ -104,10 +104,10 @@ def micro2_folder(micro2_model: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def micro_backbone_model() -> Any:
-    """See `everseg.testing.micro_mobilenet`."""
-    from everseg.testing import micro_mobilenet
+    """See `everseg.testing.micro_resnet`."""
+    from everseg.testing import micro_resnet
 
-    return micro_mobilenet()
+    return micro_resnet()
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from everseg.errors import UserError, unknown
 from everseg.methods import find
 from everseg.testing import abilities, classes, domains
 from everseg.testing import laws as common
-from everseg.testing.bases import micro_backbone, micro_base, micro_mobilenet, micro_sam, micro_sam2
+from everseg.testing.bases import micro_backbone, micro_base, micro_resnet, micro_sam, micro_sam2
 from everseg.testing.classes import micro_image, micro_step
 from everseg.testing.domains import micro_stage
 from everseg.testing.trial import Trial
@@ -38,7 +38,7 @@ __all__ = [
     "micro_backbone",
     "micro_base",
     "micro_image",
-    "micro_mobilenet",
+    "micro_resnet",
     "micro_sam",
     "micro_sam2",
     "micro_stage",

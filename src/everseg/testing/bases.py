@@ -97,22 +97,25 @@ def micro_sam2() -> Any:
     return model
 
 
-def micro_mobilenet() -> Any:
-    """A `transformers.MobileNetV2Model`, as narrow as possible."""
-    from transformers import MobileNetV2Config, MobileNetV2Model
+def micro_resnet() -> Any:
+    """A random `transformers.ResNetModel` of four narrow stages."""
+    from transformers.models.resnet.configuration_resnet import ResNetConfig
+    from transformers.models.resnet.modeling_resnet import ResNetModel
 
-    narrow = MobileNetV2Config(depth_multiplier=0.1, min_depth=4, depth_divisible_by=4, tf_padding=False)
+    narrow = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic"
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MobileNetV2Model(narrow, add_pooling_layer=False)
+        return ResNetModel(narrow)
 
 
 def micro_backbone() -> SemanticBase:
-    """The base of a method that learns classes: `micro_mobilenet`, frozen."""
+    """The base of a method that learns classes: `micro_resnet`, frozen."""
     from everseg.models.semantic.backbones import set_momentum
     from everseg.models.semantic.base import SemanticBase
     from everseg.models.semantic.load import as_backbone
 
-    backbone = as_backbone(micro_mobilenet(), "micro")
+    backbone = as_backbone(micro_resnet(), "micro")
     set_momentum(backbone)
     return SemanticBase(backbone, "micro")
