@@ -53,7 +53,7 @@ def override(config: C, assignments: Iterable[str]) -> C:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment!r}: the value is not valid YAML") from error
-        config = _assign(config, key.strip().split("."), value, assignment)
+        config = _assign(config, key.strip().split("."), value, text, f"--set {assignment!r}")
     return config
 
 
@@ -64,30 +64,30 @@ def assign(config: C, values: Mapping[str, Any]) -> C:
         UserError: a key that does not exist (the nearest is named) or a value of the wrong type.
     """
     for key, value in values.items():
-        config = _assign(config, key.split("."), value, f"{key}={value}")
+        config = _assign(config, key.split("."), value, str(value), repr(f"{key}={value}"))
     return config
 
 
-def _assign(config: C, path: list[str], value: Any, assignment: str) -> C:
+def _assign(config: C, path: list[str], value: Any, text: str, where: str) -> C:
     assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     names = [f.name for f in dataclasses.fields(config)]
     head, *rest = path
     if head not in names:
-        raise unknown(f"setting in --set {assignment!r}:", head, names)
+        raise unknown(f"setting in {where}:", head, names)
     current = getattr(config, head)
     if rest:
         if not dataclasses.is_dataclass(current):
-            raise UserError(f"--set {assignment!r}: {head!r} is a single value, it has no parts")
-        new = _assign(current, rest, value, assignment)
+            raise UserError(f"{where}: {head!r} is a single value, it has no parts")
+        new = _assign(current, rest, value, text, where)
     else:
         if dataclasses.is_dataclass(current):
             parts = ", ".join(f"{head}.{f.name}" for f in dataclasses.fields(current))
-            raise UserError(f"--set {assignment!r}: {head!r} is a group; set one of {parts}")
-        new = _checked(get_type_hints(type(config))[head], value, assignment)
+            raise UserError(f"{where}: {head!r} is a group; set one of {parts}")
+        new = _checked(get_type_hints(type(config))[head], value, text, where)
     return dataclasses.replace(config, **{head: new})
 
 
-def _checked(kind: Any, value: Any, assignment: str) -> Any:
+def _checked(kind: Any, value: Any, text: str, where: str) -> Any:
     """The value as the field's type has it: as YAML reads it, or else as the text it is.
 
     To YAML "off" is False and "5" a number; a field of text means the text.
@@ -97,9 +97,9 @@ def _checked(kind: Any, value: Any, assignment: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         try:
-            return adapter.validate_python(assignment.partition("=")[2].strip())
+            return adapter.validate_python(text.strip())
         except ValidationError:
-            raise UserError(f"--set {assignment!r}: {error.errors()[0]['msg'].lower()}") from error
+            raise UserError(f"{where}: {error.errors()[0]['msg'].lower()}") from error
 
 
 def everywhere(config: C, name: str, value: Any) -> C:
@@ -139,8 +139,11 @@ def restore(kind: type[C], values: dict[str, Any], where: str) -> C:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        raise UserError(f"{where}: setting {place!r}: {first['msg'].lower()}") from error
+        place = ".".join(str(p) for p in first["loc"] if str(p).isidentifier()) or "as a whole"
+        raise UserError(
+            f"{where}: setting {place!r} is damaged or of another version ({first['msg'].lower()}); "
+            "restore it from a copy"
+        ) from error
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:

@@ -38,17 +38,27 @@ def find(name: str) -> type[Any]:
     """The class of a method, by its name in `METHODS` or by import path ("mypkg.mine:Mine").
 
     Raises:
-        UserError: no such name, or the path cannot be imported.
+        UserError: no such name, the path cannot be imported, or it leads to something else.
     """
+    if not isinstance(name, str):
+        raise UserError(f"the method is a {type(name).__name__}; give its name or package.module:Class")
     if ":" not in name and name not in METHODS:
         raise unknown("method", name, METHODS)
     module, _, attribute = METHODS.get(name, name).partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"method {name!r} cannot be imported: {error}; write it as package.module:Class"
         ) from error
+    if not (isinstance(found, type) and issubclass(found, Learner)):
+        raise UserError(
+            f"{name!r} is not a method: that is a class with learn, predict, state_dict and load_state_dict, "
+            "and with a Config (see CONTRIBUTING)"
+        )
+    if not dataclasses.is_dataclass(getattr(found, "Config", None)):
+        raise UserError(f"method {name!r} has no Config, a dataclass of its settings (see CONTRIBUTING)")
+    return found
 
 
 def configure(name: str, preset: str = "paper", assignments: Sequence[str] = ()) -> Any:

@@ -15,7 +15,7 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.methods import configure
 from everseg.report.collect import collect
-from everseg.runs.folder import load, read_record
+from everseg.runs.folder import load, load_scores, read_record
 from everseg.runs.forget import forget
 from everseg.runs.learn import run
 from everseg.runs.run import Run, RunConfig
@@ -53,7 +53,7 @@ def report(folder: Path, micro: Any) -> object:
 
 
 def compare(folder: Path, micro: Any) -> object:
-    current = load(folder, micro)
+    current = load_scores(folder)
     return current.figures(), current.summary()
 
 
@@ -138,6 +138,12 @@ RESULTS: dict[str, Any] = {
     "scores are a list": lambda r: r.update(scores=[]),
     "a score without a route": lambda r: r["scores"]["0"].pop("route"),
     "scores of unequal lengths": lambda r: r["scores"]["0"]["image"].pop(),
+    "no columns": lambda r: r.update(columns=[]),
+    "an infinite row": lambda r: r["learned_at"].update(cracks=float("inf")),
+    "a row that is not there": lambda r: r["learned_at"].update(cracks=7),
+    "an infinite score": lambda r: r["baseline"]["f1"].__setitem__(0, float("inf")),
+    "a score of another domain": lambda r: r["scores"]["0"]["column"].__setitem__(0, "nuclei"),
+    "scores without a metric": lambda r: r["scores"]["0"]["values"].pop("mae"),
     "a metric that is missing": lambda r: r["values"].pop("f1"),
 }
 
@@ -185,6 +191,13 @@ def test_a_line_that_was_cut_short_is_left_out_with_a_remark(
     said = capsys.readouterr().err
     assert "events.jsonl, line 1 is cut short and left out" in said and said.count("\n") == 1
     assert read_record(folder).names == ["lesions", "cracks"]
+
+
+def test_scores_are_read_without_the_base(whole: Path, micro: Any) -> None:
+    light, full = load_scores(whole), load(whole, micro)
+    assert light.figures() == full.figures() and light.means() == full.means()
+    with pytest.raises(AssertionError, match="read for its scores"):
+        light.learner.predict([])
 
 
 def test_a_run_says_what_it_is_in_a_few_lines(whole: Path, micro: Any) -> None:

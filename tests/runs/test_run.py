@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,26 @@ def test_the_same_call_resumes_and_a_longer_stream_adds(folder: Path, micro: Any
         ({"stream": 7}, "the stream is a int"),
         ({"stream": "nowhere.yaml"}, "nowhere.yaml"),
         ({"until": "nuclei"}, "unknown stage 'nuclei'"),
+        ({"seed": "a"}, "the seed is 'a'"),
+        ({"seed": 1.5}, "the seed is 1.5"),
+        ({"seed": True}, "the seed is True"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"evaluate": "some"}, "unknown evaluate 'some'"),
+        ({"base": 3}, "the base is a int"),
+        ({"out": 3}, "out is a int"),
+        ({"method": 3}, "the method is a int"),
+        ({"method": "json:loads"}, "'json:loads' is not a method"),
+        ({"method": "os:system"}, "'os:system' is not a method"),
+        ({"method": "collections:OrderedDict"}, "is not a method"),
+        ({"method": ":x"}, "cannot be imported"),
+        ({"method": "../x:y"}, "cannot be imported"),
     ],
 )
 def test_wrong_arguments_of_learn(tmp_path: Path, micro: Any, arguments: dict[str, Any], said: str) -> None:
     given = {"stream": stream("lesions"), "out": tmp_path / "run", "base": micro, **arguments}
     with pytest.raises(UserError) as caught:
         everseg.learn(given.pop("stream"), **given)
+    assert "--" not in str(caught.value), "options of the command line mean nothing here"
     assert said in str(caught.value)
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -169,6 +184,17 @@ def test_wrong_arguments_of_predict(learned: Run, arguments: dict[str, Any], sai
     with pytest.raises(UserError) as caught:
         learned.predict(**{"image": IMAGE, **arguments})
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_stage_cannot_have_the_name_of_the_untouched_base() -> None:
+    with pytest.raises(UserError, match="'plain' stands for the untouched base"):
+        Stream((replace(stream("lesions").stages[0], name="plain"),))
+
+
+@pytest.mark.parametrize(("folder", "base", "said"), [(3, None, "run folder"), ("nowhere", 5, "nowhere")])
+def test_wrong_arguments_of_load(folder: Any, base: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        everseg.load(folder, base)
 
 
 # ---------------------------------------------------------------- the package

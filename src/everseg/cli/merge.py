@@ -134,7 +134,7 @@ def forget(
     from everseg.runs.forget import forget as forget_stage
 
     name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, renamed("--score", score, "--rescore", rescore))
+    opened = _stream(run, stream, renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore))
     certificate = forget_stage(run, name, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps(certificate.to_json()))
@@ -164,7 +164,7 @@ def reweigh(
     from everseg.runs.forget import reweigh as reweigh_stage
 
     name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, renamed("--score", score, "--rescore", rescore))
+    opened = _stream(run, stream, renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore))
     changed = reweigh_stage(run, name, weight, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps({"domain": name, "weight": weight, "run": str(run)}))

@@ -15,7 +15,9 @@ from everseg.errors import UserError
 @app.command()
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="Image files; all get the same prompts, if any.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files; all get the same prompts.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for masks, overlays and JSON.")],
     point: Annotated[
         list[str] | None, typer.Option(metavar="X,Y", help="A click on the object, in pixels.")
@@ -40,7 +42,8 @@ def predict(
     """
     for path in images:
         if not path.is_file():
-            raise UserError(f"{path} does not exist")
+            what = "is a folder; give image files" if path.is_dir() else "does not exist"
+            raise UserError(f"{path} {what}")
     from everseg.runs.folder import load
     from everseg.runs.predict import predict_files, prompts_of
 

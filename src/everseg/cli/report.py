@@ -32,15 +32,15 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     metric: Annotated[str, typer.Option(help="iou, f1 or mae.")] = "iou",
     as_json: AsJson = False,
 ) -> None:
     """Compare runs side by side."""
     from everseg.results import compare_table
-    from everseg.runs.folder import load
+    from everseg.runs.folder import load_scores
 
-    loaded = [load(folder) for folder in runs]
+    loaded = [load_scores(folder) for folder in runs]
     if as_json:
         print(json.dumps({str(run.folder): run.figures() for run in loaded}))
         return

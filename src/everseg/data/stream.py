@@ -28,7 +28,7 @@ from everseg.data.streamfile import (
     read_stream_file,
 )
 from everseg.errors import UserError, unknown
-from everseg.types import PromptSample, SemanticSample, Setting, Stage
+from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class Stream:
                 raise UserError(
                     f"{where}stage name {stage.name!r} cannot be a file name on every system; use letters, "
                     "digits, . _ -, no dot at the end, and no name of a device such as con or nul"
+                )
+            if stage.name == PLAIN:
+                raise UserError(
+                    f"{where}the stage name {PLAIN!r} stands for the untouched base; choose another"
                 )
             if stage.name.lower() in seen:
                 raise UserError(

@@ -25,9 +25,13 @@ Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=100)]
 SplitSpec = str | dict[str, Any]
 
 
+LONGEST = 100
+"""Of a stage's name: files named after it, and their temporary neighbours, must fit every system."""
+
+
 def is_name(text: str) -> bool:
     """Whether a stage may have this name: files can be named after it on every system."""
-    return bool(re.fullmatch(NAME, text)) and not _RESERVED.fullmatch(text)
+    return len(text) <= LONGEST and bool(re.fullmatch(NAME, text)) and not _RESERVED.fullmatch(text)
 
 
 class _Strict(BaseModel):

@@ -126,7 +126,7 @@ class Domains:
     def query(self, image: Tensor, prompts: Prompts | None, what: str) -> Query:
         if prompts is None:
             raise UserError(
-                "nothing points at the object; give points (--point x,y) or a box (--box x0,y0,x1,y1)"
+                "nothing points at the object; give points (x, y) or a box (x0, y0, x1, y1), in pixels"
             )
         return Query(image, prompts)
 

@@ -215,16 +215,23 @@ class Results:
                 for j, column in enumerate(columns)
                 if all(row[m][j] is not None for m in metrics)
             }
+            learned_at = {str(column): int(row) for column, row in value["learned_at"].items()}
+            scores = {int(row): _rows(table) for row, table in value["scores"].items()}
+            _check(stages, columns, metrics, cells, learned_at, scores)
             return cls(
                 lower_is_better=lower_is_better,
                 stages=stages,
                 columns=columns,
-                learned_at={str(column): int(row) for column, row in value["learned_at"].items()},
+                learned_at=learned_at,
                 background=frozenset(_texts(value["background"])),
                 cells=cells,
-                scores={int(row): _rows(table) for row, table in value["scores"].items()},
+                scores=scores,
             )
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            raise UserError(
+                f"{where} holds no results: {error} is missing; restore it from a copy"
+            ) from error
+        except (TypeError, IndexError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(
                 f"{where} holds no results of everseg ({reason}); restore it from a copy"
@@ -233,6 +240,29 @@ class Results:
 
 def _nulls(numbers: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(number) else number for number in numbers]
+
+
+def _check(
+    stages: Sequence[str],
+    columns: Sequence[str],
+    metrics: Sequence[str],
+    cells: Mapping[tuple[int, str], Mapping[str, float]],
+    learned_at: Mapping[str, int],
+    scores: Mapping[int, Sequence[ImageScore]],
+) -> None:
+    """Check that the parts of a results file fit each other. Raises ValueError."""
+    if strange := set(learned_at) - set(columns):
+        raise ValueError(f"learned_at names {strange}, which are no columns")
+    if any(not 0 <= row < len(stages) for row in learned_at.values()):
+        raise ValueError("learned_at names a row that is not there")
+    if not all(math.isfinite(v) for values in cells.values() for v in values.values()):
+        raise ValueError("a score is infinite")
+    for row, images in scores.items():
+        if not BASE <= row < len(stages):
+            raise ValueError(f"there are scores of row {row}, which is not there")
+        for image in images:
+            if image.column not in columns or set(image.values) != set(metrics):
+                raise ValueError(f"the scores of image {image.image!r} fit no column or lack a metric")
 
 
 def _texts(value: Any) -> tuple[str, ...]:

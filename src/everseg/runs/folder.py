@@ -29,7 +29,7 @@ from everseg.results import Results
 from everseg.runs.problem import problem_of
 from everseg.runs.record import BaseMark, Digests, Event, Record, read_values
 from everseg.runs.run import Run, RunConfig, archived
-from everseg.types import Contributes, State
+from everseg.types import BaseModel, Contributes, Scratch, Stage, State
 
 OWN = (".lock", "work", "domains", "events.jsonl", "state-*.safetensors", "results-*.json", ".*.partial")
 """What a run that was interrupted before its first run.json may leave in its folder."""
@@ -136,12 +136,28 @@ def read_config(values: dict[str, Any], where: str) -> RunConfig:
     return configuration.restore(RunConfig, {**values, "score": score}, where)
 
 
+def _config_of(folder: Path, record: Record) -> RunConfig:
+    values, where = dict(record.config), f"{folder}/{RECORD}"
+    values["settings"] = configuration.restore(find(values["method"]).Config, values["settings"], where)
+    return read_config(values, where)
+
+
+def _folder(given: Path | str) -> Path:
+    if not isinstance(given, str | Path):
+        raise UserError(f"the run folder is a {type(given).__name__}; give a path")
+    return Path(given)
+
+
 def base_of(config: RunConfig, base: Any = None) -> Any:
     """The base of a run: loaded from its own place or from the path `base`, or `base` itself.
 
     Raises:
         UserError: it cannot be loaded, or it computes in another precision than the run.
     """
+    if isinstance(base, Path):
+        base = str(base)
+    if not (base is None or isinstance(base, str | BaseModel)):
+        raise UserError(f"the base is a {type(base).__name__}; give its name, its path, or a loaded base")
     if base is None or isinstance(base, str):
         return problem_of(config.method).load_base(base or config.base, world().device, config.precision)
     ours, theirs = (resolved(p, base.device) for p in (config.precision, base.precision))
@@ -158,12 +174,10 @@ def load(folder: Path | str, base: Any = None) -> Run:
     Raises:
         UserError: there is no run, it is damaged, or the base is not the one it was made with.
     """
-    folder = Path(folder)
+    folder = _folder(folder)
     record = read_record(folder)
     log = read_events(folder)  # Before anything is learned, so that damage shows in time.
-    values, where = dict(record.config), f"{folder}/{RECORD}"
-    values["settings"] = configuration.restore(find(values["method"]).Config, values["settings"], where)
-    config = read_config(values, where)
+    config = _config_of(folder, record)
     model = base_of(config, base)
     if model.fingerprint != record.base.fingerprint:
         raise UserError(
@@ -179,6 +193,37 @@ def load(folder: Path | str, base: Any = None) -> Run:
         path = folder / record.state
         raise UserError(f"{path} is not the state of this run ({error}); restore it from a copy") from error
     return Run(folder, config, learner, model, results, record, log)
+
+
+class Kept:
+    """What a learner remembers, for its size; it can neither learn nor predict."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def learn(self, stage: Stage, scratch: Scratch) -> dict[str, float]:
+        raise AssertionError("this run was read for its scores: use load")
+
+    def predict(self, queries: Any) -> list[Any]:
+        raise AssertionError("this run was read for its scores: use load")
+
+    def state_dict(self) -> State:
+        return self.state
+
+    def load_state_dict(self, state: State) -> None:
+        self.state = state
+
+
+def load_scores(folder: Path | str) -> Run:
+    """Read a run folder for its scores and sizes. The base is not needed, and nothing can be predicted.
+
+    Raises:
+        UserError: there is no run, or it is damaged.
+    """
+    folder = _folder(folder)
+    record, log = read_record(folder), read_events(folder)
+    config, results = _config_of(folder, record), read_results(folder, record)
+    return Run(folder, config, Kept(read_state(folder, record)), record.base, results, record, log)
 
 
 # ---------------------------------------------------------------- writing

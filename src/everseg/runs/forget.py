@@ -20,7 +20,7 @@ from everseg.models.promptable.protocol import Promptable
 from everseg.runs.folder import forget_events, load, write, write_record
 from everseg.runs.record import Certificate, Event
 from everseg.runs.run import Run, archived
-from everseg.types import Archive, Forgets, Reweighs, State
+from everseg.types import Archive, Contributes, Forgets, Reweighs, State
 
 REPORT = "report.html"
 
@@ -55,6 +55,12 @@ def forget(
             raise UserError(
                 f"{folder}: method {run.config.method!r} cannot forget a stage: {run.problem.entangled}; "
                 f"methods that can: {able}"
+            )
+        entry = next(stage for stage in run.record.learned if stage.name == domain)
+        if entry.background and isinstance(run.learner, Contributes):
+            raise UserError(
+                f"{domain!r} is the background of {folder}: it contributed nothing to the merge, so there is "
+                "nothing to forget"
             )
         assert run.record.sha256 is not None
         before = run.record.sha256.state

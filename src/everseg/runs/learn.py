@@ -15,19 +15,21 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from everseg import config as configuration
-from everseg.config import assign
+from everseg.config import assign, everywhere
 from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.distributed import wait, world
 from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
 from everseg.methods import build, configure
+from everseg.models.names import from_anywhere
 from everseg.runs.folder import (
     StageScratch,
     base_of,
     check_free,
     clear_up,
     is_run,
+    learned_stages,
     load,
     new_run,
     write,
@@ -36,7 +38,7 @@ from everseg.runs.folder import (
 from everseg.runs.problem import check_fits, problem_of
 from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
-from everseg.types import Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
+from everseg.types import BaseModel, Evaluate, Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
 
 
 def learn(
@@ -49,7 +51,10 @@ def learn(
     seed: int = 0,
     first: Path | str | None = None,
     until: str | None = None,
+    evaluate: Evaluate = "next",
+    baseline: bool = True,
     precision: Precision = "auto",
+    workers: int = 0,
     **settings: Any,
 ) -> Run:
     """Learn a stream with a method, in the run folder `out`. The same call resumes; a longer stream adds to
@@ -61,25 +66,42 @@ def learn(
     preset: "paper", or "reference" for the quirks of the published code.
     first: a run whose first stage is taken over instead of training it.
     until: the stage to stop after.
+    evaluate: after each stage score the domains so far and the "next" one, or "all".
+    baseline: also score the untouched base.
     precision: what the base computes in.
+    workers: processes that decode images.
     settings: over the preset, with two underscores for each dot: `rank=4`, `tune__fit__epochs=5`.
         `everseg settings METHOD` lists them.
 
     Raises:
         UserError: an argument does not fit, or as `run`.
     """
+    if not isinstance(out, str | Path):
+        raise UserError(f"out is a {type(out).__name__}; give the path of the run folder")
     if isinstance(stream, str | Path):
-        stream = Stream.from_yaml(stream)
+        stream = Stream.from_yaml(stream, learned_stages(out))
     if not isinstance(stream, Stream):
         raise UserError(
             f"the stream is a {type(stream).__name__}; give a Stream or the path of a stream file"
         )
-    named = base if base is None or isinstance(base, str) else base.name
+    if not (base is None or isinstance(base, str | Path | BaseModel)):
+        raise UserError(f"the base is a {type(base).__name__}; give its name, its path, or a loaded base")
+    named = base.name if isinstance(base, BaseModel) else from_anywhere(str(base)) if base else ""
     chosen = assign(configure(method, preset), {k.replace("__", "."): v for k, v in settings.items()})
     score = problem_of(method).Score.presets().get(preset)
     config = RunConfig(
-        method, chosen, named or "", preset=preset, seed=seed, score=score, precision=precision
+        method,
+        chosen,
+        named,
+        preset,
+        seed,
+        score,
+        evaluate,
+        baseline,
+        precision,
     )
+    if workers:
+        config = everywhere(config, "workers", workers)
     return run(stream, config, out, base, first=first, until=until)
 
 

@@ -255,7 +255,9 @@ def parse(kind: type[T], values: Any, where: str) -> T:
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        # Of a union, the last part names the type that was tried last.
+        parts = [str(part) for part in first["loc"] if part not in ("int", "float")]
+        place = ".".join(parts) or "as a whole"
         raise UserError(
             f"{where} is damaged ({place}: {first['msg'].lower()}); restore it from a copy"
         ) from error
@@ -267,7 +269,9 @@ def read_values(values: Any, where: str) -> Record:
     Raises:
         UserError: it is of another version, or damaged.
     """
-    version = values.get("format") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is damaged (it is not a JSON object); restore it from a copy")
+    version = values.get("format")
     if version != FORMAT:
         raise UserError(f"{where} has format {version!r}; this version reads {FORMAT}")
     record = parse(Record, values, where)

@@ -6,10 +6,10 @@ import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from everseg.config import MACHINE
-from everseg.errors import UserError
+from everseg.errors import UserError, unknown
 from everseg.files import state_bytes
 from everseg.results import (
     Results,
@@ -23,10 +23,7 @@ from everseg.results import (
 from everseg.runs.arrays import as_image, as_prompts
 from everseg.runs.problem import Problem, problem_of
 from everseg.runs.record import Event, Record
-from everseg.types import Evaluate, Learner, Precision, PredictsAs
-
-PLAIN = "plain"
-"""In place of a stage's name: the untouched base."""
+from everseg.types import PLAIN, Evaluate, Learner, Precision, PredictsAs
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,11 @@ class RunConfig:
     """Keep what each domain brought, for merging elsewhere and for forgetting."""
 
     def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise UserError(f"the seed is {self.seed!r}; it is a whole number")
+        for name, allowed in (("evaluate", Evaluate), ("precision", Precision)):
+            if getattr(self, name) not in get_args(allowed):
+                raise unknown(name, getattr(self, name), get_args(allowed))
         problem = problem_of(self.method)
         object.__setattr__(self, "base", self.base or problem.base)
         object.__setattr__(self, "score", self.score or problem.Score())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from everseg.errors import UserError
 
 if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
+    import torch
     from torch import Tensor, nn
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -23,6 +24,9 @@ Evaluate = Literal["next", "all"]
 
 Weighting = Literal["equal", "images", "objects"]
 """What a domain counts in a merge."""
+
+PLAIN = "plain"
+"""In place of a stage's name: the untouched base."""
 
 ExportForm = Literal["sam", "peft"]
 """What a run is exported as: a plain SAM, or an adapter for peft."""
@@ -255,6 +259,18 @@ class NoScratch:
 
     def save(self, name: str, state: State) -> None:
         return None
+
+
+@runtime_checkable
+class BaseModel(Protocol):
+    """A base model, whatever its kind. fingerprint: sha256 of every weight."""
+
+    name: str
+    fingerprint: str
+    precision: Precision
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 @runtime_checkable

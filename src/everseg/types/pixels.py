@@ -78,7 +78,13 @@ def mask_tensor(given: Any, what: str, size: tuple[int, int], *, numbered: bool 
         found = np.unique(values) if values.dtype != np.bool_ else values[:0]
         if found.size and not (np.isin(found, (0, 1)).all() or np.isin(found, (0, 255)).all()):
             some = ", ".join(f"{v:g}" for v in found[:4]) + (", ..." if len(found) > 4 else "")
-            advice = f"mask > {0.5 if found[-1] <= 1 else 127}"
+            advice = (
+                "mask > 127"
+                if found[-1] > 127
+                else "mask > 0.5"
+                if values.dtype.kind == "f" and 0 < found[-1] <= 1
+                else "mask != 0"
+            )
             raise UserError(
                 f"{what} has the values {some}; a mask is bool, 0 and 1, or 0 and 255: give {advice}, or "
                 "numbered=True if its values number the objects"

@@ -129,8 +129,9 @@ def check_alike(rule: Rule, config: MergerConfig, first: Contribution, other: Co
         ours, theirs = getattr(first, what), getattr(other, what)
         if ours != theirs:
             ours, theirs = (v[:12] if what == "base" else v for v in (ours, theirs))
+            known = repr(first.domain) if first.domain else "what was merged before"
             raise UserError(
-                f"{first.domain!r} and {other.domain!r} differ in their {what} ({ours} and {theirs}); "
+                f"{known} and {other.domain!r} differ in their {what} ({ours} and {theirs}); "
                 "merge adapters of one kind, on one base"
             )
     if place_of(rule, config, first) != "factors":
