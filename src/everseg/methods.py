@@ -41,7 +41,7 @@ def find(name: str) -> type[Any]:
         UserError: no such name, the path cannot be imported, or it leads to something else.
     """
     if not isinstance(name, str):
-        raise UserError(f"the method is a {type(name).__name__}; give its name or package.module:Class")
+        raise UserError(f"the method is of type {type(name).__name__}; give its name or package.module:Class")
     if ":" not in name and name not in METHODS:
         raise unknown("method", name, METHODS)
     module, _, attribute = METHODS.get(name, name).partition(":")

@@ -64,10 +64,12 @@ def _numbers(values: Any, what: str, last: int) -> Tensor:
         numbers = torch.as_tensor(np.asarray(values, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} are not an array of numbers ({error})") from error
-    if numbers.ndim == 0 or numbers.shape[-1] != last or not bool(numbers.isfinite().all()):
-        raise UserError(
-            f"{what} have shape {tuple(numbers.shape)}; give {last} finite numbers each, in pixels"
-        )
+    if not numbers.numel():
+        raise UserError(f"{what} are empty; give at least one, or leave them out")
+    if not bool(numbers.isfinite().all()):
+        raise UserError(f"{what} hold NaN or infinity; give finite numbers, in pixels")
+    if numbers.ndim == 0 or numbers.shape[-1] != last:
+        raise UserError(f"{what} have shape {tuple(numbers.shape)}; give {last} numbers each, in pixels")
     return numbers
 
 

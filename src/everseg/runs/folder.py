@@ -66,6 +66,8 @@ def read_record(folder: Path | str) -> Record:
         UserError: there is no run, or run.json is damaged or of another version.
     """
     path = Path(folder) / RECORD
+    if Path(folder).is_file():
+        raise UserError(f"{folder} is a file; give the run folder")
     if not path.is_file():
         raise UserError(f"{folder} holds no run (run.json is missing); make one with 'everseg learn'")
     return read_values(read_json(path), str(path))
@@ -144,7 +146,7 @@ def _config_of(folder: Path, record: Record) -> RunConfig:
 
 def _folder(given: Path | str) -> Path:
     if not isinstance(given, str | Path):
-        raise UserError(f"the run folder is a {type(given).__name__}; give a path")
+        raise UserError(f"the run folder is of type {type(given).__name__}; give a path")
     return Path(given)
 
 
@@ -157,7 +159,9 @@ def base_of(config: RunConfig, base: Any = None) -> Any:
     if isinstance(base, Path):
         base = str(base)
     if not (base is None or isinstance(base, str | BaseModel)):
-        raise UserError(f"the base is a {type(base).__name__}; give its name, its path, or a loaded base")
+        raise UserError(
+            f"the base is of type {type(base).__name__}; give its name, its path, or a loaded base"
+        )
     if base is None or isinstance(base, str):
         return problem_of(config.method).load_base(base or config.base, world().device, config.precision)
     ours, theirs = (resolved(p, base.device) for p in (config.precision, base.precision))

@@ -77,15 +77,17 @@ def learn(
         UserError: an argument does not fit, or as `run`.
     """
     if not isinstance(out, str | Path):
-        raise UserError(f"out is a {type(out).__name__}; give the path of the run folder")
+        raise UserError(f"out is of type {type(out).__name__}; give the path of the run folder")
     if isinstance(stream, str | Path):
         stream = Stream.from_yaml(stream, learned_stages(out))
     if not isinstance(stream, Stream):
         raise UserError(
-            f"the stream is a {type(stream).__name__}; give a Stream or the path of a stream file"
+            f"the stream is of type {type(stream).__name__}; give a Stream or the path of a stream file"
         )
     if not (base is None or isinstance(base, str | Path | BaseModel)):
-        raise UserError(f"the base is a {type(base).__name__}; give its name, its path, or a loaded base")
+        raise UserError(
+            f"the base is of type {type(base).__name__}; give its name, its path, or a loaded base"
+        )
     named = base.name if isinstance(base, BaseModel) else from_anywhere(str(base)) if base else ""
     chosen = assign(configure(method, preset), {k.replace("__", "."): v for k, v in settings.items()})
     score = problem_of(method).Score.presets().get(preset)

@@ -70,6 +70,11 @@ def _model(name: str) -> SamModel | Sam2Model:
         raise UserError(f"base {name!r} cannot be read ({error.strerror}); give another path") from error
     if path.suffix in SUFFIXES and not there:
         raise UserError(f"base {name!r} is no file that is there; give the path of a checkpoint")
+    if path.is_absolute() and not there:
+        raise UserError(
+            f"base {name!r} was found neither as a folder nor on the hub (there is no such path); if it has "
+            "moved, give its new path with --base"
+        )
     return _pretrained(name, there)
 
 
