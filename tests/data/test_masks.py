@@ -67,8 +67,9 @@ def test_masks_without_an_object(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m\.png is an empty mask"):
         read_mask(path, mask_rule())
     Image.fromarray(np.array([[0, 8]], np.uint8)).save(path)
-    with pytest.raises(UserError, match=r"values up to 8.*mask_values"):
-        read_mask(path, mask_rule())
+    assert read_mask(path, mask_rule()).tolist() == [[False, True]]
+    with pytest.raises(UserError, match=r"under mask_threshold: 127 \(it has the values 0, 8\).*mask_values"):
+        read_mask(path, mask_rule(127))
 
 
 @pytest.mark.parametrize("wrong", [255, -1, "255", "==256", "== x", 3.5, True])

@@ -72,7 +72,7 @@ def test_mask_threshold_of_stream_stage_and_split(make_folder: Make, write_strea
         )
     )
     a, b = stream.stages
-    rules = [str(e.entries[0].rule) for e in (a.train, a.test, b.train)]
+    rules = [e.entries[0].meaning.key for e in (a.train, a.test, b.train)]
     assert rules == ['mask_threshold: "==255"', "mask_threshold: 9", "mask_threshold: 50"]
 
 

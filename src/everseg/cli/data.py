@@ -42,14 +42,16 @@ def data_points(
     seed: Seed = 0,
     clicks: Annotated[int, typer.Option(min=1, help="On each mask.")] = 3,
     mask_threshold: Annotated[
-        str, typer.Option(help="A grey value above which is object, or '==255'.")
-    ] = "127",
+        str | None,
+        typer.Option(help="Grey value above which is object, or '==255'; default: as the masks say."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace a points.json that is there.")] = False,
 ) -> None:
     """Draw clicks on every mask and write points.json beside them, in SAMCL's form but with a seed."""
     from everseg.data import write_points
 
-    threshold: Any = int(mask_threshold) if mask_threshold.isdigit() else mask_threshold
+    number = mask_threshold is not None and mask_threshold.isdigit()
+    threshold: Any = int(mask_threshold) if mask_threshold and number else mask_threshold
     print(write_points(masks, seed=seed, clicks=clicks, threshold=threshold, force=force))
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from everseg.data.domains.prompts import PromptRule, StoredClicks
     from everseg.data.domains.voc import VocReader
     from everseg.data.images import read_image
-    from everseg.data.masks import MaskRule, mask_rule, read_mask
+    from everseg.data.masks import MaskRule, mask_rule
+    from everseg.data.meaning import read_mask
     from everseg.data.readers import READERS
     from everseg.data.samples import Samples
     from everseg.data.sheet import contact_sheet
@@ -57,7 +58,7 @@ _PLACES = {
     "MaskRule": "everseg.data.masks",
     "PromptRule": "everseg.data.domains.prompts",
     "read_image": "everseg.data.images",
-    "read_mask": "everseg.data.masks",
+    "read_mask": "everseg.data.meaning",
     "read_points": "everseg.data.domains.points",
     "READERS": "everseg.data.readers",
     "Report": "everseg.data.checks",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from everseg.data.described import Described, described
+from everseg.data.images import orientation
 from everseg.data.stream import Stream, open_leniently
 from everseg.data.views import Severity, View, view_of
 from everseg.errors import UserError
@@ -43,7 +44,7 @@ class Finding:
 @dataclass(frozen=True)
 class SplitSummary:
     """What one split holds. Sizes are (smallest, median, largest) in pixels; foreground is the masks' mean
-    share.
+    share. masks: what the values in their files mean, in words.
     """
 
     stage: str
@@ -54,6 +55,7 @@ class SplitSummary:
     height: tuple[int, int, int]
     foreground: float
     prompts: str
+    masks: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Report:
             lines.append(
                 f"{name:{name_width}}  {counts}  {width:>16}  {height:>16}  {s.foreground:6.1%}  {s.prompts}"
             )
+        lines += [f"masks of {s.stage}/{s.split}: {s.masks}" for s in self.splits if s.masks]
         lines += [str(f) for f in sorted(self.findings, key=lambda f: f.severity)]
         errors = sum(f.severity == "error" for f in self.findings)
         lines.append(f"{errors} errors, {len(self.findings) - errors} warnings")
@@ -102,6 +105,7 @@ class _Split:
     clicks: int = 0
     off_mask: list[tuple[str, int]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
+    turned: list[str] = field(default_factory=list)
 
     def finding(self, severity: Severity, file: str, sentence: str) -> Finding:
         what, _, todo = sentence.partition("; ")
@@ -118,6 +122,7 @@ class _Split:
             (min(heights), median_low(heights), max(heights)),
             float(np.mean(self.shares)) if self.shares else 0.0,
             ", ".join(sorted(self.prompts)),
+            self.samples.masks(),
         )
 
 
@@ -145,6 +150,9 @@ def check(stream: Stream | str | Path) -> Report:
     for split in splits:
         findings += _read(split, view)
         findings += _clicks_off_mask(split)
+        findings += _turned(split)
+        if split.name == "train":  # A test split may be too small to show everything.
+            findings += [split.finding("warning", "", doubt) for doubt in split.samples.doubts()]
         findings += _duplicates(split)
     findings += _leaks(splits)
     order = {name: i for i, name in enumerate(dict.fromkeys(s.stage for s in splits))}
@@ -175,6 +183,8 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
                     f"{file} is nearly one grey ({int(sample.image.min())} to {int(sample.image.max())}); "
                     "if it is 12-bit data in a 16-bit file, scale it to the full range",
                 )
+            if _may_be_turned(split.samples, index, masks.shape[1] == masks.shape[2]):
+                split.turned.append(file)
         for severity, sentence in view.faults(sample):
             yield split.finding(severity, file, sentence)
         if (stored := split.samples.stored_clicks(index)) is not None:
@@ -182,6 +192,32 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
             split.clicks += len(on)
             if not on.all():
                 split.off_mask.append((sample.name, int((~on).sum())))
+
+
+def _may_be_turned(samples: Described[Any], index: int, square: bool) -> bool:
+    """Whether an image is turned by EXIF and its mask is not, where their sizes cannot tell if that is
+    right."""
+    image, mask = (Path(samples.file(index)), Path(samples.truth_file(index)))
+    if not image.is_file():  # Painted, or in memory.
+        return False
+    turn = orientation(image)
+    if turn == 1 or (turn > 4 and not square):
+        return False
+    return not (mask != image and mask.is_file() and orientation(mask) == turn)
+
+
+def _turned(split: _Split) -> Iterator[Finding]:
+    if not split.turned:
+        return
+    count = len(split.turned)
+    names = ", ".join(Path(file).name for file in split.turned[:3])
+    more = f" and {count - 3} more" if count > 3 else ""
+    yield split.finding(
+        "warning",
+        split.turned[0],
+        f"{count} images are turned by their EXIF orientation and their masks are not ({names}{more}); see "
+        "in the contact sheet (--sheet) whether the masks lie on the objects; if not, turn the masks, too",
+    )
 
 
 def _clicks_off_mask(split: _Split) -> Iterator[Finding]:

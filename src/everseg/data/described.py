@@ -26,7 +26,7 @@ class Sample(Protocol):
 
 T_co = TypeVar("T_co", bound=Sample, covariant=True)
 
-METHODS = ("fingerprint", "content", "file", "truth_file", "presence", "stored_clicks")
+METHODS = ("fingerprint", "content", "file", "truth_file", "presence", "stored_clicks", "masks", "doubts")
 """What `described` takes from a reader that does not derive from `Described`, beside `legend` and `rule`."""
 
 
@@ -67,6 +67,14 @@ class Described(Sequence[T_co]):
             sample: Any = self[index]
             present[index, np.unique(sample.labels.numpy())] = True
         return present
+
+    def masks(self) -> str:
+        """What the values in the files of masks mean, in words; "" where there are none."""
+        return ""
+
+    def doubts(self) -> Sequence[str]:
+        """What seems wrong with the samples as a whole, as sentences."""
+        return ()
 
     def stored_clicks(self, index: int) -> StoredClicks | None:
         """The clicks of one sample that a file lists, if it is prompted with those."""

@@ -1,4 +1,4 @@
-"""Decode image files of any common format and depth to 8-bit RGB, or to the plain values a mask holds."""
+"""Decode image files of any common format and depth to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ DECODING = "pixels-1"
 it.
 """
 
-_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+
+_SUBFILE, _ORIENTATION = 254, 0x0112
+"""Tags: what a page of a TIFF is (bit 0: a smaller copy of another page), and how an image is turned."""
 
 
 def read_file(path: Path) -> bytes:
@@ -40,18 +43,20 @@ def read_file(path: Path) -> bytes:
 
 
 def open_image(content: bytes, path: Path) -> Image.Image:
-    """The first frame of an image file, decoded and turned as its own EXIF orientation says.
+    """An image file, decoded and turned as its own EXIF orientation says.
 
     Raises:
-        UserError: not an image, truncated, or too many pixels.
+        UserError: not an image, truncated, several pages, or too many pixels.
     """
     try:
         # Pillow warns about large files, odd EXIF blocks and palettes; what matters is raised as an error.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content))
+            pages = _pages(image)
             image.load()
-            return ImageOps.exif_transpose(image)
+            shown = ImageOps.exif_transpose(image)
+            shown.format = image.format  # a turned copy has none
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UserError(f"{path} has more than {limit} million pixels; cut it into tiles") from error
@@ -61,6 +66,40 @@ def open_image(content: bytes, path: Path) -> Image.Image:
         ) from error
     except Exception as error:  # Pillow's decoders raise errors of a dozen types on damaged files.
         raise UserError(f"{path} is damaged or truncated ({error}); copy it again or remove it") from error
+    if pages > 1:
+        raise UserError(
+            f"{path} has {pages} pages, and reading one would drop the others; save the page that counts, or "
+            "each page, as a file of its own"
+        )
+    return shown
+
+
+def _pages(image: Image.Image) -> int:
+    """The pages of a file, without smaller copies of the same picture, as TIFF, MPO and PSD keep them."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format in ("MPO", "PSD", "ICNS"):
+        return 1
+    if image.format != "TIFF":
+        return int(count)
+    full = 0
+    for page in range(count):
+        image.seek(page)
+        full += not image.tag_v2.get(_SUBFILE, 0) & 1  # type: ignore[attr-defined]
+    image.seek(0)
+    return full
+
+
+def orientation(path: Path) -> int:
+    """The EXIF orientation of a file from its header, without decoding it; 1 where it has none, as files that
+    are no images.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow raises errors of a dozen types; a damaged image is a sentence when decoded.
+        return 1
 
 
 def decode_image(content: bytes, path: Path) -> Tensor:
@@ -74,7 +113,7 @@ def decode_image(content: bytes, path: Path) -> Tensor:
             negative).
     """
     image = open_image(content, path)
-    if image.mode in _DEEP:
+    if image.mode in DEEP:
         grey = _shallow(np.asarray(image), path)
         return torch.from_numpy(np.repeat(grey[None], 3, axis=0))
     try:
@@ -93,29 +132,8 @@ def read_image(path: Path) -> Tensor:
     return decode_image(read_file(path), path)
 
 
-def read_values(path: Path) -> tuple[NDArray[np.generic], bool]:
-    """(H, W) values of a mask file and whether they are palette indices.
-
-    A palette image gives its indices, 1-bit gives 0 and 1. An image in colour gives the largest of its
-    channels, so that a red, a white and a blue mask on black all read alike. Alpha is ignored.
-
-    Raises:
-        UserError: not an image, truncated, too many pixels, NaN or infinity.
-    """
-    image = open_image(read_file(path), path)
-    if image.mode in ("P", "PA"):
-        return np.asarray(image if image.mode == "P" else image.getchannel(0)), True
-    if image.mode in ("1", "L", *_DEEP):
-        values = np.asarray(image)
-        if values.dtype.kind == "f":
-            _refuse_nan(values, path)
-        return values.astype(np.uint8) if values.dtype == bool else values, False
-    if image.mode in ("LA", "La"):
-        return np.asarray(image.getchannel(0)), False
-    return np.asarray(image.convert("RGB")).max(axis=2), False
-
-
-def _refuse_nan(values: NDArray[np.generic], path: Path) -> None:
+def refuse_nan(values: NDArray[np.generic], path: Path) -> None:
+    """Raise `UserError` where values are NaN or infinite."""
     if not np.isfinite(values).all():
         raise UserError(f"{path} contains NaN or infinite values; replace them, for example by 0")
 
@@ -128,7 +146,7 @@ def _shallow(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
     kept in 16-bit files come out dark, which `check` reports.
     """
     wide = values.astype(np.float64)
-    _refuse_nan(wide, path)
+    refuse_nan(wide, path)
     low, high = float(wide.min()), float(wide.max())
     if low < 0 or high > 65535:
         raise UserError(f"{path} has values from {low:g} to {high:g}; scale them to 0..255 or 0..65535 first")

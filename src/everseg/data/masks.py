@@ -1,10 +1,14 @@
-"""Which values of a mask file are the object."""
+"""Which pixels of a mask file are the object: what a person said about it, and what a split's masks mean.
+
+`MaskRule` is what the options say. `settled` (in `everseg.data.meaning`) looks at the files of a split and
+makes a `Meaning` of it, which reads them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,111 +16,352 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from everseg.data.images import read_values
+from everseg.data.levels import Levels, distinct
+from everseg.data.raster import Colour, Form, Raster, packed, read_raster, unpacked
 from everseg.errors import UserError
 from everseg.types import VOID
 
 Threshold = int | str
 """127 means "greater than 127"; "==255" means exactly 255, as SAMCL's published code has it."""
 
+Colours = Sequence[str | Sequence[int]]
+"""Colours as people write them: "#ff0000" or [255, 0, 0]."""
+
+BORDER = (224, 224, 192)
+"""The colour of VOC's palette index 255, which surrounds objects and means void."""
+
+_JPEG = 32
+"""By how much a channel of a colour in a JPEG may differ from the colour that was meant."""
+
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Which values are foreground: one of `above`, `exactly` (grey masks) and `values` (any mask) decides."""
+    """What was said about masks. At most one of `above`, `exactly`, `values` and `colours` is given; without
+    any, the files of a split decide.
 
-    above: int | None = 127
+    void: values that are neither object nor background.
+    """
+
+    above: int | None = None
     exactly: int | None = None
     values: tuple[int, ...] | None = None
+    colours: tuple[Colour, ...] | None = None
+    void: tuple[int, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether the files have to decide."""
+        return all(v is None for v in (self.above, self.exactly, self.values, self.colours))
 
     def __str__(self) -> str:
+        void = f", void: {list(self.void)}" if self.void else ""
         if self.values is not None:
-            return f"mask_values: {list(self.values)}"
+            return f"mask_values: {list(self.values)}{void}"
+        if self.colours is not None:
+            return f"mask_colours: {[list(c) for c in self.colours]}{void}"
         if self.exactly is not None:
-            return f'mask_threshold: "=={self.exactly}"'
-        return f"mask_threshold: {self.above}"
+            return f'mask_threshold: "=={self.exactly}"{void}'
+        # Fingerprints of data contain this text: the threshold of two-valued masks is what it always was.
+        return f"mask_threshold: {127 if self.above is None else self.above}{void}"
 
 
-def mask_rule(threshold: Threshold = 127, values: Sequence[int] | None = None) -> MaskRule:
-    """A rule from the options `mask_threshold` and `mask_values`.
+def mask_rule(
+    threshold: Threshold | None = None,
+    values: Sequence[int] | None = None,
+    colours: Colours | None = None,
+    void: Sequence[int] = (),
+) -> MaskRule:
+    """A rule from the options `mask_threshold`, `mask_values`, `mask_colours` and `void`.
 
     Raises:
-        UserError: a threshold that is neither a number from 0 to 254 nor "==" and a number up to 255.
+        UserError: a threshold that is neither a number from 0 to 254 nor "==" and a number up to 255, an
+            empty list, something that is no colour, or options that contradict each other.
     """
+    named = {"mask_threshold": threshold, "mask_values": values, "mask_colours": colours}
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} both say what the object is; give one of them")
+    nothing = tuple(int(v) for v in void)
+    for name in ("mask_values", "mask_colours"):
+        if named[name] is not None and not len(named[name]):  # type: ignore[arg-type]
+            raise UserError(f"{name} is empty; list what the object is, as in {_EXAMPLES[name]}")
     if values is not None:
-        if not values:
-            raise UserError(
-                "mask_values is empty; list the values that are the object, as in mask_values: [1, 2]"
-            )
-        return MaskRule(above=None, values=tuple(int(v) for v in values))
+        return MaskRule(values=tuple(int(v) for v in values), void=nothing)
+    if colours is not None:
+        return MaskRule(colours=tuple(colour_of(c) for c in colours), void=nothing)
+    if threshold is None:
+        return MaskRule(void=nothing)
     exact = re.fullmatch(r"\s*==\s*(\d{1,3})\s*", threshold) if isinstance(threshold, str) else None
     if exact and 0 < int(exact[1]) <= 255:
-        return MaskRule(above=None, exactly=int(exact[1]))
+        return MaskRule(exactly=int(exact[1]), void=nothing)
     if isinstance(threshold, int) and not isinstance(threshold, bool) and 0 <= threshold < 255:
-        return MaskRule(above=threshold)
+        return MaskRule(above=threshold, void=nothing)
     raise UserError(
         f'mask_threshold {threshold!r} is neither a number from 0 to 254 nor "==255"; '
         "use 127 for masks of 0 and 255"
     )
 
 
-def read_mask(path: Path, rule: MaskRule) -> NDArray[np.bool_]:
-    """(H, W) bool from a mask file; the file's own EXIF orientation is applied, as for images.
+_EXAMPLES = {"mask_values": "mask_values: [1, 2]", "mask_colours": 'mask_colours: ["#ff0000"]'}
 
-    - `values` given: a pixel is object if its value (or palette index) is one of them.
-    - A palette: every index but 0 and 255 (void).
-    - The largest value is 1, as in 1-bit files: 1 is the object.
-    - Otherwise grey: above the threshold, or exactly the value. 16-bit masks reaching beyond 255 are divided
-      by 257, float masks within 0..1 multiplied by 255 first.
+
+def colour_of(given: Any) -> Colour:
+    """The colour that a person wrote.
 
     Raises:
-        UserError: unreadable, or no pixel is object (a promptable model cannot be asked for nothing).
+        UserError: neither "#ff0000" nor [255, 0, 0].
     """
-    values, palette = read_values(path)
-    mask = _foreground(values, palette, rule)
-    if not mask.any():
-        high = values.max()
-        if high == 0:
-            raise UserError(f"{path} is an empty mask (all 0); remove the image and its mask")
-        seen = "palette index 255, which means void" if palette and high == VOID else f"values up to {high}"
-        raise UserError(
-            f"{path} has no object under {rule} (it has {seen}); "
-            "set mask_threshold or mask_values to what is the object"
+    if isinstance(given, str) and re.fullmatch(r"#?[0-9a-fA-F]{6}", given):
+        red, green, blue = bytes.fromhex(given.removeprefix("#"))
+        return red, green, blue
+    match given:
+        case [int(red), int(green), int(blue)] if all(0 <= v <= 255 for v in given):
+            return red, green, blue
+    raise UserError(f'mask_colours has {given!r}, which is no colour; write "#ff0000" or [255, 0, 0]')
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the masks of a split mean, decided once for all of them.
+
+    rule: what was said.
+    form: what the values are. A palette of greys, such as black and white, is read as the greys it shows.
+    drawn: values that somebody drew; others are the blur of smooth resizing or JPEG.
+    object: those that are the object.
+    palette: {index: colour} of the indices seen, for form "palette".
+    files: how many masks there are.
+    redrawn: masks that earlier versions read differently, so that fingerprints must differ, too.
+    """
+
+    rule: MaskRule
+    form: Form = "grey"
+    drawn: tuple[int, ...] = ()
+    object: tuple[int, ...] = ()
+    palette: Mapping[int, Colour] = field(default_factory=dict)
+    soft: bool = False
+    files: int = 0
+    redrawn: bool = False
+
+    @property
+    def cut(self) -> int:
+        """Grey values above this one are object."""
+        return sum(self.drawn[-2:]) // 2 if len(self.drawn) > 1 else self.drawn[0] - 1
+
+    @property
+    def key(self) -> str:
+        """What of this decides the pixels of a mask, for fingerprints."""
+        return f"{self.rule}, shown greys" if self.redrawn else str(self.rule)
+
+    def __str__(self) -> str:
+        if not self.files:
+            return "no mask can be read"
+        count = f" ({self.files} file{'' if self.files == 1 else 's'})"
+        if not self.rule.open:
+            return f"{self.rule}{count}"
+        if not self.object:
+            return f"no object in any mask{count}"
+        void = [v for v in (*self.rule.void, *([VOID] if self._void_index else [])) if v in self.drawn]
+        drawn = "/".join(self.shown(v) for v in self.drawn)
+        which = ", ".join(self.shown(v) for v in self.object)
+        if self.soft:
+            which = f"above {self.cut}" if self.form == "grey" else f"nearest to {which}"
+        what = {"grey": "", "palette": "palette indices ", "colour": "colours "}[self.form]
+        soft = " with soft borders" if self.soft else ""
+        return (
+            f"{what}{drawn}{soft}, object {'' if self.soft else '= '}{which}"
+            + (f", void = {', '.join(map(str, void))}" if void else "")
+            + count
         )
-    return mask
+
+    @property
+    def _void_index(self) -> bool:
+        return self.form == "palette" and VOID in self.drawn and VOID not in self.object
+
+    def shown(self, value: int) -> str:
+        """A value as people know it: a number, or a colour."""
+        if self.form == "colour":
+            return "#{:02x}{:02x}{:02x}".format(*unpacked(value))
+        return str(value)
+
+    def mask(self, path: Path) -> NDArray[np.bool_]:
+        """(H, W) bool from a mask file of the split; the file's own EXIF orientation is applied.
+
+        Raises:
+            UserError: unreadable, values that the split does not otherwise have, or no pixel is object (a
+                promptable model cannot be asked for nothing).
+        """
+        raster = read_raster(path)
+        mask = self._said(raster) if not self.rule.open else self._meant(raster, path)
+        if self.rule.void:
+            mask &= ~np.isin(raster.values, self.rule.void)
+        if not mask.any():
+            raise self._nothing(raster, path)
+        return mask
+
+    def _nothing(self, raster: Raster, path: Path) -> UserError:
+        values = distinct(raster.values)
+        if not values.any() and raster.form != "palette":
+            return UserError(f"{path} is an empty mask (all 0); remove the image and its mask")
+        some = ", ".join(str(v) for v in values[:6].tolist()) + (", ..." if len(values) > 6 else "")
+        if raster.form == "colour":
+            some = ", ".join("#{:02x}{:02x}{:02x}".format(*unpacked(int(v))) for v in values[:6])
+        rule = self.rule if not self.rule.open else f"masks of {self}"
+        what = {"grey": "values", "palette": "palette indices", "colour": "colours"}[raster.form]
+        return UserError(
+            f"{path} has no object under {rule} (it has the {what} {some}); remove the image and its mask, "
+            "or set mask_threshold, mask_values or mask_colours to what is the object"
+        )
+
+    def _said(self, raster: Raster) -> NDArray[np.bool_]:
+        """The object by what a person said."""
+        rule = self.rule
+        values: NDArray[Any] = raster.values
+        if rule.values is not None:
+            return np.isin(values, rule.values)
+        if rule.colours is not None:
+            return _of_colours(raster, rule.colours)
+        if raster.form == "palette":
+            if not _is_grey(raster.palette, distinct(values)):
+                return np.asarray((values != 0) & (values != VOID))
+            values = _shown(raster)
+        if raster.form == "colour":
+            values = np.max([values & 255, values >> 8 & 255, values >> 16], axis=0)
+        grey = _scaled(values)
+        if rule.exactly is not None:
+            return np.asarray(grey == rule.exactly)
+        assert rule.above is not None, "one of the four is given"
+        return np.asarray(grey > rule.above)
+
+    def _meant(self, raster: Raster, path: Path) -> NDArray[np.bool_]:
+        """The object by what the split's masks mean, after a look whether this one means the same."""
+        values = self._values(raster, path)
+        soft = not set(distinct(values).tolist()) <= set(self.drawn)
+        if soft:
+            strange = [v for v in Levels.of(values).drawn if v not in self.drawn]
+            if self.form == "palette":  # A class that no mask had that was looked at.
+                strange = []
+            if strange and self.drawn:
+                raise UserError(
+                    f"{path} has the value {self.shown(strange[0])}, where the masks of this split are "
+                    f"{self}; correct the file, or say what the object is by mask_values or mask_colours"
+                )
+        if self.form == "palette":
+            return np.asarray(
+                (values != 0) & (values != VOID) if self._by_index else np.isin(values, self.object)
+            )
+        if self.form == "colour" and soft:
+            return _nearest(values, self.drawn, self.object)
+        if self.form == "colour" or not self.object:
+            return np.isin(values, self.object)
+        return np.asarray(values > self.cut)
+
+    @property
+    def _by_index(self) -> bool:
+        """Whether every index but 0 and 255 is object."""
+        return not {0, VOID} & set(self.object)
+
+    def _values(self, raster: Raster, path: Path) -> NDArray[np.integer]:
+        """A file's values in the form of the split.
+
+        Raises:
+            UserError: its form or its palette is another one.
+        """
+        if raster.form == self.form == "palette":
+            for index in distinct(raster.values).tolist():
+                colour = raster.colour(index)
+                if self.palette.get(index, colour) != colour:
+                    raise UserError(
+                        f"{path} shows palette index {index} as {colour}, where other masks of this split "
+                        f"show it as {self.palette[index]}; save all masks with one palette, or set "
+                        "mask_colours"
+                    )
+            return raster.values.astype(np.int64)
+        if (
+            self.form == "grey"
+            and raster.form == "palette"
+            and _is_grey(raster.palette, distinct(raster.values))
+        ):
+            return _shown(raster)
+        if self.form == "grey" and raster.form == "grey":
+            return whole(raster.values)
+        if self.form == "colour" and raster.form == "grey":
+            return packed(np.repeat(np.asarray(raster.values, np.uint8)[..., None], 3, axis=-1))
+        if self.form == "colour" and raster.form == "colour":
+            return in_steps(raster)
+        forms = {"grey": "in grey", "palette": "with a palette in colour", "colour": "in colour"}
+        raise UserError(
+            f"{path} is {forms[raster.form]}, where the masks of this split are {forms[self.form]}; save all "
+            "in one form, or set mask_colours"
+        )
 
 
-def _foreground(values: NDArray[np.generic], palette: bool, rule: MaskRule) -> NDArray[np.bool_]:
-    if rule.values is not None:
-        return np.isin(values, rule.values)
-    if palette:
-        return np.asarray((values != 0) & (values != VOID))
+def whole(values: NDArray[np.generic]) -> NDArray[np.integer]:
+    """Values as whole numbers: floats within 0..1 are multiplied by 255."""
+    if values.dtype.kind != "f":
+        return values  # type: ignore[return-value]
+    floats = values.astype(np.float64)
+    return np.rint(floats * 255 if 0 < floats.max() <= 1 else floats).astype(np.int64)
+
+
+def in_steps(raster: Raster) -> NDArray[np.integer]:
+    """Values of a raster in colour; in a lossy format each channel in steps of 51, so that equal areas have
+    equal values again."""
+    if not raster.lossy:
+        return raster.values.astype(np.int64)
+    return packed((np.rint(_channels(raster.values) / 51) * 51).astype(np.uint8))
+
+
+def _scaled(values: NDArray[np.generic]) -> NDArray[Any]:
+    """Grey values as thresholds from 0 to 255 count them: masks of 0 and 1, of floats within 0..1 and of 16
+    bits are brought to that range."""
     high = float(values.max())
-    scale = 1.0
-    if values.dtype.kind == "f" and 0 < high <= 1:
-        scale = 255.0
-    elif high == 1:
-        return np.asarray(values != 0)
-    elif high > 255:
-        scale = 1 / 257
-    grey: NDArray[Any] = values if scale == 1.0 else np.rint(values.astype(np.float64) * scale)
-    if rule.exactly is not None:
-        return np.asarray(grey == rule.exactly)
-    assert rule.above is not None, "a rule without values or an exact value has a threshold"
-    return np.asarray(grey > rule.above)
+    if values.dtype.kind == "f":
+        return np.rint(values.astype(np.float64) * (255 if 0 < high <= 1 else 1 if high <= 255 else 1 / 257))
+    if high == 1:
+        return values.astype(np.int64) * 255
+    return np.rint(values.astype(np.float64) / 257) if high > 255 else values
 
 
-def read_labels(path: Path) -> NDArray[np.int32]:
-    """(H, W) int32 numbers of classes or objects from a palette or grey file.
+def _is_grey(palette: NDArray[np.uint8] | None, used: NDArray[np.generic]) -> bool:
+    """Whether a palette shows the indices in use as greys that can be told apart."""
+    if palette is None or int(used.max(initial=0)) >= len(palette):
+        return False
+    colours = palette[used.astype(np.int64)]
+    if not (colours == colours[:, :1]).all():
+        return False
+    return len(used) == 1 or len(distinct(colours[:, 0])) > 1
 
-    Raises:
-        UserError: unreadable, or values that are not whole numbers from 0 to 65535.
-    """
-    values, _ = read_values(path)
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise UserError(
-            f"{path} does not number anything: values must be whole, 0 to 65535; save it as 16-bit png"
-        )
-    return values.astype(np.int32)
+
+def _shown(raster: Raster) -> NDArray[np.integer]:
+    assert raster.palette is not None
+    return raster.palette[raster.values.astype(np.int64), 0]
+
+
+def _of_colours(raster: Raster, colours: Sequence[Colour]) -> NDArray[np.bool_]:
+    if raster.palette is not None:
+        wanted = [i for i, colour in enumerate(raster.palette.tolist()) if tuple(colour) in colours]
+        return np.isin(raster.values, wanted)
+    values: NDArray[Any] = raster.values
+    if raster.form == "grey":
+        values = packed(np.repeat(_scaled(values).astype(np.uint8)[..., None], 3, axis=-1))
+    numbers = [int(packed(np.array(colour, np.uint8))) for colour in colours]
+    if not raster.lossy:
+        return np.isin(values, numbers)
+    channels = _channels(values)
+    near = [(np.abs(channels - np.array(c)) <= _JPEG).all(axis=-1) for c in colours]
+    return np.any(near, axis=0)
+
+
+def _nearest(values: NDArray[np.integer], drawn: Sequence[int], chosen: Sequence[int]) -> NDArray[np.bool_]:
+    """(H, W): whether the drawn colour that is nearest to a pixel's is one of the chosen."""
+    channels = _channels(values)
+    distances = [((channels - np.array(unpacked(v))) ** 2).sum(axis=-1) for v in drawn]
+    return np.isin(np.array(drawn)[np.argmin(distances, axis=0)], chosen)
+
+
+def _channels(values: NDArray[Any]) -> NDArray[np.int64]:
+    wide = values.astype(np.int64)
+    return np.stack([wide & 255, wide >> 8 & 255, wide >> 16 & 255], axis=-1)
 
 
 def largest_part(labels: NDArray[np.int32]) -> NDArray[np.bool_]:

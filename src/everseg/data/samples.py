@@ -55,9 +55,11 @@ class Samples(Described[PromptSample]):
 
     rule: PromptRule
 
-    def __init__(self, entries: Sequence[Entry], rule: PromptRule) -> None:
+    def __init__(self, entries: Sequence[Entry], rule: PromptRule, said: str = "") -> None:
+        """said: what the values in the files of masks mean, in words."""
         self.entries = tuple(entries)
         self.rule = rule
+        self.said = said
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -76,7 +78,7 @@ class Samples(Described[PromptSample]):
             UserError: a file is unreadable, the mask is empty, or the sizes of image and mask differ.
         """
         if isinstance(index, slice):
-            return Samples(self.entries[index], self.rule)
+            return Samples(self.entries[index], self.rule, self.said)
         entry = self.entries[index]
         file = read_file(entry.image)
         image = decode_image(file, entry.image)
@@ -103,6 +105,14 @@ class Samples(Described[PromptSample]):
 
     def file(self, index: int) -> str:
         return str(self.entries[index].image)
+
+    def truth_file(self, index: int) -> str:
+        """The file of one sample's mask, or its image's where the mask is in no file of its own."""
+        entry = self.entries[index]
+        return str(next((part for part in entry.truth() if isinstance(part, Path)), entry.image))
+
+    def masks(self) -> str:
+        return self.said
 
     def stored_clicks(self, index: int) -> StoredClicks | None:
         return self.entries[index].stored if "stored" in self.rule.kind else None

@@ -249,9 +249,16 @@ def _open_split(
         if known is not None and key not in known:
             raise UserError(f"kind {kind!r} has no option {key!r}, which the stage gives; remove it")
     defaults: dict[str, Any] = {"seed": spec.seed, "split": split}
-    if spec.mask_threshold is not None:
+    said = stage.given()
+    if _OBJECT & set(options):  # What the split says goes before what its stage says, in whichever form.
+        said = {key: value for key, value in said.items() if key not in _OBJECT}
+    if spec.mask_threshold is not None and not _OBJECT & {*said, *options}:
         defaults["mask_threshold"] = spec.mask_threshold
-    return open_samples(kind, {**stage.given(), **options}, defaults, root)
+    return open_samples(kind, {**said, **options}, defaults, root)
+
+
+_OBJECT = {"mask_threshold", "mask_values", "mask_colours"}
+"""Options that say what the object is: one of them decides."""
 
 
 def _refuse(path: Path) -> OnFault:

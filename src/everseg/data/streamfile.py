@@ -43,6 +43,8 @@ class _Defaults(_Strict):
 
     mask_threshold: Threshold | None = None
     mask_values: list[int] | None = None
+    mask_colours: list[str | list[int]] | None = None
+    void: list[int] | None = None
     prompts: PromptKind | None = None
     clicks: int | None = None
 

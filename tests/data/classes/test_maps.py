@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from everseg.data.classes.legend import VOC, Legend
-from everseg.data.classes.presence import listed, occurring, open_map
+from everseg.data.classes.presence import listed, occurring, read_map
 from everseg.data.classes.steps import ClassSteps, LabelTable, Setting
 from everseg.errors import UserError
 
@@ -299,15 +299,15 @@ def test_a_faulty_list_is_a_sentence(tmp_path: Path, text: str, says: str) -> No
         listed(tmp_path / "list.txt", ["a"])
 
 
-def test_open_map_is_what_its_numbers_are(tmp_path: Path) -> None:
+def test_read_map_is_what_its_numbers_are(tmp_path: Path) -> None:
     numbers = np.array([[0, 7], [20, 255]], np.uint8)
     palette = Image.frombytes("P", (2, 2), numbers.tobytes())
     palette.putpalette([9, 8, 7] * 256)
     palette.save(tmp_path / "p.png")
     Image.fromarray(numbers).save(tmp_path / "l.png")
     for name in ("p.png", "l.png"):
-        assert np.asarray(open_map(tmp_path / name)).tolist() == numbers.tolist()
+        assert read_map(tmp_path / name).tolist() == numbers.tolist()
     Image.fromarray(numbers > 0).save(tmp_path / "1.png")
-    assert np.asarray(open_map(tmp_path / "1.png")).tolist() == [[0, 1], [1, 1]]
+    assert read_map(tmp_path / "1.png").tolist() == [[0, 1], [1, 1]]
     present, faults = occurring([tmp_path / "p.png", tmp_path / "1.png"])
     assert [np.flatnonzero(row).tolist() for row in present] == [[0, 7, 20, 255], [0, 1]] and not faults

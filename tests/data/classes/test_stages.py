@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from everseg.data import Stream, check, contact_sheet, folder_maps
+from everseg.data import Stream, check, contact_sheet, folder_maps, kept
 from everseg.data.classes import presence
 from everseg.data.classes.stages import Together
 from everseg.errors import UserError
@@ -208,9 +208,9 @@ def test_maps_are_read_once_and_again_when_they_change(
 ) -> None:
     maps = folder_maps(make_maps("d", TRAIN))
     read: list[Path] = []
-    open_map = presence.open_map
-    monkeypatch.setattr(presence, "open_map", lambda path: (read.append(path), open_map(path))[1])
-    monkeypatch.setattr(presence, "_FRESH", 0.0)
+    decode = presence.read_raster
+    monkeypatch.setattr(presence, "read_raster", lambda path: (read.append(path), decode(path))[1])
+    monkeypatch.setattr(kept, "_FRESH", 0.0)
     first = maps.presence()
     assert [np.flatnonzero(row).tolist() for row in first] == [sorted({0, *n}) for n in TRAIN]
     assert len(read) == len(TRAIN)
@@ -221,7 +221,7 @@ def test_maps_are_read_once_and_again_when_they_change(
     for damaged in (file, other):
         damaged.write_bytes(b"no")
     assert np.flatnonzero(maps.presence()[0]).tolist() == [7] and len(read) == 3 * len(TRAIN)
-    monkeypatch.setattr(presence, "_FRESH", 2.0)
+    monkeypatch.setattr(kept, "_FRESH", 2.0)
     assert len(maps.presence()) == len(TRAIN) and len(read) == 4 * len(TRAIN)  # too fresh to be sure
 
 
@@ -282,8 +282,10 @@ def test_faulty_files_are_named(write_stream: Write, tmp_path: Path) -> None:
     mask = tmp_path / "train/masks/im1.png"
     good = mask.read_bytes()
     faults = {
-        "has more than 8 bits a pixel": Image.fromarray(np.full((30, 40), 2, np.uint16)),
-        r"is in colour \(RGB\) and has no palette": Image.new("RGB", (40, 30), (1, 2, 3)),
+        "has numbers up to 2000, and class maps hold 0 to 255": Image.fromarray(
+            np.full((30, 40), 2000, np.uint16)
+        ),
+        r"is in colour \(it has #010203\), .* set mask_colours": Image.new("RGB", (40, 30), (1, 2, 3)),
         "has the number 4, which is no class; name it": Image.new("L", (40, 30), 4),
     }
     for says, image in faults.items():

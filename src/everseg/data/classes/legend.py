@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,17 @@ Classes = str | Sequence[str] | Mapping[int, str]
 @dataclass(frozen=True)
 class Legend:
     """names: {number: name}, every class once, in the order of the numbers. background, void: numbers that
-    are no class. A number in none of the three is a fault of the map that has it."""
+    are no class. A number in none of the three is a fault of the map that has it.
+
+    assumed_void: whether 255 is void because nobody gave it a name. given: whether a person named the
+    classes, and not the layout of a data set.
+    """
 
     names: Mapping[int, str]
     background: frozenset[int] = frozenset({0})
     void: frozenset[int] = frozenset({VOID})
+    assumed_void: bool = False
+    given: bool = False
 
     @classmethod
     def of(cls, classes: Classes, root: Path = Path()) -> Legend:
@@ -50,7 +56,11 @@ class Legend:
                 name twice.
         """
         if isinstance(classes, str):
-            return cls.of(VOC) if classes == "voc" else _named_in(root / Path(classes).expanduser())
+            return (
+                replace(cls.of(VOC), assumed_void=False, given=False)
+                if classes == "voc"
+                else _named_in(root / Path(classes).expanduser())
+            )
         if not isinstance(classes, Mapping):
             classes = dict(enumerate(classes, 0 if list(classes[:1]) == [BACKGROUND_NAME] else 1))
         names: dict[int, str] = {}
@@ -62,12 +72,14 @@ class Legend:
             if name in names.values() and name not in (BACKGROUND_NAME, VOID_NAME):
                 raise UserError(f"two numbers are named {name!r}; give each class a name of its own")
             names[number] = name
+        assumed_void = VOID not in names
         names = {0: BACKGROUND_NAME, VOID: VOID_NAME, **names}
         parts = {special: {n for n, name in names.items() if name == special} for special in SPECIAL}
         real = {n: name for n, name in sorted(names.items()) if name not in SPECIAL}
         if not real:
             raise UserError("classes names no class; write them as classes: [cat, dog] or {1: cat, 2: dog}")
-        return cls(real, frozenset(parts[BACKGROUND_NAME]), frozenset(parts[VOID_NAME]))
+        background, void = (frozenset(parts[special]) for special in SPECIAL)
+        return cls(real, background, void, assumed_void, given=True)
 
     def name(self, given: str | int, place: str = "") -> str:
         """The class that a person means by its name or number; `place` is for the message.

@@ -13,15 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from everseg.data.classes.legend import Legend
-from everseg.data.classes.presence import listed, occurring, open_map
+from everseg.data.classes.presence import listed, occurring, read_map
+from everseg.data.classes.voc_colours import VOC_TABLE
 from everseg.data.described import Described, described
 from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.voc import voc_pairs
 from everseg.data.images import DECODING, decode_image, read_file
+from everseg.data.masks import colour_of
+from everseg.data.numbers import Table, table_of
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.errors import UserError
-from everseg.types import SemanticSample
+from everseg.types import VOID, SemanticSample
 
 Bools = NDArray[np.bool_]
 Pairs = Sequence[tuple[Path, Path]]
@@ -32,11 +35,17 @@ class ClassMaps(Described[SemanticSample]):
     numbers in the files.
 
     legend: what the numbers are, where the layout says so. index: a list of the classes in each map, which
-    saves reading them; see `presence.listed`.
+    saves reading them; see `presence.listed`. colours: the number of each colour, for maps in colour.
     """
 
-    def __init__(self, pairs: Pairs, legend: Legend | None = None, index: Path | None = None) -> None:
-        self.pairs, self.legend, self.listing = tuple(pairs), legend, index
+    def __init__(
+        self,
+        pairs: Pairs,
+        legend: Legend | None = None,
+        index: Path | None = None,
+        colours: Table | None = None,
+    ) -> None:
+        self.pairs, self.legend, self.listing, self.colours = tuple(pairs), legend, index, colours
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -55,11 +64,11 @@ class ClassMaps(Described[SemanticSample]):
             UserError: a file is unreadable, the map is none, or the sizes of image and map differ.
         """
         if isinstance(index, slice):
-            return ClassMaps(self.pairs[index], self.legend, self.listing)
+            return ClassMaps(self.pairs[index], self.legend, self.listing, self.colours)
         image_path, map_path = self.pairs[index]
         file = read_file(image_path)
         image = decode_image(file, image_path)
-        labels = torch.from_numpy(np.array(open_map(map_path)))
+        labels = torch.from_numpy(read_map(map_path, self.colours))
         if labels.shape != image.shape[1:]:
             raise UserError(
                 f"{image_path} is {image.shape[2]}x{image.shape[1]} (after EXIF orientation) but its class "
@@ -77,10 +86,12 @@ class ClassMaps(Described[SemanticSample]):
         """
         if self.listing is not None:
             return listed(self.listing, [image.stem for image, _ in self.pairs])
-        present, faults = occurring([path for _, path in self.pairs])
+        present, faults = occurring([path for _, path in self.pairs], self.colours)
         if faults:
             good = [pair for i, pair in enumerate(self.pairs) if i not in faults]
-            raise PartlyReadable([str(e) for e in faults.values()], ClassMaps(good, self.legend))
+            raise PartlyReadable(
+                [str(e) for e in faults.values()], ClassMaps(good, self.legend, colours=self.colours)
+            )
         return present
 
     def content(self, index: int) -> list[Any]:
@@ -102,8 +113,9 @@ def _maps(
     part: tuple[int, int] | None,
     limit: int | None,
     index: Path | None,
+    colours: Table | None = None,
 ) -> ClassMaps:
-    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index)
+    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index, colours)
     if problems:
         raise PartlyReadable(problems, maps)
     return maps
@@ -121,7 +133,7 @@ def voc_maps(
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
     `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
     pairs, problems = voc_pairs(path, split, part, limit, skip)
-    return _maps(pairs, problems, Legend.of("voc"), None, None, index)
+    return _maps(pairs, problems, Legend.of("voc"), None, None, index, VOC_TABLE)
 
 
 def ade20k_maps(
@@ -144,13 +156,19 @@ def folder_maps(
     path: Path,
     *,
     mask_suffix: str = "",
+    mask_colours: dict[int, str | tuple[int, int, int]] | None = None,
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
 ) -> ClassMaps:
-    """`images/` and `masks/` paired by stem, masks being class maps with a palette or in grey."""
+    """`images/` and `masks/` paired by stem, masks being class maps in grey, with a palette, or in colour.
+
+    mask_colours: the colour of each number, as in {1: "#800000", 2: [0, 128, 0]}, for maps in colour.
+    """
     pairs, problems = pair_by_stem(path / "images", path / "masks", mask_suffix)
-    return _maps(pairs, problems, None, part, limit, index)
+    colours = {number: colour_of(colour) for number, colour in (mask_colours or {}).items()}
+    table = table_of(colours) if mask_colours is not None else None
+    return _maps(pairs, problems, None, part, limit, index, table)
 
 
 CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
@@ -187,6 +205,7 @@ class Labelled:
         if legend is None:
             raise UserError("nothing names the classes; add classes: [cat, dog] or classes: {1: cat, 2: dog}")
         present = told.presence()
+        _check_void(present, legend, told)
         named = [*legend.names, *legend.background, *legend.void]
         strange = present.copy()
         strange[:, named] = False
@@ -199,3 +218,44 @@ class Labelled:
                 f"name it under classes:, as in {number}: cat, {number}: background or {number}: void"
             )
         return cls(samples, present, legend)
+
+    def masks(self) -> str:
+        """What the numbers in the maps mean, in words, for `check`."""
+        legend, images = self.legend, self.present.sum(axis=0)
+        named = [f"{n} {name} ({images[n]})" for n, name in legend.names.items() if images[n]]
+        some = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+        rest = {"background": legend.background, "void": legend.void}
+        others = [f"{n} {what} ({images[n]})" for what, ns in rest.items() for n in sorted(ns) if images[n]]
+        return f"numbers {'; '.join([some, *others])}, in {len(self.present)} files"
+
+    def doubts(self) -> list[str]:
+        """What seems wrong with all of them, as sentences."""
+        *others, last = self.legend.names
+        occurs = np.asarray(self.present.any(axis=0))
+        if not self.legend.given or occurs[last] or not occurs[[0, *others]].all():
+            return []
+        return [
+            f"no class map has the number {last} ({self.legend.names[last]}), and all smaller ones from 0 on "
+            "occur; if the first class is 0, write classes: {0: ..., 1: ...}, else take the name off the list"
+        ]
+
+
+def _check_void(present: Bools, legend: Legend, told: Described[Any]) -> None:
+    """Check that 255 is no class in maps of 0 and 255, the form in which two-valued data are kept.
+
+    Raises:
+        UserError: maps have 255 and no class, where nobody said what 255 is.
+    """
+    if not legend.assumed_void:
+        return
+    alone = present[:, VOID] & ~present[:, list(legend.names)].any(axis=1)
+    if alone.sum() > _FEW * len(alone):
+        raise UserError(
+            f"{alone.sum()} of {len(alone)} class maps, such as {told.truth_file(int(alone.argmax()))}, have "
+            "255 and no class, and 255 means void unless it has a name; if it is a class, name it, as in "
+            "classes: {255: polyp}; if it is void, say so, as in classes: {1: cat, 255: void}"
+        )
+
+
+_FEW = 0.05
+"""Share of class maps that may show void alone before it is doubted that void is meant."""

@@ -6,11 +6,8 @@ thousand images opens in a moment. It is what the maps say at their original siz
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,92 +15,113 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from everseg.data.images import open_image, read_file
+from everseg.data.kept import kept_in, key_of
+from everseg.data.numbers import Table, labels_of, refuse_blurred
+from everseg.data.raster import read_raster
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
 
 Bools = NDArray[np.bool_]
 
-CACHE = "EVERSEG_CACHE"
-"""Names the folder of what can be computed again; without it XDG_CACHE_HOME or ~/.cache is used."""
-
-_RULES = "presence-1"
+_RULES = "presence-2"
 """Names the rules of this file: part of every key."""
 
-_FRESH = 2.0
-"""Seconds within which a file may change again without a new time of change, on coarse file systems."""
+CHECKED = 24
+"""Of so many maps, evenly spaced, the numbers are looked at closely: whether smooth resizing made them."""
 
 
-def open_map(path: Path) -> Image.Image:
-    """A class map as an 8-bit image of numbers (modes P and L), turned as its EXIF orientation says.
+def read_map(path: Path, colours: Table | None = None) -> NDArray[np.uint8]:
+    """A class map (H, W) as numbers, turned as its EXIF orientation says.
+
+    colours: the number of each colour, for maps in colour.
 
     Raises:
-        UserError: unreadable, in colour, with alpha, or deeper than 8 bits.
+        UserError: unreadable, in colours without numbers, or with numbers beyond 255.
     """
-    image = open_image(read_file(path), path)
-    if image.mode in ("P", "L"):
-        return image
-    if image.mode == "1":
-        return Image.fromarray(np.asarray(image).astype(np.uint8))
-    deep = image.mode.startswith(("I", "F"))
-    what = "has more than 8 bits a pixel" if deep else f"is in colour ({image.mode}) and has no palette"
-    raise UserError(f"{path} {what}, so it is no class map; save class numbers 0 to 255 as 8-bit png")
+    return _eight_bits(labels_of(read_raster(path), path, colours), path)
 
 
-def occurring(maps: Sequence[Path]) -> tuple[Bools, dict[int, UserError]]:
+def _eight_bits(numbers: NDArray[np.int32], path: Path) -> NDArray[np.uint8]:
+    if numbers.max(initial=0) > 255:
+        raise UserError(
+            f"{path} has numbers up to {numbers.max()}, and class maps hold 0 to 255; save it as 8-bit png"
+        )
+    return numbers.astype(np.uint8)
+
+
+def occurring(maps: Sequence[Path], colours: Table | None = None) -> tuple[Bools, dict[int, UserError]]:
     """Which numbers occur in each class map, (N, 256), and what is wrong with those that cannot be read.
 
     The answer is kept in the cache folder under a hash of every file's place, size and times of change; not
     if a file is faulty or has changed just now.
+
+    Raises:
+        UserError: two maps show one class in the same colour and under two numbers.
     """
-    key = _key(maps)
-    kept = _folder() / f"{key}.safetensors"
+    rules = f"{_RULES}|{sorted((colours or {}).items())}"
+    key = key_of(maps, rules)
+    kept = kept_in("presence") / f"{key}.safetensors"
     if key and kept.is_file():
         with suppress(UserError, KeyError, TypeError):  # A damaged file is written anew.
             found = np.unpackbits(load_state(kept)["present"].numpy(), axis=1).astype(bool)
             if found.shape == (len(maps), 256):
                 return found, {}
+    closely = set(range(0, len(maps), max(1, len(maps) // CHECKED)))
+
+    def look(place: int) -> tuple[Bools, bytes] | UserError:
+        return _occurring(maps[place], colours, closely=place in closely)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Decoding lets other threads run.
-        results = list(threads.map(_occurring, maps))
+        results = list(threads.map(look, range(len(maps))))
     faults = {i: r for i, r in enumerate(results) if isinstance(r, UserError)}
     present = np.zeros((len(maps), 256), bool)
-    for i, numbers in enumerate(results):
-        if not isinstance(numbers, UserError):
-            present[i] = numbers
-    if key and not faults and key == _key(maps):
+    palettes: dict[bytes, list[int]] = {}
+    for i, result in enumerate(results):
+        if not isinstance(result, UserError):
+            present[i], palette = result
+            palettes.setdefault(palette, []).append(i)
+    _check_palettes(palettes, present, maps)
+    if key and not faults and key == key_of(maps, rules):
         with suppress(UserError):  # Where nothing can be written, the next start reads the maps again.
             save_state(kept, {"present": torch.from_numpy(np.packbits(present, axis=1))})
     return present, faults
 
 
-def _occurring(path: Path) -> Bools | UserError:
+def _occurring(path: Path, colours: Table | None, *, closely: bool) -> tuple[Bools, bytes] | UserError:
+    """The numbers in a map and its palette."""
     try:
-        return np.asarray(open_map(path).histogram()[:256]) > 0
+        raster = read_raster(path)
+        if closely:
+            refuse_blurred(raster, path)
+        numbers = _eight_bits(labels_of(raster, path, colours), path)
     except UserError as error:
         return error
+    palette = b"" if raster.palette is None else raster.palette.tobytes()
+    return np.bincount(numbers.ravel(), minlength=256) > 0, palette
 
 
-def _key(maps: Sequence[Path]) -> str:
-    """Hex digest of what the files are without reading them; "" where that is no proof."""
-    digest = hashlib.sha256(_RULES.encode())
-    now = time.time()
-    for path in maps:
-        try:
-            stat = path.stat()
-        except OSError:
-            return ""
-        if now - max(stat.st_mtime, stat.st_ctime) < _FRESH:
-            return ""
-        line = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        digest.update(json.dumps(line).encode())
-    return digest.hexdigest()
+def _check_palettes(palettes: Mapping[bytes, list[int]], present: Bools, maps: Sequence[Path]) -> None:
+    """Check that no colour stands for one number in some maps and for another in others.
 
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE) or Path(base) / "everseg") / "presence"
+    Raises:
+        UserError: a colour does.
+    """
+    if len(palettes) < 2:
+        return
+    number_of: dict[tuple[int, ...], tuple[int, Path]] = {}
+    for palette, places in palettes.items():
+        colours = [tuple(c) for c in np.frombuffer(palette, np.uint8).reshape(-1, 3).tolist()]
+        for number in np.flatnonzero(present[places].any(axis=0)).tolist():
+            if number >= len(colours) or colours.count(colours[number]) > 1:
+                continue
+            having = maps[next(i for i in places if present[i, number])]
+            known, first = number_of.setdefault(colours[number], (number, having))
+            if known != number:
+                raise UserError(
+                    f"the palettes of the class maps disagree: the colour {colours[number]} is number "
+                    f"{known} in {first} and {number} in {having}; save all maps with one palette"
+                )
 
 
 def listed(path: Path, stems: Sequence[str]) -> Bools:

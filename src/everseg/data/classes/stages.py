@@ -60,6 +60,15 @@ class ClassSamples(Described[SemanticSample]):
     def file(self, index: int) -> str:
         return str(described(self.source.samples).file(int(self.places[index])))
 
+    def truth_file(self, index: int) -> str:
+        return str(described(self.source.samples).truth_file(int(self.places[index])))
+
+    def masks(self) -> str:
+        return self.source.masks()
+
+    def doubts(self) -> list[str]:
+        return self.source.doubts()
+
     def fingerprint(self) -> str:
         """Hash names, contents of images and maps, and the table."""
         digest, told = hashlib.sha256(self.table.values), described(self.source.samples)
@@ -101,6 +110,16 @@ class Together(Described[SemanticSample]):
     def file(self, index: int) -> str:
         part, place = self._find(index)
         return part.file(place)
+
+    def truth_file(self, index: int) -> str:
+        part, place = self._find(index)
+        return part.truth_file(place)
+
+    def masks(self) -> str:
+        return "; ".join(dict.fromkeys(part.masks() for part in self.parts))
+
+    def doubts(self) -> list[str]:
+        return list(dict.fromkeys(doubt for part in self.parts for doubt in part.doubts()))
 
     def _find(self, index: int) -> tuple[ClassSamples, int]:
         place = index + len(self) if index < 0 else index

@@ -17,3 +17,8 @@ VOC_COLOURS = np.array([_colour(number) for number in range(256)], np.uint8)
 highest first. Generated class maps have this palette; results have that of `everseg.pictures.palette`.
 
 Source: the colour map of the VOC development kit."""
+
+VOC_TABLE = {
+    red | green << 8 | blue << 16: number for number, (red, green, blue) in enumerate(VOC_COLOURS.tolist())
+}
+"""The class number of each colour, for maps that were saved in colour: see `everseg.data.numbers`."""

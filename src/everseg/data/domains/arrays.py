@@ -11,7 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from everseg.data.images import read_image
-from everseg.data.masks import mask_rule, read_labels, read_mask
+from everseg.data.masks import mask_rule
+from everseg.data.meaning import settled
+from everseg.data.numbers import read_labels
 from everseg.errors import UserError
 from everseg.types import Prompts, PromptSample
 
@@ -49,12 +51,14 @@ def array_samples(
     names = [Path(x).name if isinstance(x, str | Path) else f"{i:05d}" for i, x in enumerate(images)]
     if len(set(names)) < len(names):
         raise UserError(f"{what} has two files of one name; names must differ within a split")
+    files = [Path(mask) for mask in masks if isinstance(mask, str | Path)]
+    meaning = settled([] if numbered else files, mask_rule())
     found: list[PromptSample] = []
     for name, image, mask in zip(names, images, masks, strict=True):
         if isinstance(image, str | Path):
             image = read_image(Path(image))
         if isinstance(mask, str | Path):
-            mask = read_labels(Path(mask)) if numbered else read_mask(Path(mask), mask_rule())
+            mask = read_labels(Path(mask)) if numbered else meaning.mask(Path(mask))
         try:
             sample = PromptSample.from_mask(
                 image, mask, clicks=clicks, box=box, seed=seed, numbered=numbered, name=name

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from everseg.data.domains.points import POINTS, read_points
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.masks import MaskRule, Threshold, mask_rule, read_mask
+from everseg.data.masks import Meaning, Threshold, mask_rule
+from everseg.data.meaning import settled
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
 
@@ -23,7 +24,7 @@ class MaskFile:
 
     image: Path
     path: Path
-    rule: MaskRule
+    meaning: Meaning
     stored: StoredClicks | None
 
     @property
@@ -31,10 +32,10 @@ class MaskFile:
         return self.image.name
 
     def mask(self) -> NDArray[np.bool_]:
-        return read_mask(self.path, self.rule)
+        return self.meaning.mask(self.path)
 
     def truth(self) -> list[Any]:
-        return [self.path, str(self.rule)]
+        return [self.path, self.meaning.key]
 
 
 class FolderReader(Samples):
@@ -42,12 +43,14 @@ class FolderReader(Samples):
 
     prompts: how to prompt; None takes the stored clicks where `masks/points.json` exists and draws clicks
         where not.
+    mask_threshold, mask_values, mask_colours, void: what the object is, where the masks leave it open; see
+        `everseg.data.masks.mask_rule`.
     mask_suffix: what the mask's stem has beyond the image's, as "_segmentation".
     part: [start, stop] of the sorted images; limit: at most so many, evenly spaced over the sorted list.
 
     Raises:
-        UserError: a folder is missing or empty, files without partner, two files of one stem, or no stored
-            clicks.
+        UserError: a folder is missing or empty, files without partner, two files of one stem, no stored
+            clicks, or masks that may mean more than one thing.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class FolderReader(Samples):
         prompts: PromptKind | None = None,
         clicks: int = 3,
         seed: int = 0,
-        mask_threshold: Threshold = 127,
+        mask_threshold: Threshold | None = None,
         mask_values: tuple[int, ...] | None = None,
+        mask_colours: tuple[str | tuple[int, int, int], ...] | None = None,
+        void: tuple[int, ...] = (),
         mask_suffix: str = "",
         part: tuple[int, int] | None = None,
         limit: int | None = None,
@@ -68,16 +73,18 @@ class FolderReader(Samples):
         points = path / "masks" / POINTS
         kind: PromptKind = prompts or ("stored" if points.exists() else "clicks")
         stored = _stored_clicks(points) if "stored" in kind else {}
-        rule = mask_rule(mask_threshold, mask_values)
+        chosen = take_evenly(take_part(pairs, part), limit)
+        rule = mask_rule(mask_threshold, mask_values, mask_colours, void)
+        meaning = settled([mask for _, mask in chosen], rule)
         entries = []
-        for image, mask in take_evenly(take_part(pairs, part), limit):
+        for image, mask in chosen:
             if "stored" in kind and mask.name not in stored:
                 problems.append(f"{points} has no clicks for {mask.name}; add them or set prompts: clicks")
             else:
-                entries.append(MaskFile(image, mask, rule, stored.get(mask.name)))
-        super().__init__(entries, PromptRule(kind, clicks, seed))
+                entries.append(MaskFile(image, mask, meaning, stored.get(mask.name)))
+        super().__init__(entries, PromptRule(kind, clicks, seed), str(meaning))
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+            raise PartlyReadable(problems, Samples(self.entries, self.rule, self.said))
 
 
 def _stored_clicks(points: Path) -> dict[str, StoredClicks]:

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.masks import read_labels
+from everseg.data.masks import BORDER
+from everseg.data.numbers import labels_of, refuse_blurred
+from everseg.data.raster import packed, read_raster
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
+from everseg.types import VOID
 
 Choice = Literal["each", "merged", "largest"]
 
@@ -29,8 +32,8 @@ class NumberedObject:
     stored: StoredClicks | None = None
 
     def mask(self) -> NDArray[np.bool_]:
-        labels = read_labels(self.path)
-        mask = np.asarray(labels == self.number if self.number else labels != 0)
+        objects = _objects_in(self.path)
+        mask = np.asarray(objects == self.number if self.number else objects != 0)
         if not mask.any():
             raise UserError(
                 f"{self.path} has changed: object {self.number} is gone; run the same command again"
@@ -42,7 +45,7 @@ class NumberedObject:
 
 
 class InstancesReader(Samples):
-    """Samples of `path/images` and `path/instances` (png up to 16 bits; 0 is background).
+    """Samples of `path/images` and `path/instances` (png up to 16 bits or in colour; 0 is background).
 
     instances: "each" object is a sample, all of an image "merged" in one, or only the "largest". Images
     without objects are passed over. To count the objects every map is read once, when the reader is made.
@@ -76,21 +79,47 @@ class InstancesReader(Samples):
                 name = f"{image.name}#{number}" if instances == "each" else image.name
                 entries.append(NumberedObject(image, file, number, name))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed))
+        maps = len({entry.path for entry in entries})
+        said = f"numbers of objects, {len(entries)} samples in {maps} of {len(pairs)} files"
+        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), said)
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+            raise PartlyReadable(problems, Samples(self.entries, self.rule, self.said))
         if not entries:
             raise UserError(
                 f"{path / 'instances'} numbers no object in any image; 0 is background, objects count from 1"
             )
 
 
+_BORDER = int(packed(np.array(BORDER, np.uint8)))
+
+
+def _objects_in(file: Path) -> NDArray[np.int32]:
+    """(H, W) int32: the number of each pixel's object, 0 for background and the border of VOC's maps.
+
+    In a map in colour every colour is an object, with the number R + 256 G + 65536 B as in COCO's panoptic
+    maps; black is background.
+
+    Raises:
+        UserError: unreadable, or it does not number anything.
+    """
+    raster = read_raster(file)
+    refuse_blurred(raster, file)
+    if raster.form == "colour":
+        objects, border = np.asarray(raster.values, np.int32), _BORDER
+    else:
+        objects = labels_of(raster, file)
+        if raster.palette is None or raster.colour(VOID) != BORDER:
+            return objects
+        border = VOID
+    return np.asarray(np.where(objects == border, 0, objects))
+
+
 def _numbers(file: Path, instances: Choice) -> list[int]:
     """Numbers of the objects to use in a map; 0 for all of them merged, nothing where there is none."""
-    sizes = np.bincount(read_labels(file).ravel())
-    sizes[0] = 0
-    if not sizes.any():
+    numbers, sizes = np.unique(_objects_in(file), return_counts=True)
+    numbers, sizes = numbers[numbers != 0], sizes[numbers != 0]
+    if not len(numbers):
         return []
     if instances == "merged":
         return [0]
-    return [int(sizes.argmax())] if instances == "largest" else np.flatnonzero(sizes).tolist()
+    return [int(numbers[sizes.argmax()])] if instances == "largest" else numbers.tolist()

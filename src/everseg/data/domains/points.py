@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from everseg.data.domains.prompts import FRAME, StoredClicks
-from everseg.data.masks import Threshold, mask_rule, read_mask
+from everseg.data.masks import Threshold, mask_rule
+from everseg.data.meaning import settled
 from everseg.errors import UserError
 from everseg.files import read_json, write_text
 from everseg.types.pixels import draw_clicks
@@ -70,7 +71,7 @@ def write_points(
     seed: int = 0,
     clicks: int = 3,
     frame: int = FRAME,
-    threshold: Threshold = 127,
+    threshold: Threshold | None = None,
     values: tuple[int, ...] | None = None,
     force: bool = False,
 ) -> Path:
@@ -96,10 +97,10 @@ def write_points(
     )
     if not files:
         raise UserError(f"{folder} holds no masks; give the folder that holds the masks")
-    rule = mask_rule(threshold, values)
+    meaning = settled(files, mask_rule(threshold, values))
     drawn: dict[str, Any] = {}
     for file in files:
-        small = Image.fromarray(read_mask(file, rule).astype(np.uint8))
+        small = Image.fromarray(meaning.mask(file).astype(np.uint8))
         mask = np.asarray(small.resize((frame, frame), Image.Resampling.NEAREST)) > 0
         if not mask.any():
             raise UserError(

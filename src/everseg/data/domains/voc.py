@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.classes.voc_colours import VOC_TABLE
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.masks import largest_part, read_labels
+from everseg.data.masks import largest_part
+from everseg.data.numbers import read_labels
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError, unknown
 
@@ -29,7 +31,7 @@ class LargestOfClasses:
         return self.image.name
 
     def mask(self) -> NDArray[np.bool_]:
-        mask = largest_part(read_labels(self.path))
+        mask = largest_part(read_labels(self.path, VOC_TABLE))
         if not mask.any():
             raise UserError(f"{self.path} has no object (only 0 and 255); take the image off the list")
         return mask

@@ -1,0 +1,94 @@
+"""Maps whose values are numbers of classes or objects: read them, and notice those that are damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everseg.data.levels import Levels
+from everseg.data.raster import Colour, Raster, packed, read_raster, unpacked
+from everseg.errors import UserError
+
+Table = Mapping[int, int]
+"""{colour as R + 256 G + 65536 B: number}."""
+
+
+def read_labels(path: Path, colours: Table | None = None) -> NDArray[np.int32]:
+    """(H, W) int32 numbers of classes or objects from a grey or palette file, or one in colour.
+
+    colours: the numbers that colours stand for, in files in colour; without it such a file is refused.
+
+    Raises:
+        UserError: unreadable, values that are not whole numbers from 0 to 65535, or a colour without number.
+    """
+    return labels_of(read_raster(path), path, colours)
+
+
+def labels_of(raster: Raster, path: Path, colours: Table | None = None) -> NDArray[np.int32]:
+    """The numbers in a map that was decoded already; see `read_labels`."""
+    values = raster.values
+    if raster.lossy:
+        refuse_blurred(raster, path)
+    if raster.form == "colour":
+        if colours is None:
+            raise UserError(
+                f"{path} is in colour (it has {_some(np.unique(values))}), and nothing says which number a "
+                'colour stands for; set mask_colours, as in mask_colours: {1: "#ff0000"}, or save numbers as '
+                "8-bit png"
+            )
+        return _looked_up(values, path, colours)
+    if values.dtype.kind == "f" and not (np.asarray(values) == np.rint(values)).all():
+        raise UserError(
+            f"{path} does not number anything: it has values between whole numbers; save it as png"
+        )
+    if values.min() < 0 or values.max() > 65535:
+        raise UserError(
+            f"{path} does not number anything: values must be whole, 0 to 65535; save it as 16-bit png"
+        )
+    return values.astype(np.int32)
+
+
+def table_of(colours: Mapping[int, Colour]) -> dict[int, int]:
+    """The table for `read_labels` from the colour of each number."""
+    return {int(packed(np.array(colour, np.uint8))): number for number, colour in colours.items()}
+
+
+def _looked_up(values: NDArray[np.generic], path: Path, colours: Table) -> NDArray[np.int32]:
+    found, places = np.unique(values, return_inverse=True)
+    strange = [int(v) for v in found if int(v) not in colours and int(v) != 0]
+    if strange:
+        raise UserError(
+            f"{path} has the colours {_some(np.array(strange))}, which stand for no number; correct the map "
+            "or add them to mask_colours"
+        )
+    numbers = np.array([colours.get(int(v), 0) for v in found], np.int32)
+    return np.asarray(numbers[places.reshape(values.shape)])
+
+
+def refuse_blurred(raster: Raster, path: Path) -> None:
+    """Check that the numbers in a map were drawn, and are not what JPEG or smooth resizing left between them.
+
+    Raises:
+        UserError: most numbers of the map have no area anywhere; or any, in a lossy format.
+    """
+    if raster.form == "colour" and not raster.lossy:
+        return
+    levels = Levels.of(np.asarray(raster.values, np.int64))
+    blurred = [v for v in levels.pixels if not levels.inside[v] and (raster.lossy or levels.between[v])]
+    drawn = len(levels.pixels) - len(blurred)
+    # Small objects have no inside either, but a map does not consist of them.
+    if len(blurred) > (0 if raster.lossy else max(2, drawn)):
+        why = "saved as JPEG or in another lossy format" if raster.lossy else "resized smoothly"
+        raise UserError(
+            f"{path} has {len(levels.pixels)} numbers, and {len(blurred)} of them (such as "
+            f"{', '.join(map(str, blurred[:3]))}) occur only along the borders of others, as in a map that "
+            f"was {why}; make it again as png, resized with the nearest neighbour"
+        )
+
+
+def _some(values: NDArray[np.generic]) -> str:
+    shown = ["#{:02x}{:02x}{:02x}".format(*unpacked(int(v))) for v in values[:4]]
+    return ", ".join(shown) + (f" and {len(values) - 4} more" if len(values) > 4 else "")

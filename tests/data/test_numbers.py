@@ -1,0 +1,84 @@
+"""Maps of numbers: every form in which class maps and instance maps are kept, and damage that is noticed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from everseg.data import InstancesReader
+from everseg.data.classes.presence import occurring
+from everseg.data.classes.voc_colours import VOC_COLOURS, VOC_TABLE
+from everseg.data.numbers import read_labels, table_of
+from everseg.errors import UserError
+
+NUMBERS = np.zeros((40, 60), np.uint8)
+NUMBERS[5:20, 5:20], NUMBERS[5:20, 30:50], NUMBERS[25:38, 10:40] = 1, 2, 5
+FORMS = {
+    "grey": Image.fromarray(NUMBERS),
+    "16 bits": Image.fromarray(NUMBERS.astype(np.uint16)),
+    "equal channels": Image.fromarray(np.dstack([NUMBERS] * 3)),
+    "alpha": Image.fromarray(np.dstack([*[NUMBERS] * 3, np.full_like(NUMBERS, 255)])),
+    "floats": Image.fromarray(NUMBERS.astype(np.float32)),
+    "colours": Image.fromarray(VOC_COLOURS[NUMBERS]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_numbers(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "m.tiff"
+    FORMS[form].save(path)
+    assert np.array_equal(read_labels(path, VOC_TABLE), NUMBERS)
+
+
+def test_a_colour_without_a_number_is_refused(tmp_path: Path) -> None:
+    FORMS["colours"].save(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png is in colour \(it has .*#800000.* set mask_colours"):
+        read_labels(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png has the colours .*stand for no number"):
+        read_labels(tmp_path / "m.png", table_of({1: (128, 0, 0)}))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_maps_that_were_saved_or_resized_with_loss_are_refused(tmp_path: Path, ending: str) -> None:
+    image = Image.fromarray(NUMBERS * np.uint8(40))
+    if ending == "png":
+        image = image.resize((30, 20), Image.Resampling.BILINEAR).resize((60, 40), Image.Resampling.BILINEAR)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "instances").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "m.png")
+    image.save(tmp_path / "instances" / f"m.{ending}")
+    with pytest.raises(UserError, match=r"occur only along the borders .* nearest neighbour"):
+        InstancesReader(tmp_path)
+    _, faults = occurring([tmp_path / "instances" / f"m.{ending}"])
+    assert "borders of others" in str(faults[0])
+
+
+def test_palettes_that_number_one_colour_twice_are_refused(tmp_path: Path) -> None:
+    for name, colours in {"a": [0, 0, 0, 200, 0, 0, 0, 200, 0], "b": [0, 0, 0, 0, 200, 0, 200, 0, 0]}.items():
+        image = Image.fromarray(np.minimum(NUMBERS, 2))
+        image.putpalette(colours)
+        image.save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match=r"colour \(0, 200, 0\) is number 2 in .*a\.png and 1 in .*b\.png"):
+        occurring([tmp_path / "a.png", tmp_path / "b.png"])
+
+
+@pytest.mark.parametrize(
+    "colours", [[(5, 0, 0), (5, 5, 0), (0, 5, 0)], [(128, 0, 0), (0, 128, 0), (0, 0, 9)]]
+)
+def test_each_colour_of_an_instance_map_is_an_object(
+    tmp_path: Path, colours: list[tuple[int, int, int]]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "instances").mkdir()
+    pixels = np.zeros((*NUMBERS.shape, 3), np.uint8)
+    for number, colour in zip((1, 2, 5), colours, strict=True):
+        pixels[NUMBERS == number] = colour
+    pixels[0] = (224, 224, 192)  # VOC's border, which is no object
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "m.png")
+    Image.fromarray(pixels).save(tmp_path / "instances" / "m.png")
+    reader = InstancesReader(tmp_path)
+    numbers = {r + 256 * g + 65536 * b: n for (r, g, b), n in zip(colours, (1, 2, 5), strict=True)}
+    assert [sample.name for sample in reader] == [f"m.png#{number}" for number in sorted(numbers)]
+    for number, sample in zip(sorted(numbers), reader, strict=True):
+        assert np.array_equal(sample.masks[0].numpy(), numbers[number] == NUMBERS)
