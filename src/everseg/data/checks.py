@@ -85,7 +85,10 @@ class Report:
             lines.append(
                 f"{name:{name_width}}  {counts}  {width:>16}  {height:>16}  {s.foreground:6.1%}  {s.prompts}"
             )
-        lines += [f"masks of {s.stage}/{s.split}: {s.masks}" for s in self.splits if s.masks]
+        alike: dict[str, list[str]] = {}
+        for s in self.splits:
+            alike.setdefault(s.masks, []).append(f"{s.stage}/{s.split}")
+        lines += [f"masks of {', '.join(names)}: {masks}" for masks, names in alike.items() if masks]
         lines += [str(f) for f in sorted(self.findings, key=lambda f: f.severity)]
         errors = sum(f.severity == "error" for f in self.findings)
         lines.append(f"{errors} errors, {len(self.findings) - errors} warnings")
