@@ -216,7 +216,7 @@ def test_check_says_what_the_masks_mean(tmp_path: Path) -> None:
             Image.fromarray(noise).save(tmp_path / split / "images" / file.name)
     (tmp_path / "stream.yaml").write_text("stages: [{name: a, train: train, test: test}]")
     report = check(tmp_path / "stream.yaml")
-    assert report.ok and "masks of a/train: 0/255, object = 255 (4 files)" in str(report)
+    assert report.ok and "masks of a/train, a/test: 0/255, object = 255 (4 files)" in str(report)
 
 
 def test_an_image_turned_by_exif_whose_mask_is_not_is_doubted(tmp_path: Path) -> None:
