@@ -256,9 +256,10 @@ def _ambiguous(
     what = {"grey": "values", "palette": "palette indices", "colour": "colours"}[meaning.form]
     rare = min(meaning.drawn, key=lambda v: len(having[v]))
     example = having[rare][0].path if having[rare] else looks[0].path
+    soft = ", or set mask_threshold: 127 if only borders are grey" if meaning.soft else ""
     return UserError(
         f"masks such as {example} hold the {what} {', '.join(found)}{more}, and more than one could be the "
-        f"object; list those that are, as in {option}: [{way}]"
+        f"object; list those that are, as in {option}: [{way}]{soft}"
     )
 
 

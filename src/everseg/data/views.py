@@ -34,6 +34,9 @@ class View(Protocol):
     def faults(self, sample: Any) -> Iterator[tuple[Severity, str]]:
         """What is wrong with the truth of a sample, as sentences."""
 
+    def doubts(self, share: float) -> Iterator[str]:
+        """What seems wrong with a split whose objects have this mean share of the pixels, as sentences."""
+
     def tile(self, sample: Any, side: int) -> Image.Image:
         """A sample with its truth and prompts drawn on it, in a square."""
 

@@ -32,6 +32,10 @@ class ClassView:
         """None: an image may be all background, and may have no background."""
         yield from ()
 
+    def doubts(self, share: float) -> Iterator[str]:
+        """None: classes may cover everything."""
+        yield from ()
+
     def tile(self, sample: SemanticSample, side: int) -> Image.Image:
         pixels, _ = enlarged(picture_of(sample.image), side)
         size = (pixels.shape[1], pixels.shape[0])

@@ -17,6 +17,10 @@ from everseg.pictures.tile import draw_click, picture_of
 from everseg.types import PromptSample
 
 
+LARGE = 0.6
+"""Mean share of the object from which on a split's masks may be inverted."""
+
+
 class DomainView:
     """The `View` of a stream of domains."""
 
@@ -39,6 +43,13 @@ class DomainView:
             yield (
                 "warning",
                 f"the mask of {sample.name} covers the whole image; see whether it is inverted",
+            )
+
+    def doubts(self, share: float) -> Iterator[str]:
+        if share > LARGE:
+            yield (
+                f"the object covers {share:.0%} of the pixels on average; if the masks are inverted, set "
+                "mask_values to the value of the object, such as mask_values: [0]"
             )
 
     def tile(self, sample: PromptSample, side: int) -> Image.Image:
