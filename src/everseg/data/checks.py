@@ -154,8 +154,9 @@ def check(stream: Stream | str | Path) -> Report:
         findings += _read(split, view)
         findings += _clicks_off_mask(split)
         findings += _turned(split)
-        if split.shares:
-            doubts = view.doubts(float(np.mean(split.shares)))
+        partly = [share for share in split.shares if share < 1]  # The others are findings of their own.
+        if partly:
+            doubts = view.doubts(float(np.mean(partly)))
             findings += [split.finding("warning", "", doubt) for doubt in doubts]
         if split.name == "train":  # A test split may be too small to show everything.
             findings += [split.finding("warning", "", doubt) for doubt in split.samples.doubts()]

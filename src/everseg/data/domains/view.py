@@ -16,7 +16,6 @@ from everseg.pictures.sheet import INK, enlarged, framed
 from everseg.pictures.tile import draw_click, picture_of
 from everseg.types import PromptSample
 
-
 LARGE = 0.6
 """Mean share of the object from which on a split's masks may be inverted."""
 
