@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from everseg.classes.instances import HarvestConfig, InstancePool, cut, find_instances, paste
 from everseg.data.images import read_image
-from everseg.data.masks import read_labels
+from everseg.data.numbers import read_labels
 
 CLASSES = (8, 10, 12, 13)  # cat, cow, dog, horse
 
