@@ -384,11 +384,19 @@ def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path)
     refused(predicted(), "nothing points at the object")
     refused(predicted("--point", "3;4"), "'3;4'")
     refused(predicted("--point", "nan,4"), "'nan,4'")
-    refused(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
     refused(predicted("--point", "3,4", "--stage", "nuclei"), "no stage 'nuclei'")
     refused(predicted("--point", "3,4", image=tmp_path / "no.png"), "no.png does not exist")
+    refused(predicted("--point", "3,4", "--halo", "9"), "give --tile too")
+    refused(predicted("--point", "3,4", "--tile", "9"), "--tile is 9")
+    refused(predicted("--point", "3,4", "--prompts", tmp_path / "p.csv"), "give one of them")
     (tmp_path / "text.png").write_text("hello")
-    refused(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")
+
+    def failed(done: Done, *said: str) -> None:
+        assert done.code == 3 and all(text in done.err for text in said), done
+        assert "1 images: 0 predicted, 0 finished before, 1 failed" in done.err
+
+    failed(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
+    failed(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")
     assert not (tmp_path / "out").exists()
 
 
