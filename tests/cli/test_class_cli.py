@@ -147,8 +147,9 @@ def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: 
     again = everseg("predict", learned, image, "--out", tmp_path)
     assert again.code == 0 and "0_classes.png" in again.out
     (tmp_path / "0.json").unlink()
+    drawn.save(tmp_path / "0_classes.png")
     refused = everseg("predict", learned, image, "--out", tmp_path)
-    assert refused.code == 2 and "already exists and was not written by everseg" in refused.err
+    assert refused.code == 3 and "already exists and was not written by everseg" in refused.err
     clicked = everseg("predict", learned, image, "--out", tmp_path, "--point", "1,2")
     assert clicked.code == 2 and "leave clicks and boxes out" in clicked.err
 

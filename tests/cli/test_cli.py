@@ -192,6 +192,62 @@ def test_predicting(everseg_command: Command, made: Made, tmp_path: Path) -> Non
     assert len(done.out.splitlines()) == 2
 
 
+def test_predicting_a_folder_with_prompts_for_each_image(
+    everseg_command: Command, made: Made, tmp_path: Path
+) -> None:
+    for name, value in (("a/1.png", 40), ("b/1.png", 90), ("b/2.png", 160), ("b/bad.png", 0)):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), (value, value, value)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "b" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "in" / "b" / "Thumbs.db").write_bytes(b"litter")
+    table = tmp_path / "clicks.csv"
+    table.write_text(
+        "image,object,x,y,label\na/1.png,left,10,10,1\na/1.png,right,50,20,1\na/1.png,right,5,5,0\n"
+        "b/1.png,one,99,1,1\nbad.png,one,1,1,1\nc.png,one,1,1,1\n"
+    )
+    out = tmp_path / "out"
+    given = ("predict", made.run, tmp_path / "in", "--prompts", table, "--out", out, "--no-overlay")
+    done = everseg_command(*given, "--format", "labels")
+    assert done.code == 3
+    said = done.err.splitlines()
+    assert [line.split(":")[0] for line in said[:-1]] == ["error"] * 4, said
+    for line, words in zip(
+        said,
+        (
+            "clicks.csv, line 7 is about c.png, which is none of the images given",
+            "b/2.png has no prompts in",
+            "(99, 1) lies outside the image of 64x48 pixels",
+            "bad.png is not an image",
+            "3 images: 1 predicted, 0 finished before, 2 failed",
+        ),
+        strict=True,
+    ):
+        assert words in line
+    assert sorted(p.name for p in out.rglob("*")) == ["1.json", "1_labels.png", "a"]
+    assert len(done.out.splitlines()) == 2
+    # The same command goes on: what is right now is predicted, what was finished stays.
+    table.write_text(table.read_text().replace("99", "9").replace("c.png", "b/2.png"))
+    Image.new("RGB", (64, 48)).save(tmp_path / "in" / "b" / "bad.png")
+    done = everseg_command(*given, "--format", "labels", "--json")
+    assert (done.code, "3 predicted, 1 finished before, 0 failed" in done.err) == (0, True)
+    told = json.loads(done.out)
+    assert [(Path(r["image"]).name, len(r["masks"])) for r in told] == [
+        ("1.png", 2),
+        ("1.png", 1),
+        ("2.png", 1),
+        ("bad.png", 1),
+    ]
+    assert [m["object"] for m in told[0]["masks"]] == ["left", "right"]
+    # A pattern that the shell has not expanded, and COCO results.
+    coco = tmp_path / "coco"
+    done = everseg_command(*given[:2], tmp_path / "in" / "*" / "1.png", *given[3:5], "--out", coco,
+        "--format", "coco")  # fmt: skip
+    assert done.code == 3 and "bad.png, which is none of the images given" in done.err
+    results = json.loads((coco / "predictions.coco.json").read_text())
+    assert [r["image_id"] for r in results] == [1, 1, 2]
+    assert (coco / "b" / "1_overlay.png").is_file()
+
+
 def test_reporting_and_comparing(everseg_command: Command, made: Made, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = everseg_command("report", made.run, "--out", page)
@@ -384,11 +440,19 @@ def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path)
     refused(predicted(), "nothing points at the object")
     refused(predicted("--point", "3;4"), "'3;4'")
     refused(predicted("--point", "nan,4"), "'nan,4'")
-    refused(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
     refused(predicted("--point", "3,4", "--stage", "nuclei"), "no stage 'nuclei'")
     refused(predicted("--point", "3,4", image=tmp_path / "no.png"), "no.png does not exist")
+    refused(predicted("--point", "3,4", "--halo", "9"), "give --tile too")
+    refused(predicted("--point", "3,4", "--tile", "9"), "--tile is 9")
+    refused(predicted("--point", "3,4", "--prompts", tmp_path / "p.csv"), "give one of them")
     (tmp_path / "text.png").write_text("hello")
-    refused(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")
+
+    def failed(done: Done, *said: str) -> None:
+        assert done.code == 3 and all(text in done.err for text in said), done
+        assert "1 images: 0 predicted, 0 finished before, 1 failed" in done.err
+
+    failed(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
+    failed(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")
     assert not (tmp_path / "out").exists()
 
 

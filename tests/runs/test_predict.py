@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.methods import build, configure
 from everseg.pictures.overlay import draw_mask
+from everseg.runs.inputs import find_images
 from everseg.runs.learn import run
-from everseg.runs.predict import parse_numbers, predict_files, prompts_of
+from everseg.runs.predict import How, Outcome, predict_files
+from everseg.runs.prompts import ImagePrompts, parse_numbers, prompts_of
 from everseg.runs.run import Run, RunConfig
 from everseg.types import Query, Stage
 
@@ -62,28 +65,41 @@ def pixels(path: Path) -> np.ndarray:
         return np.array(image)
 
 
+def predicted(
+    run: Run, paths: Sequence[Path], prompts: ImagePrompts | None, out: Path, **how: Any
+) -> list[Outcome]:
+    """All images with the same prompts."""
+    sources = find_images(paths, out)
+    return list(predict_files(run, sources, [prompts] * len(sources), out, How(**how)))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 # ---------------------------------------------------------------- prompts
 
 
 def test_clicks_are_one_object() -> None:
     found = prompts_of(["4,5", "6.5, 7"], ["1,2"], [])
-    assert found.points is not None and found.labels is not None
-    assert found.points.tolist() == [[[4.0, 5.0], [6.5, 7.0], [1.0, 2.0]]]
-    assert found.labels.tolist() == [[1, 1, 0]]
-    assert found.boxes is None
-    assert len(found) == 1
+    assert found is not None
+    (one,) = found.tensors(9, 9)
+    assert one.points is not None and one.labels is not None
+    assert one.points.tolist() == [[[4.0, 5.0], [6.5, 7.0], [1.0, 2.0]]]
+    assert one.labels.tolist() == [[1, 1, 0]]
+    assert one.boxes is None
 
 
 def test_boxes_are_objects_and_a_box_may_have_clicks() -> None:
     several = prompts_of([], [], ["0,0,5,5", "1,1,9,8"])
-    assert several.boxes is not None
-    assert several.boxes.tolist() == [[0, 0, 5, 5], [1, 1, 9, 8]]
-    assert several.points is None
-    assert len(several) == 2
-    one = prompts_of([], ["3,3"], ["0,0,5,5"])
-    assert len(one) == 1
-    assert one.labels is not None
-    assert one.labels.tolist() == [[0]]
+    assert several is not None
+    assert [one.box for one in several.objects] == [(0, 0, 5, 5), (1, 1, 9, 8)]
+    assert not any(one.points for one in several.objects)
+    together = prompts_of([], ["3,3"], ["0,0,5,5"])
+    assert together is not None
+    (one,) = together.objects
+    assert one.labels == (0,)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +138,18 @@ def test_numbers() -> None:
 def test_every_pixel_that_is_written(learned: Run, tmp_path: Path) -> None:
     path = picture(tmp_path / "some image.png")
     out = tmp_path / "out"
-    [written] = predict_files(learned, [path], prompts_of(["20,10"], [], []), out)
+    [written] = predicted(learned, [path], prompts_of(["20,10"], [], []), out)
     image = torch.from_numpy(pixels(path)).permute(2, 0, 1)
     prompts = prompts_of(["20,10"], [], [])
     assert prompts is not None
-    [wanted] = learned.learner.predict([Query(image, prompts)])
+    [wanted] = learned.learner.predict([Query(image, prompts.tensors(40, 50)[0])])
     mask = wanted.masks()[0].numpy()
 
     assert np.array_equal(pixels(out / "some image_mask.png"), mask.astype(np.uint8) * 255)
     assert np.array_equal(pixels(out / "some image_overlay.png"), draw_mask(image, mask))
     record = json.loads((out / "some image.json").read_text())
     assert record == written.record
-    assert set(record) == {"image", "size", "masks", "module", "probability"}
+    assert set(record) == {"image", "size", "masks", "module", "probability", "inputs"}
     assert record["image"] == str(path)
     assert record["size"] == {"width": 50, "height": 40}
     assert [set(m) for m in record["masks"]] == [{"file", "pixels", "predicted_iou"}]
@@ -153,11 +169,11 @@ def test_every_pixel_that_is_written(learned: Run, tmp_path: Path) -> None:
 def test_several_boxes_are_several_masks(learned: Run, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     prompts = prompts_of([], [], ["0,0,20,20", "10,10,50,40", "3,3,9,9"])
-    [written] = predict_files(learned, [path], prompts, tmp_path / "out")
+    [written] = predicted(learned, [path], prompts, tmp_path / "out")
     assert [p.name for p in written.files[:-1]] == ["a_mask_1.png", "a_mask_2.png", "a_mask_3.png"]
     assert [m["file"] for m in written.record["masks"]] == ["a_mask_1.png", "a_mask_2.png", "a_mask_3.png"]
     for n, box in enumerate(("0,0,20,20", "10,10,50,40", "3,3,9,9")):
-        [alone] = predict_files(learned, [path], prompts_of([], [], [box]), tmp_path / f"alone{n}")
+        [alone] = predicted(learned, [path], prompts_of([], [], [box]), tmp_path / f"alone{n}")
         a, b = (pixels(p) for p in (written.files[n], alone.files[0]))
         assert (a != b).mean() < 0.01
 
@@ -179,7 +195,7 @@ def test_images_of_every_kind_and_shape(
     learned: Run, tmp_path: Path, name: str, mode: str, size: tuple[int, int]
 ) -> None:
     path = picture(tmp_path / name, size, mode)
-    [written] = predict_files(learned, [path], prompts_of(["0,0"], [], []), tmp_path / "out")
+    [written] = predicted(learned, [path], prompts_of(["0,0"], [], []), tmp_path / "out")
     mask, overlay = pixels(written.files[0]), pixels(written.files[-1])
     assert mask.shape == (size[1], size[0])
     assert overlay.shape == (size[1], size[0], 3)
@@ -190,10 +206,10 @@ def test_images_of_different_sizes_in_one_go_are_each_alone(learned: Run, tmp_pa
     paths = [
         picture(tmp_path / f"{i}.png", size, seed=i) for i, size in enumerate([(50, 40), (64, 64), (9, 90)])
     ]
-    together = predict_files(learned, paths, prompts_of(["5,6"], [], []), tmp_path / "together")
-    assert [w.image for w in together] == paths
+    together = predicted(learned, paths, prompts_of(["5,6"], [], []), tmp_path / "together")
+    assert [w.source.path for w in together] == paths
     for path, written in zip(paths, together, strict=True):
-        [alone] = predict_files(learned, [path], prompts_of(["5,6"], [], []), tmp_path / "alone")
+        [alone] = predicted(learned, [path], prompts_of(["5,6"], [], []), tmp_path / "alone")
         a, b = (pixels(w.files[0]) for w in (written, alone))
         assert (a != b).mean() < 0.01
         assert alone.record["module"] == written.record["module"]
@@ -207,54 +223,79 @@ def test_clicks_outside_the_image_are_refused(
     learned: Run, tmp_path: Path, points: Sequence[str], boxes: Sequence[str]
 ) -> None:
     path = picture(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png: \(.*\) lies outside the image of 50x40 pixels"):
-        predict_files(learned, [path], prompts_of(points, [], boxes), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    other = picture(tmp_path / "b.png", (60, 50))
+    out = tmp_path / "out"
+    wrong, fine = predicted(learned, [path, other], prompts_of(points, [], boxes), out)
+    assert re.search(r"a\.png: \(.*\) lies outside the image of 50x40 pixels", wrong.error)
+    assert not list(out.glob("a*"))
+    assert bool(fine.error) == any("-" in text for text in [*points, *boxes])
 
 
 def test_a_box_may_end_where_the_image_does(learned: Run, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    assert predict_files(learned, [path], prompts_of([], [], ["0,0,50,40"]), tmp_path / "out")
+    assert predicted(learned, [path], prompts_of([], [], ["0,0,50,40"]), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["x_mask.png", "x_mask_2.png", "x.json"])
+@pytest.mark.parametrize("name", ["x_mask.png", "x_mask_2.png", "x_overlay.png", "x.json"])
 def test_files_of_others_are_not_replaced(learned: Run, tmp_path: Path, name: str) -> None:
     """Ground truth often has these names; what an earlier prediction wrote may go."""
-    image, out = picture(tmp_path / "x.png"), tmp_path / "out"
-    for _ in range(2):
-        predict_files(learned, [image], prompts_of(["4,5"], [], []), out)
-    if name in {p.name for p in out.iterdir()}:
-        (out / "x.json").unlink()
+    images = [picture(tmp_path / "x.png"), picture(tmp_path / "y.png")]
+    out, prompts = tmp_path / "out", prompts_of(["4,5"], [], [])
+    predicted(learned, images, prompts, out)
+    (out / "x.json").unlink()
+    predicted(learned, images, prompts_of(["4,6"], [], []), out)
+    (out / "x.json").unlink()
+    (out / "y.json").unlink()
     (out / name).write_bytes(b"[]")
-    with pytest.raises(UserError, match="exists and was not written by everseg; choose another --out"):
-        predict_files(learned, [image], prompts_of(["4,5"], [], []), out)
+    wrong, fine = predicted(learned, images, prompts, out)
+    assert "already exists and was not written by everseg; choose another --out" in wrong.error
     assert (out / name).read_bytes() == b"[]"
+    assert fine.record is not None and not fine.skipped
 
 
-def test_two_images_of_one_name_are_refused(learned: Run, tmp_path: Path) -> None:
-    paths = [picture(tmp_path / "x" / "a.png"), picture(tmp_path / "y" / "a.jpg")]
-    with pytest.raises(UserError, match="two images are named 'a' and would share their output files"):
-        predict_files(learned, paths, prompts_of(["5,6"], [], []), tmp_path / "out")
+def test_pictures_of_an_earlier_version_are_known_by_their_record(learned: Run, tmp_path: Path) -> None:
+    image, out = picture(tmp_path / "x.png"), tmp_path / "out"
+    for name in ("x_mask.png", "x_overlay.png"):
+        picture(out / name)
+    (out / "x.json").write_text(json.dumps({"image": "x.png", "masks": [{"file": "x_mask.png"}]}))
+    [done] = predicted(learned, [image], prompts_of(["4,5"], [], []), out)
+    assert not done.error and pixels(out / "x_mask.png").ndim == 2
 
 
-def test_one_damaged_image_stops_all_before_anything_is_written(learned: Run, tmp_path: Path) -> None:
-    good = picture(tmp_path / "good.png")
-    bad = picture(tmp_path / "bad.png")
-    bad.write_bytes(bad.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"bad\.png is damaged or truncated"):
-        predict_files(learned, [good, bad], prompts_of(["5,6"], [], []), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_what_an_earlier_prediction_wrote_and_this_does_not_is_deleted(learned: Run, tmp_path: Path) -> None:
+    images = [
+        picture(tmp_path / "x.png"),
+        picture(tmp_path / "x_mask.png"),
+        picture(tmp_path / "x_mask_1.png"),
+    ]
+    out = tmp_path / "out"
+    predicted(learned, images, prompts_of([], [], ["0,0,9,9", "2,2,8,8"]), out)
+    predicted(learned, images, prompts_of(["4,5"], [], []), out, overlay=False)
+    assert sorted(content(out)) == sorted(
+        f"{stem}{end}" for stem in ("x", "x_mask", "x_mask_1") for end in (".json", "_mask.png")
+    )
+
+
+def test_one_damaged_image_does_not_stop_the_others(learned: Run, tmp_path: Path) -> None:
+    images = [picture(tmp_path / f"{name}.png") for name in ("a", "bad", "c")]
+    images[1].write_bytes(images[1].read_bytes()[:200])
+    first, bad, last = predicted(learned, images, prompts_of(["5,6"], [], []), tmp_path / "out")
+    assert re.search(r"bad\.png is damaged or truncated", bad.error)
+    assert bad.record is None and not list((tmp_path / "out").glob("bad*"))
+    assert first.record is not None and last.record is not None
 
 
 def test_a_stage_may_be_named(learned: Run, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     prompts = prompts_of(["20,10"], [], [])
-    [written] = predict_files(learned, [path], prompts, tmp_path / "out", stage="cracks")
+    [written] = predicted(learned, [path], prompts, tmp_path / "out", stage="cracks")
     image = torch.from_numpy(pixels(path)).permute(2, 0, 1)
-    [wanted] = learned.learner.predict_as([Query(image, prompts)], "cracks")  # type: ignore[attr-defined]
+    assert prompts is not None
+    one = prompts.tensors(40, 50)[0]
+    [wanted] = learned.learner.predict_as([Query(image, one)], "cracks")  # type: ignore[attr-defined]
     assert np.array_equal(pixels(written.files[0]) > 0, wanted.masks()[0].numpy())
     with pytest.raises(UserError, match="no stage 'nuclei'; it learned lesions, cracks"):
-        predict_files(learned, [path], prompts, tmp_path / "out", stage="nuclei")
+        predicted(learned, [path], prompts, tmp_path / "out", stage="nuclei")
 
 
 def test_a_method_without_modules_says_so(micro: Any, learned: Run, tmp_path: Path) -> None:
@@ -268,6 +309,6 @@ def test_a_method_without_modules_says_so(micro: Any, learned: Run, tmp_path: Pa
     )
     path = picture(tmp_path / "a.png")
     with pytest.raises(UserError, match="'zero-shot' keeps no module per stage; leave the stage out or"):
-        predict_files(plain, [path], prompts_of(["5,6"], [], []), tmp_path / "out", stage="cracks")
-    [written] = predict_files(plain, [path], prompts_of(["5,6"], [], []), tmp_path / "out")
+        predicted(plain, [path], prompts_of(["5,6"], [], []), tmp_path / "out", stage="cracks")
+    [written] = predicted(plain, [path], prompts_of(["5,6"], [], []), tmp_path / "out")
     assert written.record["module"] is written.record["probability"] is None

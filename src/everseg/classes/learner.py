@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Output, Rule, decide
 from everseg.types import ImageQuery, Scratch, Stage, State
@@ -64,20 +65,39 @@ class ClassLearner:
         sizes: dict[tuple[int, ...], list[int]] = {}
         for i, query in enumerate(queries):
             sizes.setdefault(tuple(query.image.shape[-2:]), []).append(i)
-        self.model.eval()
-        with torch.inference_mode():
-            for alike in sizes.values():
-                for start in range(0, len(alike), PREDICT_BATCH):
-                    part = alike[start : start + PREDICT_BATCH]
-                    pixels = self.model.pixels(torch.stack([queries[i].image for i in part]))
-                    said = self._decided(self.model(pixels)).to("cpu", torch.uint8)
-                    found.update(zip(part, said.clone().unbind(), strict=True))
+        for size, alike in sizes.items():
+            together = images_at_once(PREDICT_BATCH, size[0] * size[1], self.model.device)
+            for start in range(0, len(alike), together):
+                part = alike[start : start + together]
+                scores = self._scored([queries[i] for i in part])
+                with torch.inference_mode():
+                    said = self._chosen(scores).to("cpu", torch.uint8)
+                found.update(zip(part, said.clone().unbind(), strict=True))
         return [found[i] for i in range(len(queries))]
 
-    def _decided(self, out: Output) -> Tensor:
-        if not self.model.counts:
-            return torch.zeros(len(out.logits), *out.size)
-        return decide(out.full(), self.rule)
+    def scores(self, query: ImageQuery) -> Tensor:
+        """What a pixel's channel is decided by, (K, H, W) float32 on the CPU; see `tiles.ScoresPixels`."""
+        return self._scored([query])[0].float().cpu()
+
+    def decide(self, scores: Tensor) -> Tensor:
+        """The channel of each pixel, (H, W) uint8, by scores (K, H, W)."""
+        return self._chosen(scores[None])[0].to(torch.uint8)
+
+    def _scored(self, queries: Sequence[ImageQuery]) -> Tensor:
+        """Scores of images of one size, (B, K, H, W)."""
+        self.model.eval()
+        with torch.inference_mode():
+            pixels = self.model.pixels(torch.stack([query.image for query in queries]))
+            return self._scores(self.model(pixels))
+
+    def _scores(self, out: Output) -> Tensor:
+        return out.full()
+
+    def _chosen(self, scores: Tensor) -> Tensor:
+        """(B, K, H, W) -> (B, H, W)."""
+        if scores.shape[1] == 1:
+            return torch.zeros_like(scores[:, 0])
+        return decide(scores, self.rule)
 
     def state_dict(self) -> State:
         return {"segmenter": dict(self.model.state_dict())}

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from everseg.classes.drawing import draw, lines_of
 from everseg.classes.scoring import ClassScoreConfig, score_classes
+from everseg.classes.tiles import ScoresPixels, tiled
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.data.tiling import Tiling
 from everseg.errors import UserError
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.base import load_semantic_base
-from everseg.pictures.drawn import Drawn
-from everseg.pictures.overlay import class_map, draw_classes
+from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import Results, average_over_steps, class_means, with_class_row
 from everseg.types import ImageQuery, Precision, Prompts, RunView, Stage
 
@@ -48,7 +49,7 @@ class Classes:
     Score = ClassScoreConfig
     lower_is_better: Mapping[str, bool] = {"iou": False}
     panels = ("means", "maps", "costs", "merges", "settings")
-    outputs = ("_classes.png",)
+    outputs = r"_(classes|overlay)\.png"
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"
 
     def fits(self, stream: Stream) -> bool:
@@ -109,10 +110,12 @@ class Classes:
         found = asdict(class_means(matrix, old=first or None))
         return found | {"average_over_steps": average_over_steps(matrix)}
 
-    def query(self, image: Tensor, prompts: Prompts | None, what: str) -> ImageQuery:
-        if prompts is not None:
+    def check_prompted(self, prompted: bool, what: str) -> None:
+        if prompted:
             raise UserError(f"{what} gives every pixel a class; leave clicks and boxes out")
-        return ImageQuery(image)
+
+    def query(self, image: Tensor, prompts: Prompts | None, key: str) -> ImageQuery:
+        return ImageQuery(image, key)
 
     def untouched(self, run: RunView) -> None:
         """A backbone knows no class."""
@@ -120,22 +123,27 @@ class Classes:
     def answer(self, prediction: Tensor, classes: Sequence[str]) -> ClassMap:
         return ClassMap(prediction.cpu().numpy(), tuple(classes))
 
-    def draw(self, stem: str, image: Tensor, prediction: Tensor, classes: Sequence[str]) -> Drawn:
-        """A class map with a palette, whose numbers are channels, and an overlay."""
-        channels = prediction.numpy()
-        counts = np.bincount(channels.ravel(), minlength=len(classes))
-        name = f"{stem}_classes.png"
-        record = {
-            "size": {"width": channels.shape[1], "height": channels.shape[0]},
-            "file": name,
-            "classes": [
-                {"channel": channel, "name": each, "pixels": int(counts[channel])}
-                for channel, each in enumerate(classes)
-            ],
-        }
-        pictures = {
-            name: class_map(channels),
-            f"{stem}_overlay.png": Image.fromarray(draw_classes(image, channels)),
-        }
-        seen = [f"{c['name']} {c['pixels']}" for c in record["classes"][1:] if c["pixels"]]  # type: ignore[index]
-        return Drawn(pictures, record, ((", ".join(seen) or "background alone", name),))
+    def segment(
+        self,
+        run: RunView,
+        predict: Any,
+        image: Tensor,
+        objects: Sequence[Prompts],
+        tiling: Tiling | None,
+        key: str,
+    ) -> NDArray[np.uint8]:
+        if tiling is None or max(image.shape[-2:]) <= tiling.tile:
+            (labels,) = predict([ImageQuery(image, key)])
+            return labels.numpy()
+        if not isinstance(run.learner, ScoresPixels):
+            raise UserError(
+                f"method {run.config.method!r} does not tell its scores of pixels; leave --tile out"
+            )
+        with torch.inference_mode():
+            return tiled(run.learner, image, tiling).numpy()
+
+    def draw(self, image: Tensor, found: NDArray[np.uint8], wanted: Wanted) -> Drawn:
+        return draw(image, found, wanted)
+
+    def lines(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return lines_of(record)

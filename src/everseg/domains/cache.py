@@ -40,9 +40,14 @@ class CacheConfig:
         at_least(self, 0, "budget")
 
 
+RECENT = 4
+"""Images beside the data sets' whose features are kept in memory, for a further prompt on one of them."""
+
+
 class FeatureCache:
     """`base.trunk` with a memory. Entries are keyed by image content, base weights, tap and precision.
 
+    Of queries that are not `lasting` the last few images are kept, so that memory does not grow with them.
     A file that cannot be read back, say after a power cut, counts as absent and is written anew.
     """
 
@@ -51,6 +56,7 @@ class FeatureCache:
         self.config = config
         self.dtype = torch.float16 if config.precision == "fp16" else torch.float32
         self.entries: dict[str, Features] = {}
+        self.recent: dict[str, Features] = {}
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -78,8 +84,12 @@ class FeatureCache:
             for i in missing:
                 found[i] = rows[queries[i].key or f"#{i}"]
             for key, entry in rows.items():
-                if not key.startswith("#"):
+                if key.startswith("#"):
+                    continue
+                if queries[first[key]].lasting:
                     self._put(key, entry)
+                else:
+                    self._remember(key, entry)
         batch = [f for f in found if f is not None]
         return {
             name: torch.stack([f[name].to(self.base.device, torch.float32) for f in batch])
@@ -100,6 +110,8 @@ class FeatureCache:
         if not key or self.config.where == "off":
             return None
         name = self._name(key)
+        if name in self.recent:
+            return self.recent[name]
         if self.config.where == "memory":
             return self.entries.get(name)
         path = self.folder / f"{name}.safetensors"
@@ -108,14 +120,16 @@ class FeatureCache:
         except (FileNotFoundError, SafetensorError, OSError):
             return None
 
+    def _remember(self, key: str, entry: Features) -> None:
+        if self.config.where != "off":
+            self.recent[self._name(key)] = _copied(entry)
+            while len(self.recent) > RECENT:
+                del self.recent[next(iter(self.recent))]
+
     def _put(self, key: str, entry: Features) -> None:
         if self.config.where == "off":
             return
-        # A copy: a row of a batch would keep the whole batch alive.
-        whole = torch.contiguous_format
-        kept: dict[str, Tensor] = {
-            n: v.detach().to("cpu", copy=True, memory_format=whole) for n, v in entry.items()
-        }
+        kept = _copied(entry)
         size = sum(v.numel() * v.element_size() for v in kept.values())
         if self.bytes + size > self.config.budget:
             return
@@ -130,3 +144,9 @@ class FeatureCache:
             temporary.replace(self.folder / f"{name}.safetensors")
         except (OSError, SafetensorError):  # A full disk costs speed, not the run.
             temporary.unlink(missing_ok=True)
+
+
+def _copied(entry: Features) -> dict[str, Tensor]:
+    """On the CPU. A copy, since a row of a batch would keep the whole batch alive."""
+    whole = torch.contiguous_format
+    return {n: v.detach().to("cpu", copy=True, memory_format=whole) for n, v in entry.items()}

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from everseg.data.tiling import Tiling
+from everseg.domains.drawing import draw, lines_of
 from everseg.domains.methods.zero_shot import ZeroShot
 from everseg.domains.scoring import Predict, ScoreConfig, score
+from everseg.domains.segment import Segmented, segment
 from everseg.errors import UserError
 from everseg.models.names import TINY
 from everseg.models.promptable.load import load_base
-from everseg.pictures.drawn import Drawn
-from everseg.pictures.overlay import draw_mask
+from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import BASE, Results
 from everseg.results.metrics import METRICS
 from everseg.types import (
@@ -62,7 +63,7 @@ class Domains:
     Score = ScoreConfig
     lower_is_better: Mapping[str, bool] = {name: m.lower_is_better for name, m in METRICS.items()}
     panels = ("matrix", "routing", "masks", "costs", "merges", "settings")
-    outputs = ("_mask*.png",)
+    outputs = r"_(mask|mask_\d+|labels|overlay)\.png"
     entangled = "one adapter holds what it learned of all of them"
 
     def fits(self, stream: Stream) -> bool:
@@ -123,12 +124,15 @@ class Domains:
         """The averages of any matrix say it all."""
         return {}
 
-    def query(self, image: Tensor, prompts: Prompts | None, what: str) -> Query:
-        if prompts is None:
+    def check_prompted(self, prompted: bool, what: str) -> None:
+        if not prompted:
             raise UserError(
                 "nothing points at the object; give points (x, y) or a box (x0, y0, x1, y1), in pixels"
             )
-        return Query(image, prompts)
+
+    def query(self, image: Tensor, prompts: Prompts | None, key: str) -> Query:
+        assert prompts is not None, "checked by check_prompted"
+        return Query(image, prompts, key, lasting=False)
 
     def untouched(self, run: RunView) -> Predict:
         return ZeroShot(run.base, seed=run.config.seed).predict
@@ -136,26 +140,19 @@ class Domains:
     def answer(self, prediction: PromptPrediction, classes: Sequence[str]) -> Masks:
         return Masks(prediction.masks().cpu().numpy(), prediction.iou.cpu().numpy(), prediction.route)
 
-    def draw(self, stem: str, image: Tensor, prediction: PromptPrediction, classes: Sequence[str]) -> Drawn:
-        """One mask per object (0 or 255), and an overlay of all of them."""
-        masks = prediction.masks().numpy()
-        count, route = len(masks), prediction.route
-        names = [f"{stem}_mask.png" if count == 1 else f"{stem}_mask_{n + 1}.png" for n in range(count)]
-        pictures = {
-            name: Image.fromarray(mask.astype(np.uint8) * 255)
-            for name, mask in zip(names, masks, strict=True)
-        }
-        pictures[f"{stem}_overlay.png"] = Image.fromarray(draw_mask(image, prediction.masks().any(0).numpy()))
-        objects = [
-            {"file": name, "pixels": int(mask.sum()), "predicted_iou": round(float(iou), 4)}
-            for name, mask, iou in zip(names, masks, prediction.iou, strict=True)
-        ]
-        record = {
-            "size": {"width": prediction.size[1], "height": prediction.size[0]},
-            "masks": objects,
-            "module": None if route is None else route.name,
-            "probability": None if route is None else round(route.probability, 4),
-        }
-        chosen = "" if route is None else f" with module {route.name} ({route.probability:.2f})"
-        lines = tuple((f"{o['pixels']} pixels{chosen}", str(o["file"])) for o in objects)
-        return Drawn(pictures, record, lines)
+    def segment(
+        self,
+        run: RunView,
+        predict: Predict,
+        image: Tensor,
+        objects: Sequence[Prompts],
+        tiling: Tiling | None,
+        key: str,
+    ) -> list[Segmented]:
+        return segment(predict, image, objects, tiling, key)
+
+    def draw(self, image: Tensor, found: Sequence[Segmented], wanted: Wanted) -> Drawn:
+        return draw(image, found, wanted)
+
+    def lines(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return lines_of(record)

@@ -20,6 +20,7 @@ from everseg.domains.cache import CacheConfig, FeatureCache
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.losses import REFERENCE, LossConfig, reduce_samcl, samcl_terms
 from everseg.fit import FitConfig, fit
+from everseg.models.batching import images_at_once
 from everseg.models.precision import resolved
 from everseg.models.promptable.passes import in_passes, objects_of, passes
 from everseg.models.promptable.protocol import (
@@ -273,9 +274,10 @@ def predict(
 ) -> list[PromptPrediction]:
     """Masks for queries of any sizes and kinds of prompts, one trunk pass for each batch of images."""
     out: list[PromptPrediction] = []
+    together = images_at_once(PREDICT_BATCH, base.image_size**2, base.device)
     with torch.inference_mode():
-        for start in range(0, len(queries), PREDICT_BATCH):
-            out += _predict_batch(queries[start : start + PREDICT_BATCH], base, cache, choose)
+        for start in range(0, len(queries), together):
+            out += _predict_batch(queries[start : start + together], base, cache, choose)
     return out
 
 
@@ -296,7 +298,9 @@ def _predict_batch(
         logits, iou = forward(base, taken, prompts.to(base.device), bind_rows(images))
         return logits.float().cpu(), iou.float().cpu()
 
-    found = iter(in_passes([one for own in objects for one in own], run, PREDICT_BATCH))
+    # The tail's activations are as large as a sixteenth of the pixels, by and large.
+    together = images_at_once(PREDICT_BATCH, base.image_size**2 // 16, base.device)
+    found = iter(in_passes([one for own in objects for one in own], run, together))
     for own, size, route in zip(objects, sizes, routes, strict=True):
         logits, iou = zip(*(next(found) for _ in own), strict=True)
         yield PromptPrediction(torch.cat(logits), torch.cat(iou), size, route)

@@ -9,12 +9,37 @@ from PIL import Image
 
 from everseg.files import atomic_path
 
+SOFTWARE = "everseg"
+"""What the pictures that we write say of who wrote them."""
+
 
 def jpeg(picture: Image.Image) -> bytes:
     """JPEG bytes without chroma subsampling, which would smear thin outlines."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80, subsampling=0, optimize=True)
     return buffer.getvalue()
+
+
+def png(picture: Image.Image, level: int = 6) -> bytes:
+    """PNG bytes that say in their `Software` entry that everseg wrote them.
+
+    level: of compression, 0 to 9. Photographs take half the time at 1 and are a seventh larger.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, said = io.BytesIO(), PngInfo()
+    said.add_text("Software", SOFTWARE)
+    picture.save(buffer, "PNG", compress_level=level, pnginfo=said)
+    return buffer.getvalue()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a PNG that `png` made."""
+    try:
+        with path.open("rb") as file:
+            return b"tEXtSoftware\0" + SOFTWARE.encode() in file.read(4096)
+    except OSError:
+        return False
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

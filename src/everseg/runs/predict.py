@@ -1,168 +1,236 @@
-"""Predict on image files: from paths and prompts to pictures and a JSON file per image."""
+"""Predict on image files: read ahead, predict one by one, write behind.
+
+Threads decode the next images and write the last ones while this one predicts. Only a few images are in
+memory, however many there are. Images never share a pass through the model, so that a result does not depend
+on what else is predicted, in how many processes, or where an earlier command stopped.
+"""
 
 from __future__ import annotations
 
-import glob
+import hashlib
 import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from everseg.data.images import read_image
+from everseg.data.images import DECODING, read_image
+from everseg.data.tiling import Tiling
 from everseg.errors import UserError
-from everseg.files import write_json
-from everseg.pictures.drawn import Drawn
-from everseg.pictures.encode import write_png
+from everseg.files import sha256_file
+from everseg.models.precision import resolved
+from everseg.pictures.drawn import Form, Wanted
 from everseg.runs.arrays import check_inside
+from everseg.runs.inputs import Source
+from everseg.runs.outputs import CannotWrite, OutputFolder
+from everseg.runs.prompts import ImagePrompts
 from everseg.runs.run import Run
 from everseg.types import Prompts
 
+RULES = "predict-1"
+"""Names what is written for a prediction. A change to it must change this, so that files are written anew."""
+
 
 @dataclass(frozen=True)
-class Written:
-    """What was written for one image.
+class How:
+    """How images are predicted and what is written.
 
-    files: the pictures, by what they show first.
-    record: the content of the JSON file.
-    lines: for the terminal, one per result.
+    stage: use this stage's module instead of letting the method choose; "plain" is the untouched base.
+    workers: threads that decode and encode; 0: none.
     """
 
-    image: Path
-    files: tuple[Path, ...]
-    record: dict[str, Any]
-    lines: tuple[str, ...]
+    form: Form = "masks"
+    overlay: bool = True
+    stage: str | None = None
+    tiling: Tiling | None = None
+    workers: int = 2
 
 
-def parse_numbers(text: str, count: int, what: str) -> tuple[float, ...]:
-    """Finite numbers from "x,y" or "x0,y0,x1,y1".
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
 
-    Raises:
-        UserError: not `count` finite numbers.
+    record: the content of its JSON file; None where it failed.
+    files: the pictures.
+    error: why it failed, in a sentence; "" where it did not.
+    skipped: whether an earlier command had finished it.
     """
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != count or not all(math.isfinite(v) for v in values):
-        form = "x,y" if count == 2 else "x0,y0,x1,y1"
-        raise UserError(
-            f"{what} {text!r} is not {count} numbers; write {form} in pixels, such as {_SAMPLE[count]}"
-        )
-    return values
+
+    source: Source
+    record: dict[str, Any] | None
+    files: tuple[Path, ...] = ()
+    error: str = ""
+    skipped: bool = False
 
 
-_SAMPLE = {2: "--point 411,230", 4: "--box 40,30,200,180"}
-
-
-def prompts_of(points: Sequence[str], negatives: Sequence[str], boxes: Sequence[str]) -> Prompts | None:
-    """One object from clicks on it, clicks off it, and at most one box; or one object for each of several
-    boxes. None where nothing is given.
-
-    Raises:
-        UserError: clicks off an object alone, text that is no number, an empty box, or several boxes
-            together with clicks.
-    """
-    if not points and not boxes:
-        if negatives:
-            raise UserError(
-                "nothing points at the object; give --point x,y (repeatable) or --box x0,y0,x1,y1"
-            )
-        return None
-    if len(boxes) > 1 and (points or negatives):
-        raise UserError(
-            "several boxes are several objects, and clicks cannot say which they mean; give one box"
-        )
-    corners = [parse_numbers(b, 4, "--box") for b in boxes]
-    for text, (x0, y0, x1, y1) in zip(boxes, corners, strict=True):
-        if x1 <= x0 or y1 <= y0:
-            raise UserError(
-                f"--box {text!r} is empty: the second corner must lie right of and below the first"
-            )
-    clicks = [parse_numbers(p, 2, "--point") for p in points] + [
-        parse_numbers(p, 2, "--negative") for p in negatives
-    ]
-    return Prompts(
-        points=torch.tensor([clicks]) if clicks else None,
-        labels=torch.tensor([[1] * len(points) + [0] * len(negatives)]) if clicks else None,
-        boxes=torch.tensor(corners) if corners else None,
-    )
+@dataclass(frozen=True)
+class _Loaded:
+    source: Source
+    image: Tensor
+    objects: tuple[Prompts, ...]
+    wanted: Wanted
+    inputs: str
+    content: str
 
 
 def predict_files(
-    run: Run, images: Sequence[Path], prompts: Prompts | None, out: Path, stage: str | None = None
-) -> list[Written]:
-    """Predict every image with the same prompts, and write pictures and `<stem>.json` into `out`.
+    run: Run,
+    sources: Sequence[Source],
+    prompts: Sequence[ImagePrompts | None],
+    out: Path,
+    how: How | None = None,
+) -> Iterator[Outcome]:
+    """Predict images and write pictures and a JSON record of each into `out`; the outcomes, in order.
 
-    A run of domains gives `<stem>_mask.png` (0 or 255; `<stem>_mask_1.png`, ... for several objects), a run
-    of classes `<stem>_classes.png`, whose numbers are channels; both give `<stem>_overlay.png`.
-
-    stage: use this stage's module instead of letting the method choose; "plain" is the untouched base.
-
-    Files of an earlier prediction are replaced; other files of these names are not.
+    Images that an earlier command finished with the same run, prompts and options are skipped. Files of an
+    earlier prediction are replaced; other files of their names are not, and the image fails.
 
     Raises:
-        UserError: an image cannot be read, a click lies outside it, two images have one name, a file that
-            everseg did not write is in the way, prompts are missing or not wanted, or there is no such stage.
+        UserError: there is no such stage, or nothing can be written any more; what is finished stays.
     """
-    problem = run.problem
-    stems = [path.stem for path in images]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice is not None:
-        raise UserError(
-            f"two images are named {twice!r} and would share their output files; predict them apart"
-        )
-    predict = run.predictor(stage)
-    queries = []
-    for path in images:
-        image = read_image(path)
-        queries.append(problem.query(image, prompts, str(run.folder)))
-        _check_free(path.stem, problem.outputs, out)
-        if prompts is not None:
-            check_inside(prompts, image, str(path))
-    written = []
-    for path, query in zip(images, queries, strict=True):
-        (prediction,) = predict([query])
-        drawn = problem.draw(path.stem, query.image, prediction, run.classes)
-        written.append(_write(path, drawn, out))
-    return written
+    how = how or How()
+    job = _Job(run, out, how)
+    most = how.workers + 1
+    reading: deque[Future[_Loaded | Outcome]] = deque()
+    writing: deque[Future[Outcome]] = deque()
+    waiting = iter(zip(sources, prompts, strict=True))
+    with _threads(how.workers) as submit:
+        while True:
+            while len(reading) < most and (following := next(waiting, None)) is not None:
+                reading.append(submit(job.load, *following))
+            if not reading:
+                break
+            loaded = reading.popleft().result()
+            writing.append(submit(job.finish, loaded, job.segment(loaded)))
+            del loaded
+            while len(writing) > most:
+                yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
 
 
-def _check_free(stem: str, outputs: Sequence[str], out: Path) -> None:
-    """Ground truth is often named as masks are here: replace only what an earlier prediction wrote."""
-    record = out / f"{stem}.json"
+Submit = Callable[..., "Future[Any]"]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Submit]:
+    """Work in threads. However it ends, what has begun is finished and what has not is left."""
+    if count == 0:
+        yield _at_once
+        return
+    pool = ThreadPoolExecutor(count)
     try:
-        own = {record.name, *_files_in(json.loads(record.read_text(encoding="utf-8")))}
-    except (OSError, ValueError):
-        own = set()
-    if len(own) == 1:  # JSON of something else.
-        own = set()
-    there = [path for pattern in outputs for path in out.glob(f"{glob.escape(stem)}{pattern}")]
-    strange = next((p for p in [*there, *([record] if record.exists() else [])] if p.name not in own), None)
-    if strange is not None:
-        raise UserError(f"{strange} already exists and was not written by everseg; choose another --out")
+        yield pool.submit
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _files_in(record: Any) -> Iterator[str]:
-    """The files that a prediction's record names."""
-    if isinstance(record, dict):
-        for key, value in record.items():
-            if key == "file" and isinstance(value, str):
-                yield value
-            else:
-                yield from _files_in(value)
-    elif isinstance(record, list):
-        for value in record:
-            yield from _files_in(value)
+def _at_once(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    done: Future[Any] = Future()
+    done.set_result(work(*arguments))
+    return done
 
 
-def _write(path: Path, drawn: Drawn, out: Path) -> Written:
-    for name, picture in drawn.pictures.items():
-        write_png(out / name, picture)
-    record = {"image": str(path), **drawn.record}
-    write_json(out / f"{path.stem}.json", record)
-    lines = tuple(f"{path}: {text} -> {out / name}" for text, name in drawn.lines)
-    return Written(path, tuple(out / name for name in drawn.pictures), record, lines)
+class _Job:
+    """What the images of one command have in common."""
+
+    def __init__(self, run: Run, out: Path, how: How) -> None:
+        self.run, self.how, self.problem = run, how, run.problem
+        self.predict = run.predictor(how.stage)
+        self.folder = OutputFolder(out, self.problem.outputs)
+        state = "" if run.record.sha256 is None else run.record.sha256.state
+        precision = resolved(run.config.precision, run.base.device)
+        self.made_of = [
+            RULES,
+            DECODING,
+            run.config.method,
+            run.base.fingerprint,
+            state,
+            precision,
+            run.classes,
+            how.stage,
+            how.form,
+            how.overlay,
+            how.tiling and asdict(how.tiling),
+        ]
+
+    def load(self, source: Source, prompts: ImagePrompts | None) -> _Loaded | Outcome:
+        """Decode an image, unless it is finished or cannot be predicted. Runs in a thread."""
+        try:
+            content = _digest_of(source.path)
+            asked = () if prompts is None else prompts.objects
+            about = [content, [asdict(one) for one in asked], 0 if prompts is None else prompts.frame]
+            inputs = hashlib.sha256(json.dumps([*self.made_of, about]).encode()).hexdigest()
+            record = self.folder.finished(source.name, inputs, overlay=self.how.overlay)
+            if record is not None:
+                return Outcome(source, record, skipped=True)
+            self.folder.check_free(source.name)
+            image = read_image(source.path)
+            objects = () if prompts is None else tuple(prompts.tensors(*image.shape[-2:]))
+            for one in objects:
+                check_inside(one, image, str(source.path))
+        except UserError as error:
+            return Outcome(source, None, error=str(error))
+        except MemoryError:
+            return Outcome(source, None, error=_no_room(source))
+        wanted = Wanted(
+            Path(source.name).name,
+            self.how.form,
+            self.how.overlay,
+            self.run.classes,
+            tuple(one.name for one in asked),
+            tuple(one.category for one in asked),
+        )
+        return _Loaded(source, image, objects, wanted, inputs, content)
+
+    def segment(self, loaded: _Loaded | Outcome) -> Any:
+        """What the model finds in an image, or why it does not."""
+        if isinstance(loaded, Outcome):
+            return None
+        key = f"{loaded.content}:{DECODING}"
+        try:
+            return self.problem.segment(
+                self.run, self.predict, loaded.image, loaded.objects, self.how.tiling, key
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error):
+                raise
+            return _no_room(loaded.source)
+
+    def finish(self, loaded: _Loaded | Outcome, found: Any) -> Outcome:
+        """Draw and write. Runs in a thread."""
+        if isinstance(loaded, Outcome):
+            return loaded
+        source = loaded.source
+        if isinstance(found, str):
+            return Outcome(source, None, error=found)
+        try:
+            drawn = self.problem.draw(loaded.image, found, loaded.wanted)
+            record = {"image": str(source.path), **drawn.record, "inputs": loaded.inputs}
+            files = self.folder.write(source.name, drawn, record)
+        except CannotWrite:
+            raise
+        except UserError as error:
+            return Outcome(source, None, error=str(error))
+        except MemoryError:
+            return Outcome(source, None, error=_no_room(source))
+        return Outcome(source, record, files)
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check the path and its permissions"
+        ) from error
+
+
+def _no_room(source: Source) -> str:
+    return f"{source.path} does not fit into memory; give --tile, or a smaller --tile"

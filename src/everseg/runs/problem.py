@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from everseg.data.tiling import Tiling
 from everseg.errors import UserError
 from everseg.methods import METHODS, find
-from everseg.pictures.drawn import Drawn
+from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import Results
 from everseg.types import Precision, Prompts, RunView, Stage
 
@@ -39,7 +40,7 @@ class Problem(Protocol):
     Score: configuration of scoring.
     lower_is_better: for each metric.
     panels: parts of a report, by name and in their order.
-    outputs: patterns of the files that a prediction writes for one image, after its stem.
+    outputs: regular expression of what a prediction's pictures are called after the image's name.
     entangled: why a method cannot forget a stage, for messages.
     """
 
@@ -49,7 +50,7 @@ class Problem(Protocol):
     Score: type[Any]
     lower_is_better: Mapping[str, bool]
     panels: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: str
     entangled: str
 
     def fits(self, stream: Stream) -> bool:
@@ -89,12 +90,15 @@ class Problem(Protocol):
         first: columns that the first stage taught.
         """
 
-    def query(self, image: Tensor, prompts: Prompts | None, what: str) -> Any:
-        """What the learner is asked about an image (3, H, W) uint8. `what` names the run in messages.
+    def check_prompted(self, prompted: bool, what: str) -> None:
+        """Check that prompts are given where they are wanted. `what` names the run in messages.
 
         Raises:
             UserError: prompts are missing, or the problem has none.
         """
+
+    def query(self, image: Tensor, prompts: Prompts | None, key: str) -> Any:
+        """What the learner is asked about an image (3, H, W) uint8, whose content `key` identifies."""
 
     def untouched(self, run: RunView) -> Any:
         """The untouched base's `predict`, or None if the base predicts nothing."""
@@ -102,12 +106,27 @@ class Problem(Protocol):
     def answer(self, prediction: Any, classes: Sequence[str]) -> Any:
         """A prediction as numpy arrays."""
 
-    def draw(self, stem: str, image: Tensor, prediction: Any, classes: Sequence[str]) -> Drawn:
-        """A prediction as pictures and a JSON record.
+    def segment(
+        self,
+        run: RunView,
+        predict: Any,
+        image: Tensor,
+        objects: Sequence[Prompts],
+        tiling: Tiling | None,
+        key: str,
+    ) -> Any:
+        """What `draw` draws.
 
-        stem: of the files' names.
-        classes: names of the channels, for runs that have any.
+        predict: from queries to predictions, as `Run.predictor` gives it.
+        objects: prompts of one object each; empty where the problem has none.
+        tiling: how an image that is larger than a tile is cut; None: not at all.
         """
+
+    def draw(self, image: Tensor, found: Any, wanted: Wanted) -> Drawn:
+        """What `segment` found as pictures and a JSON record. Uses neither torch's models nor its threads."""
+
+    def lines(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """A record for the terminal: one text per result, and the name of the file that shows it."""
 
 
 @cache

@@ -24,6 +24,7 @@ from everseg.runs.arrays import as_image, as_prompts
 from everseg.runs.problem import Problem, problem_of
 from everseg.runs.record import Event, Record
 from everseg.types import PLAIN, Evaluate, Learner, Precision, PredictsAs
+from everseg.types.pixels import content_key
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class Run:
         *,
         stage: str | None = None,
     ) -> Any:
-        """Segment one image.
+        """Segment one image. The features of the last few images are kept: a further click on one of them
+        takes only the rest of the model.
 
         image: a path, a Pillow image, or an array: (H, W, 3) or (H, W) numpy, or a tensor (3, H, W), of
             uint8.
@@ -138,7 +140,8 @@ class Run:
         """
         pixels = as_image(image)
         prompts = as_prompts(points, labels, boxes, pixels)
-        query = self.problem.query(pixels, prompts, f"method {self.config.method!r}")
+        self.problem.check_prompted(prompts is not None, f"method {self.config.method!r}")
+        query = self.problem.query(pixels, prompts, content_key(pixels))
         (prediction,) = self.predictor(stage)([query])
         return self.problem.answer(prediction, self.classes)
 

@@ -69,11 +69,13 @@ class Query:
 
     image: (3, H, W) uint8.
     key: identifies the image's content and its decoding, for the feature cache; "" where nobody knows it.
+    lasting: whether the image belongs to a data set that comes back; of others the last few are cached.
     """
 
     image: Tensor
     prompts: Prompts
     key: str = ""
+    lasting: bool = True
 
 
 @dataclass(frozen=True)

@@ -145,11 +145,14 @@ class SSUL(ClassLearner):
             Group("unknown", list(self.unknown.parameters()), scale, decay),
         ]
 
-    def _decided(self, out: Output) -> Tensor:
-        """The highest probability, with the unknown's added to the background's."""
+    def _scores(self, out: Output) -> Tensor:
+        """Probabilities, with the unknown's added to the background's."""
         p = out.full().sigmoid()
         p[:, 0] += self._unknown(out)[:, 0].sigmoid()
-        return p.argmax(1) if self.model.counts else torch.zeros_like(p[:, 0])
+        return p
+
+    def _chosen(self, scores: Tensor) -> Tensor:
+        return scores.argmax(1)
 
     def state_dict(self) -> State:
         kept: dict[str, Any] = {"memory": self.memory.state_dict()} if self.config.memory else {}

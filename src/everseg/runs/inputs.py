@@ -1,0 +1,131 @@
+"""Which images `predict` reads, and what their results are called: files, folders and patterns.
+
+Nothing here loads torch, so that a wrong path is refused at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from everseg.errors import UserError
+
+SUFFIXES = frozenset(
+    ".avif .bmp .dcm .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .pbm .pgm .png .pnm .ppm .sgi .tga .tif .tiff"
+    " .webp".split()
+)
+"""What a folder is searched for. A file that is named itself is read whatever it is called."""
+
+LITTER = frozenset(("Thumbs.db", "desktop.ini"))
+"""Files that Windows leaves in folders and `*` matches; hidden files no pattern matches."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image to predict on.
+
+    path: where it lies.
+    name: what its results are called, a relative path without a suffix: "x", "a/x".
+    """
+
+    path: Path
+    name: str
+
+
+def find_images(given: Sequence[Path], out: Path) -> list[Source]:
+    """Every image that the arguments name, once, in their order; images of a folder sorted by path.
+
+    An image of a folder, or of a pattern such as `scans/**/*.png`, is called by its path below the folder,
+    or below the part of the pattern that has no wildcard. Any other is called by its stem. Images that would
+    share a name are called by their paths below the folder that holds all images, and by their suffixes too
+    where that is not enough.
+
+    Raises:
+        UserError: a path does not exist, a folder or a pattern holds no image, or the results would be
+            written among the images.
+    """
+    found: dict[Path, Source] = {}
+    for path in given:
+        for source in _expand(path, out):
+            found.setdefault(Path(os.path.abspath(source.path)), source)
+    top = _common_folder(found)
+    long = {path: _without_suffix(path.relative_to(top)) for path in found}
+    return _apart(list(found.values()), list(long.values()))
+
+
+def _expand(path: Path, out: Path) -> Iterator[Source]:
+    if os.path.isdir(path):
+        if os.path.realpath(path) == os.path.realpath(out):
+            raise UserError(f"--out is {path}, which is searched for images; choose another --out")
+        inside = [file for file in _walk(path, os.path.realpath(out)) if file.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise UserError(f"{path} holds no images; give a folder with images or image files")
+        yield from (Source(file, _without_suffix(file.relative_to(path))) for file in inside)
+    elif os.path.isfile(path):
+        yield Source(path, path.stem)
+    elif glob.has_magic(str(path)):
+        fixed = _fixed_part(path)
+        skipped = os.path.realpath(out)
+        names = sorted(glob.glob(str(path), recursive=True))
+        files = [Path(n) for n in names if os.path.isfile(n)]
+        files = [f for f in files if os.path.realpath(f.parent) != skipped and f.name not in LITTER]
+        if not files:
+            raise UserError(f"no file matches {path}; check the pattern, or give a folder")
+        yield from (Source(file, _without_suffix(file.relative_to(fixed))) for file in files)
+    elif os.path.exists(path):
+        raise UserError(f"{path} is neither a file nor a folder")
+    else:
+        raise UserError(f"{path} does not exist; give image files, folders or quoted patterns")
+
+
+def _walk(folder: Path, out: str) -> Iterator[Path]:
+    """The files below a folder, sorted, without hidden ones, the results in `out`, and loops of links."""
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        if place in seen or place == out:
+            folders[:] = []
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _fixed_part(pattern: Path) -> Path:
+    fixed = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _without_suffix(path: Path) -> str:
+    return PurePosixPath(*path.parts[:-1], path.stem).as_posix()
+
+
+def _common_folder(paths: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _apart(sources: list[Source], long: list[str]) -> list[Source]:
+    """Sources of which no two share a name."""
+    shared = _shared(source.name for source in sources)
+    sources = [
+        replace(source, name=name) if source.name in shared else source
+        for source, name in zip(sources, long, strict=True)
+    ]
+    # A long name may be another's short one.
+    shared = _shared(source.name for source in sources)
+    return [
+        replace(source, name=f"{name}{source.path.suffix}") if source.name in shared else source
+        for source, name in zip(sources, long, strict=True)
+    ]
+
+
+def _shared(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count > 1}
