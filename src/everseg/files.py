@@ -19,6 +19,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.text import read_text
 
 
 @contextmanager
@@ -94,8 +95,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_bytes(path, content.encode())
+    """Write a UTF-8 text file atomically. Bytes of file names that are not UTF-8 are escaped."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,17 +104,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path, *, names: bool = False) -> Any:
+    """Read JSON. names: as in `read_text`.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, names=names))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except (ValueError, RecursionError) as error:  # Also numbers of thousands of digits.
         raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy or delete it") from error
 
 

@@ -28,6 +28,7 @@ from everseg.data.streamfile import (
     read_stream_file,
 )
 from everseg.errors import UserError, unknown
+from everseg.progress import remark
 from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
 
 
@@ -110,6 +111,8 @@ class Stream:
                 if stage.classes:
                     what = f"no image has one of {', '.join(stage.classes)}; check its options"
                 raise UserError(f"{path}: stage {stage.name!r}, {split}: {what}")
+            for note in described(samples).notes:
+                remark(f"{stage.name}, {split}: {note}")
         return stream
 
     @staticmethod
