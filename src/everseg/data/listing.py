@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from everseg.text import is_file_name
@@ -83,8 +83,29 @@ class Listing:
         return self._known[folder]
 
 
-def by_name(listed: Mapping[str, object], names: Iterable[str]) -> dict[str, str]:
-    """{name: key of `listed` that means it}, for those of `names` that are meant."""
-    keys = Meant(listed)
-    found = ((name, keys.find(name)) for name in names)
-    return {name: key for name, key in found if key is not None}
+class Stems:
+    """The files of a folder by their names without the ending, spelt as in `Listing`.
+
+    ending: goes before all others where a stem has it.
+    """
+
+    def __init__(self, folder: Path, ending: str) -> None:
+        self.folder, self.ending = folder, ending
+        self._files: dict[str, list[str]] | None = None
+
+    def find(self, stem: str) -> list[Path]:
+        """The files that a stem means, sorted: none, one, or several with other endings."""
+        path = self.folder / f"{stem}{self.ending}"
+        if not (stem and is_file_name(str(path))):
+            return []
+        if path.is_file():
+            return [path]
+        if self._files is None:
+            self._files = {}
+            for name in sorted(os.listdir(self.folder)) if self.folder.is_dir() else ():
+                if not name.startswith("."):
+                    self._files.setdefault(Path(name).stem, []).append(name)
+            self._meant = Meant(self._files)
+        meant = self._meant.find(stem)
+        files = [self.folder / name for name in self._files[meant]] if meant is not None else []
+        return [file for file in files if file.suffix == self.ending] or files

@@ -14,6 +14,7 @@ from everseg.data.classes.steps import UnseenAs
 from everseg.data.domains.prompts import PromptKind
 from everseg.data.masks import Threshold
 from everseg.errors import UserError, unknown
+from everseg.text import read_text
 from everseg.types import Setting
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -113,9 +114,9 @@ def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
         UserError: missing, not YAML, an unset environment variable, or a key or value that does not belong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text; save it as UTF-8"
         raise UserError(f"cannot read the stream file {path}: {reason}; check the path") from error
     try:
         tree = yaml.load(text, _UniqueKeys)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from everseg.errors import UserError, unknown
+from everseg.text import lines_of, read_text
 from everseg.types import VOID
 
 BACKGROUND_NAME, VOID_NAME = "background", "void"
@@ -95,7 +96,7 @@ SPECIAL = (BACKGROUND_NAME, VOID_NAME)
 
 def _named_in(path: Path) -> Legend:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         tree = _parse(path, text)
     except OSError as error:
         raise UserError(
@@ -121,7 +122,7 @@ def _parse(path: Path, text: str) -> Any:
         if isinstance(tree, dict):  # JSON's keys are text.
             return {int(n) if isinstance(n, str) and n.isdigit() else n: name for n, name in tree.items()}
         return tree
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(text) if line.strip()]
     if not lines:
         return []
     for delimiter in ("\t", ","):

@@ -16,7 +16,7 @@ from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, open_map
 from everseg.data.described import Described, described
 from everseg.data.domains.folder import pair_by_stem
-from everseg.data.domains.voc import voc_pairs
+from everseg.data.domains.voclist import read_voc_list
 from everseg.data.images import DECODING, decode_image, read_file
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
@@ -120,8 +120,8 @@ def voc_maps(
 ) -> ClassMaps:
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
     `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
-    pairs, problems = voc_pairs(path, split, part, limit, skip)
-    return _maps(pairs, problems, Legend.of("voc"), None, None, index)
+    listed = read_voc_list(path, split, part, limit, skip)
+    return _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index)
 
 
 def ade20k_maps(

@@ -23,6 +23,7 @@ from PIL import Image
 from everseg.data.images import open_image, read_file
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
+from everseg.text import lines_of, read_text
 
 Bools = NDArray[np.bool_]
 
@@ -116,7 +117,7 @@ def listed(path: Path, stems: Sequence[str]) -> Bools:
         UserError: not such a list, a stem twice in it, or one that it lacks.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(read_text(path, names=True))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read the list of classes {path}: {reason}; check the path") from error

@@ -87,7 +87,7 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
             faults.add(
                 "image",
                 folder / brief(image.name),
-                "is listed but does not exist",
+                "is listed but missing",
                 "add it, correct `images`, or set skip_faulty: true",
             )
     present = {image: found for image, found in objects.items() if image.file is not None}

@@ -37,9 +37,10 @@ def places(noun: str, where: Sequence[str]) -> str:
     """ "annotation 7", "annotations 7 and 9", or "12 annotations (7, 9, 11, ...)"."""
     if len(where) == 1:
         return f"{noun} {where[0]}"
+    nouns = noun.removesuffix("y") + "ies" if noun.endswith("y") else f"{noun}s"
     if len(where) <= 3:
-        return f"{noun}s {', '.join(where[:-1])} and {where[-1]}"
-    return f"{len(where)} {noun}s ({', '.join(where[:3])}, ...)"
+        return f"{nouns} {', '.join(where[:-1])} and {where[-1]}"
+    return f"{len(where)} {nouns} ({', '.join(where[:3])}, ...)"
 
 
 def _verb(what: str, count: int) -> str:
