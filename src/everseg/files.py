@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -189,11 +189,12 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tree = json.loads(metadata["everseg"])
         # Read, not mapped: Windows deletes no file that is mapped into memory, and a run replaces its state.
-        return _join(tree, load(path.read_bytes()))
+        # By us, because safetensors opens no path that is not UTF-8.
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return _join(json.loads(header["__metadata__"]["everseg"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise UserError(f"{path} is truncated or was not written by everseg ({error})") from error
 
