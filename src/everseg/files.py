@@ -19,7 +19,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from everseg.errors import UserError
-from everseg.text import read_text
+from everseg.text import brief, is_file_name, read_text
 
 
 @contextmanager
@@ -86,6 +86,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             old.rename(path)
         for rest in (temporary, old):
             shutil.rmtree(rest, ignore_errors=True)
+
+
+def path_from(root: Path, given: str | Path, what: str) -> Path:
+    """The path that a person wrote, which starts at `root` if it is relative; "~" is the home folder.
+
+    what: names it in the message, such as "option 'path'".
+
+    Raises:
+        UserError: no system has such a path: it is too long, holds a NUL character, or is of an unknown user.
+    """
+    try:
+        path = root / Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{what} is {brief(str(given))!r}, and there is no such user; write it out"
+        ) from error
+    if not is_file_name(str(path)):
+        raise UserError(
+            f"{what} is {brief(str(given))!r}, which no file can be called: it is too long or holds a NUL "
+            "character; correct it"
+        )
+    return path
 
 
 def write_bytes(path: Path, content: bytes) -> None:

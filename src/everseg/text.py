@@ -42,6 +42,11 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], escaped)
 
 
+def sentence(text: str) -> str:
+    """`printable`, and words of thousands of letters in brief."""
+    return re.sub(r"\S{1000,}", lambda match: brief(match[0]), printable(text))
+
+
 def brief(text: str, longest: int = 120) -> str:
     """A text for a message, its middle left out where it is very long."""
     if len(text) <= longest:

@@ -25,7 +25,7 @@ from everseg.cli import data, settings, doctor, merge, export, imports, pool  # 
 from everseg.cli.shared import HELP, app
 from everseg.errors import UserError
 from everseg.progress import console as remarks
-from everseg.text import brief, printable
+from everseg.text import brief, sentence
 
 
 @app.callback(invoke_without_command=True, help=HELP)
@@ -69,8 +69,8 @@ def _take_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _say(sentence: str) -> None:
-    print(f"error: {printable(sentence)}", file=sys.stderr)
+def _say(error: str) -> None:
+    print(f"error: {sentence(error)}", file=sys.stderr)
 
 
 def main() -> None:

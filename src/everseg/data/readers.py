@@ -21,6 +21,7 @@ from everseg.data.domains.instances import InstancesReader
 from everseg.data.domains.voc import VocReader
 from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
+from everseg.files import path_from
 
 Reader = Callable[..., Sequence[Any]]
 
@@ -132,7 +133,7 @@ def _checked(key: str, value: Any, hint: Any, root: Path) -> Any:
             return None
         if not isinstance(value, str | Path):
             raise UserError(f"option {key!r} is {value!r}; it must be a path")
-        return root / Path(value).expanduser()
+        return path_from(root, value, f"option {key!r}")
     if hint is None:
         return value
     try:

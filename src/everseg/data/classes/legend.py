@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from everseg.errors import UserError, unknown
+from everseg.files import path_from
 from everseg.text import lines_of, read_text
 from everseg.types import VOID
 
@@ -51,7 +52,7 @@ class Legend:
                 name twice.
         """
         if isinstance(classes, str):
-            return cls.of(VOC) if classes == "voc" else _named_in(root / Path(classes).expanduser())
+            return cls.of(VOC) if classes == "voc" else _named_in(path_from(root, classes, "classes"))
         if not isinstance(classes, Mapping):
             classes = dict(enumerate(classes, 0 if list(classes[:1]) == [BACKGROUND_NAME] else 1))
         names: dict[int, str] = {}
