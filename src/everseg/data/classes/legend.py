@@ -128,6 +128,8 @@ def _parse(path: Path, text: str) -> Any:
         return []
     for delimiter in ("\t", ","):
         if {"Idx", "Name"} <= set(lines[0].split(delimiter)):
-            rows = csv.DictReader(lines, delimiter=delimiter)
+            rows = list(csv.DictReader(lines, delimiter=delimiter))
+            if any(row["Idx"] is None or row["Name"] is None for row in rows):
+                raise ValueError("a line lacks the columns Idx or Name")
             return {int(row["Idx"]): row["Name"].replace(";", ",").split(",")[0].strip() for row in rows}
     return lines

@@ -126,7 +126,7 @@ def listed(path: Path, stems: Sequence[str]) -> Bools:
         stem, *classes = line.split() or [""]
         if not stem:
             continue
-        if not all(c.isdecimal() and int(c) < 255 for c in classes):
+        if not all(c.isdecimal() and len(c) <= 3 and int(c) < 255 for c in classes):
             raise UserError(f"{path}, line {row}: {line!r} is not an image and classes from 0; correct it")
         if stem in numbers:
             raise UserError(f"{path}, line {row}: {stem} is listed twice; keep one line of each image")
