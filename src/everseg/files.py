@@ -22,6 +22,17 @@ from everseg.errors import UserError
 from everseg.text import brief, is_file_name, read_text
 
 
+def _neighbour(path: Path) -> Path:
+    """A hidden name beside a path that nothing has. Long names are cut, so that it is no longer than they.
+
+    Raises:
+        UserError: no file can have the path's own name.
+    """
+    if not is_file_name(str(path)):
+        raise UserError(f"cannot write {brief(str(path), 300)}: the name is too long; choose a shorter one")
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` that takes its place when the block ends well and vanishes when not.
@@ -32,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = _neighbour(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -61,7 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = _neighbour(path)
     old = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)

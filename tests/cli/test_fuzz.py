@@ -314,7 +314,8 @@ def run_folder(root: Path, rng: random.Random) -> list[str]:
         part = "results" if file.suffix == ".json" else "state"
         record["sha256"][part] = hashlib.sha256(file.read_bytes()).hexdigest()
         (run / "run.json").write_text(json.dumps(record))
-    return rng.choice((["compare", str(run)], ["compare", str(run), "--json"], ["pool", "list", str(run)]))
+    verbs = [["compare", str(run)], ["compare", str(run), "--json"], ["pool", "show", str(run)]]
+    return rng.choice([*verbs, ["report", str(run), "--base", str(root / "base")]])
 
 
 def arguments(root: Path, rng: random.Random) -> list[str]:
@@ -354,7 +355,7 @@ def arguments(root: Path, rng: random.Random) -> list[str]:
         ["settings", "samcl"],
         ["forget", run, "--domain", "lesions"],
         ["data", "synthetic", str(root / "new"), "--train", "1", "--test", "1"],
-        ["pool", "list", run],
+        ["pool", "show", run],
         ["export", run, "--out", str(root / "new")],
     ]
     given = rng.choice(commands)
@@ -423,6 +424,24 @@ def files_of(root: Path) -> set[Path]:
     return {path for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+def breach(given: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a call breaks the law; "" if it does not."""
+    try:
+        with monkeypatch.context() as patched:
+            code, said = called(given, patched)
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {str(error)[:200]} in {place.filename}:{place.lineno}"
+    sentences = [line for line in said.splitlines() if line.startswith("error: ")]
+    if code not in (0, 1, 2):
+        return f"exit code {code!r}"
+    if code == 2 and len(sentences) != 1 and (said or len(given) > 2):  # A group of commands prints its help.
+        return f"exit code 2 with {said[-300:]!r}"
+    if any(len(sentence) > 1500 for sentence in sentences):
+        return "a sentence of more than 1,500 letters"
+    return ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_is_given_ends_with_a_sentence(
@@ -437,33 +456,12 @@ def test_whatever_is_given_ends_with_a_sentence(
         shutil.copytree(healthy, root)
         given = KINDS[kind](root, random.Random(f"{kind} {number}"))
         there = files_of(root)
-        with monkeypatch.context() as patched:
-            try:
-                code, said = called(given, patched)
-                wrong = ""
-            except BaseException as error:
-                code, said = -1, ""
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                wrong = f"{type(error).__name__}: {str(error)[:200]} in {place.filename}:{place.lineno}"
-        if not wrong and code not in (0, 1, 2):
-            wrong = f"exit code {code!r}"
-        sentences = [line for line in said.splitlines() if line.startswith("error: ")]
-        if (
-            not wrong and code == 2 and len(sentences) != 1 and (said or len(given) > 2)
-        ):  # Or help is printed.
-            wrong = f"exit code 2 with {said[-300:]!r}"
-        if not wrong and code == 2 and len(sentences[0]) > 1500:
-            wrong = f"a sentence of {len(sentences[0])} letters"
-        half = [path for path in tmp_path.rglob("*.partial")]
-        if not wrong and half:
-            wrong = f"left {half}"
-        if (
-            not wrong
-            and given[:2] == ["data", "check"]
-            and "--sheet" not in given
-            and files_of(root) != there
-        ):
-            wrong = f"wrote {files_of(root) ^ there}"
+        wrong = breach(given, monkeypatch)
+        written = files_of(root) ^ there
+        if not wrong and any(path.suffix == ".partial" for path in written):
+            wrong = f"left {written}"
+        if not wrong and given[:2] == ["data", "check"] and "--sheet" not in given and written:
+            wrong = f"wrote {written}"
         if wrong:
             failures.append(f"{kind} {number} {[part[:80] for part in given]}: {wrong}")
         shutil.rmtree(root)
