@@ -450,3 +450,11 @@ def test_the_lock_is_let_go_however_the_block_ends(tmp_path: Path) -> None:
             raise RuntimeError("stop")
     with locked(tmp_path), pytest.raises(UserError), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(UserError, match="too long; choose a shorter one"):
+        write_text(tmp_path / f"{name}xx", "whole")

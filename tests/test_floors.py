@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "everseg"
 
 FLOORS = """
-errors seed distributed
+errors seed distributed text
 config files progress types
 fit merge methods pictures results
 data

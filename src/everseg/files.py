@@ -14,11 +14,23 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from everseg.errors import UserError
+from everseg.text import brief, is_file_name, read_text
+
+
+def _neighbour(path: Path) -> Path:
+    """A hidden name beside a path that nothing has. Long names are cut, so that it is no longer than they.
+
+    Raises:
+        UserError: no file can have the path's own name.
+    """
+    if not is_file_name(str(path)):
+        raise UserError(f"cannot write {brief(str(path), 300)}: the name is too long; choose a shorter one")
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
 
 
 @contextmanager
@@ -31,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = _neighbour(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -60,7 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = _neighbour(path)
     old = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
@@ -87,6 +99,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def path_from(root: Path, given: str | Path, what: str) -> Path:
+    """The path that a person wrote, which starts at `root` if it is relative; "~" is the home folder.
+
+    what: names it in the message, such as "option 'path'".
+
+    Raises:
+        UserError: no system has such a path: it is too long, holds a NUL character, or is of an unknown user.
+    """
+    try:
+        path = root / Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{what} is {brief(str(given))!r}, and there is no such user; write it out"
+        ) from error
+    if not is_file_name(str(path)):
+        raise UserError(
+            f"{what} is {brief(str(given))!r}, which no file can be called: it is too long or holds a NUL "
+            "character; correct it"
+        )
+    return path
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with atomic_path(path) as temporary:
@@ -94,8 +128,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_bytes(path, content.encode())
+    """Write a UTF-8 text file atomically. Bytes of file names that are not UTF-8 are escaped."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,17 +137,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path, *, names: bool = False) -> Any:
+    """Read JSON. names: as in `read_text`.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path, names=names))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except (ValueError, RecursionError) as error:  # Also numbers of thousands of digits.
         raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy or delete it") from error
 
 
@@ -188,11 +222,12 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tree = json.loads(metadata["everseg"])
         # Read, not mapped: Windows deletes no file that is mapped into memory, and a run replaces its state.
-        return _join(tree, load(path.read_bytes()))
+        # By us, because safetensors opens no path that is not UTF-8.
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return _join(json.loads(header["__metadata__"]["everseg"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise UserError(f"{path} is truncated or was not written by everseg ({error})") from error
 

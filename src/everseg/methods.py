@@ -47,7 +47,7 @@ def find(name: str) -> type[Any]:
     module, _, attribute = METHODS.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"method {name!r} cannot be imported: {error}; write it as package.module:Class"
         ) from error

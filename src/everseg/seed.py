@@ -12,7 +12,7 @@ def fold(seed: int, *keys: int | str) -> int:
     """A 63-bit seed that depends on `seed` and every key, and on nothing else; the same on every machine."""
     assert all(isinstance(k, int | str) for k in keys), f"numpy's numbers fold differently from int: {keys}"
     text = "\x1f".join([str(seed), *(f"{type(k).__name__}:{k}" for k in keys)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 1
 
 
 def torch_generator(seed: int, *keys: int | str) -> torch.Generator:

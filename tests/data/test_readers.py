@@ -92,7 +92,7 @@ def test_stored_clicks_come_from_the_1024_frame(make_folder: Make) -> None:
     assert FolderReader(folder, prompts="clicks").rule.kind == "clicks"
     del stored["im1.png"]
     (folder / "masks" / "points.json").write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=r"points\.json has no clicks for im1\.png"):
+    with pytest.raises(UserError, match=r"points\.json: mask im1\.png has no clicks"):
         FolderReader(folder)
     (folder / "masks" / "points.json").unlink()
     with pytest.raises(UserError, match=r"points\.json does not exist"):
@@ -252,7 +252,7 @@ def test_wrong_coco(tmp_path: Path, coco: dict[str, Any]) -> None:
     assert "is not the image's" in message(
         lambda t: t["annotations"][1]["segmentation"].update(size=[20, 10])
     )
-    assert "does not exist" in message(lambda t: t["images"][0].update(file_name="gone.jpg"))
+    assert "is listed but missing" in message(lambda t: t["images"][0].update(file_name="gone.jpg"))
     assert "did you mean 'cat'" in message(lambda t: None, categories=("cta",))
     assert "no annotation" in message(lambda t: t.update(annotations=[]))
     assert "covers no pixel" in message(
@@ -301,7 +301,7 @@ def test_voc(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'train'"):
         VocReader(tmp_path, "trian")
     (lists / "train.txt").write_text("x\ny\n")
-    with pytest.raises(UserError, match=r"y\.jpg is listed in .*train\.txt but does not exist"):
+    with pytest.raises(UserError, match=r"train\.txt: image .*y\.jpg is listed but missing"):
         VocReader(tmp_path, "train")
     with pytest.raises(UserError, match="not in VOC's layout"):
         VocReader(tmp_path / "JPEGImages", "train")

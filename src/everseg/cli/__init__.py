@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from everseg.cli import data, settings, doctor, merge, export, imports, pool  # 
 from everseg.cli.shared import HELP, app
 from everseg.errors import UserError
 from everseg.progress import console as remarks
+from everseg.text import brief, sentence
 
 
 @app.callback(invoke_without_command=True, help=HELP)
@@ -35,6 +37,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 USAGE: Any = typer.BadParameter.__bases__[0]
 """A wrong option or argument. Typer carries click inside or has it beside it, by version."""
+
+
+THEIRS = tuple(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR", "EIO")
+)
+"""What the system says of a disk or a path that only the person at the keyboard can do something about."""
 
 
 class Interrupted(BaseException):
@@ -53,8 +62,20 @@ def _no_bars_of_transformers() -> None:
         sys.modules["transformers"].logging.disable_progress_bar()
 
 
+def _take_any_name() -> None:
+    """What a terminal or a pipe cannot show, such as bytes of a file name that are not UTF-8, is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(error: str) -> None:
+    print(f"error: {sentence(error)}", file=sys.stderr)
+
+
 def main() -> None:
     """The console command: sentences for people, and exit code 2 for what they can fix."""
+    _take_any_name()
     warnings.filterwarnings("ignore", module="torch.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if not remarks.is_terminal:  # As for our own bars.
@@ -63,20 +84,18 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
     except USAGE as error:
         if error.format_message():  # Not where the help was printed, for want of any argument.
-            print(f"error: {error.format_message()}", file=sys.stderr)
+            _say(error.format_message())
         sys.exit(2)
     except Interrupted:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in THEIRS:
             raise
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror}; nothing was lost; fix it and rerun",
-            file=sys.stderr,
-        )
+        name = brief(os.fsdecode(error.filename)) if error.filename else "a file"
+        _say(f"{name}: {error.strerror}; nothing was lost; correct it and run the same command again")
         sys.exit(2)

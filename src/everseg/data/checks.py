@@ -151,6 +151,7 @@ def check(stream: Stream | str | Path) -> Report:
     splits += [_Split(s.name, "test", described(s.test)) for s in (*stream.stages, *stream.unseen)]
     view = view_of(stream)
     for split in splits:
+        findings += [split.finding("warning", "", note) for note in split.samples.notes]
         findings += _read(split, view)
         findings += _clicks_off_mask(split)
         findings += _turned(split)

@@ -35,17 +35,19 @@ class Described(Sequence[T_co]):
 
     legend: what the numbers in class maps are; None where there are none or the reader does not know.
     rule: how the samples are prompted; None where the prompts come with the samples.
+    notes: what a person should know of how the files were read, as sentences such as those of errors.
     """
 
     legend: Legend | None = None
     rule: PromptRule | None = None
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Hex digest of what all samples are, which does not depend on where files lie."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             name, tensors = _hashed(self[index])
-            digest.update(f"{name}|{tensors}\n".encode())
+            digest.update(f"{name}|{tensors}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def content(self, index: int) -> list[Any]:
@@ -98,6 +100,8 @@ class _Plain(Described[Any]):
         legend, rule = (getattr(samples, name, None) for name in ("legend", "rule"))
         self.legend = legend if isinstance(legend, Legend) else None
         self.rule = rule if isinstance(rule, PromptRule) else None
+        notes = getattr(samples, "notes", ())
+        self.notes = tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 
     def __len__(self) -> int:
         return len(self.samples)

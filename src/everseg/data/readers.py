@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_type_hints, runtime_checkable
@@ -21,6 +22,7 @@ from everseg.data.domains.instances import InstancesReader
 from everseg.data.domains.voc import VocReader
 from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
+from everseg.files import path_from
 
 Reader = Callable[..., Sequence[Any]]
 
@@ -56,7 +58,7 @@ def reader(kind: str, readers: Mapping[str, Reader] = READERS) -> Reader:
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"kind {kind!r} cannot be imported ({error}); write it as package.module:callable"
         ) from error
@@ -101,7 +103,10 @@ def open_samples(
         UserError: an unknown, missing or ill-typed option, or what the reader itself raises.
     """
     call = reader(kind, readers)
-    signature = inspect.signature(call).parameters
+    try:
+        signature = inspect.signature(call).parameters
+    except ValueError as error:  # Of some classes and functions that are not written in Python.
+        raise UserError(f"kind {kind!r} is no reader ({error}); it must be a class or function") from error
     known = parameters(call)
     for key in options:
         if known is not None and key not in known:
@@ -118,12 +123,27 @@ def open_samples(
     if missing:
         raise UserError(f"kind {kind!r} needs the option {missing[0]!r}; write it as {missing[0]}: ...")
     hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
-    samples = call(**{key: _checked(key, value, hints.get(key), root) for key, value in given.items()})
-    if not isinstance(samples, _Indexed):
+    checked = {key: _checked(key, value, hints.get(key), root) for key, value in given.items()}
+    samples: Sequence[Any] = call(**checked) if kind in readers else _called(kind, call, checked)
+    if not isinstance(samples, _Indexed) or isinstance(samples, str | bytes | Mapping):
         raise UserError(
             f"kind {kind!r} gave a {type(samples).__name__}; a reader gives a sequence of samples"
         )
     return samples
+
+
+def _called(kind: str, call: Reader, options: Mapping[str, Any]) -> Any:
+    """What somebody's own reader gives, or a sentence that names the line where it failed."""
+    try:
+        return call(**options)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"kind {kind!r} failed with {type(error).__name__}: {error} ({place.filename}, line "
+            f"{place.lineno}); correct its options or the reader"
+        ) from error
 
 
 def _checked(key: str, value: Any, hint: Any, root: Path) -> Any:
@@ -132,7 +152,7 @@ def _checked(key: str, value: Any, hint: Any, root: Path) -> Any:
             return None
         if not isinstance(value, str | Path):
             raise UserError(f"option {key!r} is {value!r}; it must be a path")
-        return root / Path(value).expanduser()
+        return path_from(root, value, f"option {key!r}")
     if hint is None:
         return value
     try:

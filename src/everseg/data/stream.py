@@ -28,6 +28,8 @@ from everseg.data.streamfile import (
     read_stream_file,
 )
 from everseg.errors import UserError, unknown
+from everseg.files import path_from
+from everseg.progress import remark
 from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
 
 
@@ -110,6 +112,8 @@ class Stream:
                 if stage.classes:
                     what = f"no image has one of {', '.join(stage.classes)}; check its options"
                 raise UserError(f"{path}: stage {stage.name!r}, {split}: {what}")
+            for note in described(samples).notes:
+                remark(f"{stage.name}, {split}: {note}")
         return stream
 
     @staticmethod
@@ -215,7 +219,7 @@ class Stream:
 
 def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:
     """Open every split of a checked stream file; `on_fault` decides what becomes of those that fail."""
-    root = path.parent / Path(spec.root).expanduser()
+    root = path_from(path.parent, spec.root, f"{path}: root")
     if isinstance(spec, ClassStreamSpec):
         try:
             of_classes, joint = open_class_stages(spec, root, on_fault)

@@ -14,6 +14,7 @@ from everseg.data.classes.steps import UnseenAs
 from everseg.data.domains.prompts import PromptKind
 from everseg.data.masks import Threshold
 from everseg.errors import UserError, unknown
+from everseg.text import read_text
 from everseg.types import Setting
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -115,18 +116,17 @@ def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
         UserError: missing, not YAML, an unset environment variable, or a key or value that does not belong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text; save it as UTF-8"
         raise UserError(f"cannot read the stream file {path}: {reason}; check the path") from error
     try:
         tree = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # Also dates and numbers that are none.
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path} is not valid YAML{place} ({getattr(error, 'problem', error)}); correct it"
-        ) from error
+        reason = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{path} is not valid YAML{place} ({reason}); correct it") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping; a stream file begins with name:, root: and stages:")
     kind = ClassStreamSpec if of_classes(tree) else StreamSpec
@@ -134,6 +134,8 @@ def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
         spec = kind.model_validate(_expand(tree, path))
     except ValidationError as error:
         raise _sentence(error, tree, path, kind) from error
+    except RecursionError as error:
+        raise UserError(f"{path} contains itself by an alias (*name); write it without") from error
     if isinstance(spec, ClassStreamSpec):
         _check(spec, path)
     return spec
@@ -202,6 +204,8 @@ def _sentence(
     """The first fault pydantic found, in our words; misspelt keys come before the missing ones."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = [p for p in first["loc"] if not (isinstance(p, str) and _TAGS.fullmatch(p))]
+    if not location:
+        return UserError(f"{path} has the key {first['input']!r}, which is no text; see docs/data.md")
     stage: type[_Strict] = ClassStageSpec if kind is ClassStreamSpec else StageSpec
     place, field = f"{path}", str(location[-1])
     model: type[_Strict] = kind

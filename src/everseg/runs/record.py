@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -244,6 +244,24 @@ class Event:
         return parse(cls, {**nested, "figures": {k: v for k, v in values.items() if k not in own}}, where)
 
 
+HIDDEN = {0xDC80 + byte: 0x10DC80 + byte for byte in range(128)}
+"""Bytes of paths that are not UTF-8, as Python keeps them, and private characters that stand for them,
+because pydantic reads no JSON that holds the former."""
+
+
+def _renamed(value: Any, characters: Mapping[int, int]) -> Any:
+    """Plain values or dataclasses with characters of their texts replaced."""
+    if isinstance(value, str):
+        return value.translate(characters)
+    if isinstance(value, dict):
+        return {key: _renamed(v, characters) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_renamed(v, characters) for v in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _renamed(getattr(value, f.name), characters) for f in fields(value)})
+    return value
+
+
 def parse(kind: type[T], values: Any, where: str) -> T:
     """A dataclass of this module from plain JSON values.
 
@@ -252,7 +270,8 @@ def parse(kind: type[T], values: Any, where: str) -> T:
     """
     try:
         # As JSON, because only there is a list a tuple. Strictly: "5" is no number.
-        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+        text = json.dumps(_renamed(values, HIDDEN))
+        return _renamed(TypeAdapter(kind).validate_json(text, strict=True), {v: k for k, v in HIDDEN.items()})
     except ValidationError as error:
         first = error.errors()[0]
         # Of a union, the last part names the type that was tried last.

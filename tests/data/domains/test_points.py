@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from everseg.data import FolderReader, mask_rule, read_mask, read_points, write_points
+from everseg.data.samples import PartlyReadable
 from everseg.errors import UserError
 
 # specs/samcl.md 1.2 and 7.1.7: train and test counts, and the first 16 digits of the files' sha256.
@@ -98,10 +99,14 @@ def test_refusals(make_folder: Callable[..., Path], tmp_path: Path) -> None:
         ("[[[1, 2, 3]], [1]]", "not \\[x, y\\]"),
         ('[[["1", 2]], [1]]', "not \\[x, y\\]"),
         ("[[[NaN, 2]], [1]]", "outside"),
-        ("[[[1, 1024]], [1]]", "outside"),
+        ("[[[1, 1024.5]], [1]]", "outside"),
+        ("[[[1, %s]], [1]]" % ("9" * 400), "outside"),
         ("[[[-1, 2]], [1]]", "outside"),
         ("[[[1, 2]], [2]]", "labels"),
-        ("[[[1, 2]], [true]]", "labels"),
+        ('[[[1, 2]], ["1"]]', "labels"),
+        ("[[[1, 2]], [[1]]]", "labels"),
+        ("[[[1, 2]], [-1]]", "only padding"),
+        ("null", "one label a point"),
     ],
 )
 def test_wrong_entries_are_named(tmp_path: Path, entry: str, says: str) -> None:
@@ -109,7 +114,62 @@ def test_wrong_entries_are_named(tmp_path: Path, entry: str, says: str) -> None:
     path.write_text(f'{{"good.png": [[[1, 2]], [1]], "bad.png": {entry}}}')
     with pytest.raises(UserError, match=says) as caught:
         read_points(path)
-    assert "points.json: 'bad.png'" in str(caught.value)
+    assert "points.json: entry 'bad.png' " in str(caught.value)
+
+
+def test_all_wrong_entries_are_counted(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(count=6)
+    wrong = {f"im{i}.png": [[[5000, 1]], [1]] for i in range(4)}
+    (folder / "masks" / "points.json").write_text(json.dumps({**wrong, "im4.png": [[[1, 1]], [1]]}))
+    with pytest.raises(PartlyReadable) as caught:
+        FolderReader(folder)
+    assert [problem.partition("points.json: ")[2].partition(";")[0] for problem in caught.value.problems] == [
+        "4 entries ('im0.png', 'im1.png', 'im2.png', ...) have a point outside the 1024x1024 frame "
+        "([5000, 1])",
+        "mask im5.png has no clicks",
+    ]
+    assert [s.name for s in caught.value.rest] == ["im4.png"]
+
+
+@pytest.mark.parametrize(
+    "key", ["im0.png", "im0.jpg", "im0", "cafe\u0301.png", "caf\u00e9.jpg"], ids=lambda key: ascii(key)
+)
+def test_keys_may_name_the_image_and_be_spelt_otherwise(make_folder: Callable[..., Path], key: str) -> None:
+    folder = make_folder(count=1)
+    if "caf" in key:
+        for part in ("images", "masks"):
+            (folder / part / "im0.png").rename(folder / part / "caf\u00e9.png")
+    points = folder / "masks" / "points.json"
+    points.write_text(json.dumps({key: [[[300, 300]], [1]]}, ensure_ascii=False), encoding="utf-8-sig")
+    assert FolderReader(folder)[0].prompts.points.tolist() == [[[300 * 40 / 1024, 300 * 30 / 1024]]]
+
+
+def test_keys_of_two_stems_are_no_guess(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(count=1)
+    entry = [[[300, 300]], [1]]
+    (folder / "masks" / "points.json").write_text(json.dumps({"im0.gif": entry, "im0.jpg": entry}))
+    with pytest.raises(UserError, match="has no clicks"):
+        FolderReader(folder)
+
+
+def test_forms_of_clicks(tmp_path: Path) -> None:
+    path = tmp_path / "points.json"
+    path.write_text(
+        '{"a": [[[1.5, 1024], [2, 3], [0, 0]], [true, 0.0, -1]], "b": [[[7, 7], [0, 0]], [0, -10]]}'
+    )
+    read = read_points(path)
+    assert (read["a"].points, read["a"].labels) == (((1.5, 1023), (2, 3)), (1, 0))
+    assert (read["b"].points, read["b"].labels) == (((7, 7),), (0,))
+
+
+def test_clicks_off_the_object_alone_point_at_nothing(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(count=2)
+    points = {"im0.png": [[[1, 1]], [0]], "im1.png": [[[300, 300], [1, 1]], [1, 0]]}
+    (folder / "masks" / "points.json").write_text(json.dumps(points))
+    with pytest.raises(PartlyReadable, match=r"mask im0\.png has only clicks off the object") as caught:
+        FolderReader(folder)
+    assert len(caught.value.rest) == 1
+    assert len(FolderReader(folder, prompts="stored+box")) == 2
 
 
 def test_wrong_files(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ class Instance:
     @cached_property
     def name(self) -> str:
         """Its class and a checksum of what it is and where from, so that it has one name for ever."""
-        place = hashlib.sha256(f"{self.image}|{self.box}|{self.sha256}".encode()).hexdigest()
-        return f"{self.label:03d}-{place[:12]}"
+        place = f"{self.image}|{self.box}|{self.sha256}".encode(errors="surrogateescape")
+        return f"{self.label:03d}-{hashlib.sha256(place).hexdigest()[:12]}"
 
     @cached_property
     def pixels(self) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from everseg.errors import UserError, unknown
+from everseg.files import path_from
+from everseg.text import lines_of, read_text
 from everseg.types import VOID
 
 BACKGROUND_NAME, VOID_NAME = "background", "void"
@@ -56,11 +58,9 @@ class Legend:
                 name twice.
         """
         if isinstance(classes, str):
-            return (
-                replace(cls.of(VOC), assumed_void=False, given=False)
-                if classes == "voc"
-                else _named_in(root / Path(classes).expanduser())
-            )
+            if classes == "voc":
+                return replace(cls.of(VOC), assumed_void=False, given=False)
+            return _named_in(path_from(root, classes, "classes"))
         if not isinstance(classes, Mapping):
             classes = dict(enumerate(classes, 0 if list(classes[:1]) == [BACKGROUND_NAME] else 1))
         names: dict[int, str] = {}
@@ -107,7 +107,7 @@ SPECIAL = (BACKGROUND_NAME, VOID_NAME)
 
 def _named_in(path: Path) -> Legend:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         tree = _parse(path, text)
     except OSError as error:
         raise UserError(
@@ -133,11 +133,13 @@ def _parse(path: Path, text: str) -> Any:
         if isinstance(tree, dict):  # JSON's keys are text.
             return {int(n) if isinstance(n, str) and n.isdigit() else n: name for n, name in tree.items()}
         return tree
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(text) if line.strip()]
     if not lines:
         return []
     for delimiter in ("\t", ","):
         if {"Idx", "Name"} <= set(lines[0].split(delimiter)):
-            rows = csv.DictReader(lines, delimiter=delimiter)
+            rows = list(csv.DictReader(lines, delimiter=delimiter))
+            if any(row["Idx"] is None or row["Name"] is None for row in rows):
+                raise ValueError("a line lacks the columns Idx or Name")
             return {int(row["Idx"]): row["Name"].replace(";", ",").split(",")[0].strip() for row in rows}
     return lines

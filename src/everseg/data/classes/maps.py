@@ -17,7 +17,7 @@ from everseg.data.classes.presence import listed, occurring, read_map
 from everseg.data.classes.voc_colours import VOC_TABLE
 from everseg.data.described import Described, described
 from everseg.data.domains.folder import pair_by_stem
-from everseg.data.domains.voc import voc_pairs
+from everseg.data.domains.voclist import read_voc_list
 from everseg.data.images import DECODING, decode_image, read_file
 from everseg.data.masks import colour_of
 from everseg.data.numbers import Table, table_of
@@ -132,8 +132,8 @@ def voc_maps(
 ) -> ClassMaps:
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
     `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
-    pairs, problems = voc_pairs(path, split, part, limit, skip)
-    return _maps(pairs, problems, Legend.of("voc"), None, None, index, VOC_TABLE)
+    listed = read_voc_list(path, split, part, limit, skip)
+    return _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index, VOC_TABLE)
 
 
 def ade20k_maps(

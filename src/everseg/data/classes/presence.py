@@ -21,6 +21,7 @@ from everseg.data.numbers import Table, labels_of, refuse_blurred
 from everseg.data.raster import read_raster
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
+from everseg.text import lines_of, read_text
 
 Bools = NDArray[np.bool_]
 
@@ -134,7 +135,7 @@ def listed(path: Path, stems: Sequence[str]) -> Bools:
         UserError: not such a list, a stem twice in it, or one that it lacks.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(read_text(path, names=True))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read the list of classes {path}: {reason}; check the path") from error
@@ -143,7 +144,7 @@ def listed(path: Path, stems: Sequence[str]) -> Bools:
         stem, *classes = line.split() or [""]
         if not stem:
             continue
-        if not all(c.isdecimal() and int(c) < 255 for c in classes):
+        if not all(c.isdecimal() and len(c) <= 3 and int(c) < 255 for c in classes):
             raise UserError(f"{path}, line {row}: {line!r} is not an image and classes from 0; correct it")
         if stem in numbers:
             raise UserError(f"{path}, line {row}: {stem} is listed twice; keep one line of each image")

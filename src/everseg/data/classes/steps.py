@@ -86,7 +86,7 @@ class ClassSteps:
         """
         classes = list(legend.names.values()) if order is None else [legend.name(c, "order: ") for c in order]
         first, dash, then = name.partition("-")
-        if not (dash and first.isdecimal() and then.isdecimal() and int(first) and int(then)):
+        if not (dash and _counts(first) and _counts(then)):
             raise UserError(f"steps {name!r} is not of the form 15-1: so many classes first, then so many")
         base, step = int(first), int(then)
         rest = len(classes) - base
@@ -164,3 +164,8 @@ class ClassSteps:
 def _numbers(legend: Legend, names: Sequence[str] | set[str]) -> list[int]:
     wanted = set(names)
     return [number for number, name in legend.names.items() if name in wanted]
+
+
+def _counts(text: str) -> bool:
+    """Whether a text is a number of classes, from 1."""
+    return text.isdecimal() and len(text) < 10 and int(text) > 0

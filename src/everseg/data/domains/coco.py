@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.domains.cocofile import Annotation, CocoFile, CocoImage, Wanted, read_coco_file
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.rle import decode_rle, fill_polygons
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
-from everseg.errors import UserError, unknown
-from everseg.files import read_json
+from everseg.errors import UserError
 
 
 @dataclass(frozen=True)
 class CocoObjects:
     """An image and the annotations that make up its mask: one, or all of them merged.
 
-    segmentations: as in the JSON: lists of polygons or {"counts", "size"}. ids: the annotations' ids, for
+    segmentations: lists of polygons or {"counts", "size"}, see `shapes`. ids: the annotations' ids, for
         messages.
     """
 
@@ -40,26 +39,27 @@ class CocoObjects:
         for segmentation, number in zip(self.segmentations, self.ids, strict=True):
             try:
                 mask |= self._decode(segmentation)
-            except (ValueError, TypeError, KeyError) as error:
+            except ValueError as error:
                 raise UserError(
-                    f"{self.source}: annotation {number} of {self.image.name} is no polygon or run "
-                    f"length ({error}); correct or remove it"
+                    f"{self.source}: annotation {number} of {self.image.name} cannot be drawn: {error}; "
+                    "correct or remove it, or set skip_faulty: true"
                 ) from error
         if not mask.any():
             raise UserError(
                 f"{self.source}: annotation {self.ids[0]} of {self.image.name} covers no pixel; "
-                "remove it or set min_area: 1"
+                "remove it, or set min_area: 1 or skip_faulty: true"
             )
         return mask
 
     def _decode(self, segmentation: Any) -> NDArray[np.bool_]:
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != [self.height, self.width]:
-                raise ValueError(
-                    f"its size {segmentation['size']} is not the image's {[self.height, self.width]}"
-                )
-            return decode_rle(segmentation["counts"], self.height, self.width)
-        return fill_polygons(segmentation, self.height, self.width)
+        parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+        mask = np.zeros((self.height, self.width), bool)
+        for part in parts:
+            if isinstance(part, dict):
+                mask |= decode_rle(part["counts"], self.height, self.width)
+            else:
+                mask |= fill_polygons([part], self.height, self.width)
+        return mask
 
     def truth(self) -> list[Any]:
         return [self.height, self.width, list(self.segmentations)]
@@ -71,10 +71,13 @@ class CocoReader(Samples):
     images: the folder of the images. annotations: the JSON file. instances: "each" object is a sample, or all
     of an image "merged" in one. categories: use only these, by name. crowd: use regions marked iscrowd, too.
     min_area: leave out annotations whose `area` (square pixels) is smaller.
+    use_boxes: where an annotation has no segmentation, its bbox is the mask. skip_faulty: leave out rows that
+        are wrong, and images that are missing, and say how many; to find them, every mask is decoded once.
     part: [start, stop] of the images sorted by file name; limit: at most so many samples, evenly spaced.
 
     Raises:
-        UserError: the JSON is not COCO's, images are missing, or a category does not exist.
+        PartlyReadable: rows are wrong or images are missing; says all.
+        UserError: the JSON is not COCO's, or a category does not exist.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class CocoReader(Samples):
         categories: tuple[str, ...] | None = None,
         crowd: bool = False,
         min_area: float = 0,
+        use_boxes: bool = False,
+        skip_faulty: bool = False,
         prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
         clicks: int = 3,
         seed: int = 0,
@@ -95,116 +100,78 @@ class CocoReader(Samples):
         source, folder = Path(annotations), Path(images)
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; `images` is the folder that holds the images")
-        tree = read_json(source)
-        files = _index(tree, "images", ("id", "file_name", "height", "width"), source)
-        wanted = _category_ids(tree, categories, source)
-        objects = _objects(tree, files, wanted, crowd, min_area, source)
-
-        problems = [
-            f"{folder / files[i]['file_name']} is in {source} but does not exist; add it or correct `images`"
-            for i in objects
-            if not (folder / files[i]["file_name"]).is_file()
-        ]
-        present = [i for i in objects if (folder / files[i]["file_name"]).is_file()]
-        present.sort(key=lambda i: (files[i]["file_name"], str(i)))
+        found = read_coco_file(source, folder, Wanted(categories, crowd, min_area, use_boxes))
+        if skip_faulty:
+            _leave_out_undrawable(found)
+        present = sorted(found.objects, key=lambda image: image.name)
         entries = []
-        for i in take_part(present, part):
-            groups = [[a] for a in objects[i]] if instances == "each" else [objects[i]]
-            for group in groups:
-                entries.append(_entry(files[i], group, instances == "each", folder, source))
+        for image in take_part(present, part):
+            rows = sorted(found.objects[image], key=lambda row: (str(type(row.id)), row.id))
+            if instances == "each":
+                names = _names(image, rows)
+                entries += [_entry(image, [row], name, source) for row, name in zip(rows, names, strict=True)]
+            else:
+                entries.append(_entry(image, rows, image.name, source))
         kind: PromptKind = prompts
         super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed))
-        if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+        problems = found.faults.sentences()
+        self.notes = tuple(found.notes)
+        if skip_faulty and problems:
+            self.notes += _left_out(found)
+        elif problems:
+            rest = Samples(self.entries, self.rule)
+            rest.notes = self.notes
+            raise PartlyReadable(problems, rest)
         if not entries:
-            raise UserError(f"{source} has no annotation to learn from; check `categories` and `crowd`")
+            why = f": {problems[0]}" if problems else ""
+            raise UserError(f"{source} has no annotation to learn from; check `categories` and `crowd`{why}")
 
 
-def _entry(
-    file: dict[str, Any], group: Sequence[dict[str, Any]], each: bool, folder: Path, source: Path
-) -> CocoObjects:
-    ids = tuple(a["id"] for a in group)
+def _leave_out_undrawable(found: CocoFile) -> None:
+    """Note masks that cannot be drawn as faults, and leave them out."""
+    for image, rows in found.objects.items():
+        kept = []
+        for row in rows:
+            try:
+                _entry(image, [row], "", found.source).mask()
+            except UserError:
+                found.faults.add("annotation", row.id, "has a mask that cannot be drawn or is empty", "")
+            else:
+                kept.append(row)
+        rows[:] = kept
+    for image in [image for image, rows in found.objects.items() if not rows]:
+        del found.objects[image]
+
+
+def _left_out(found: CocoFile) -> tuple[str, ...]:
+    used = sum(len(rows) for rows in found.objects.values())
+    total = (
+        f"{found.source}: skip_faulty leaves out what is wrong, and {used} of {found.rows} annotations are "
+        "used; correct the file if these are too few"
+    )
+    return (total, *found.faults.sentences("left out"))
+
+
+def _names(image: CocoImage, rows: Sequence[Annotation]) -> list[str]:
+    """A name for each annotation of an image: by its id, and by a count where ids are not unique."""
+    names: list[str] = []
+    for row in rows:
+        name, count = f"{image.name}#{row.id}", 1
+        while name in names:
+            count += 1
+            name = f"{image.name}#{row.id}-{count}"
+        names.append(name)
+    return names
+
+
+def _entry(image: CocoImage, rows: Sequence[Annotation], name: str, source: Path) -> CocoObjects:
+    assert image.file is not None, "images without a file are left out"
     return CocoObjects(
-        image=folder / file["file_name"],
-        name=f"{file['file_name']}#{ids[0]}" if each else file["file_name"],
-        height=file["height"],
-        width=file["width"],
-        segmentations=tuple(a["segmentation"] for a in group),
-        ids=ids,
+        image=image.file,
+        name=name,
+        height=image.height,
+        width=image.width,
+        segmentations=tuple(row.segmentation for row in rows),
+        ids=tuple(row.id for row in rows),
         source=source,
     )
-
-
-def _rows(tree: Any, part: str, fields: tuple[str, ...], source: Path) -> list[dict[str, Any]]:
-    rows = tree.get(part) if isinstance(tree, dict) else None
-    if not isinstance(rows, list):
-        raise UserError(
-            f"{source} has no list {part!r}; a COCO file has the lists images, annotations and categories"
-        )
-    for number, row in enumerate(rows):
-        missing = [f for f in fields if not isinstance(row, dict) or f not in row]
-        if missing:
-            raise UserError(f"{source}: {part}[{number}] has no {missing[0]!r}; add it or remove the entry")
-    return rows
-
-
-def _index(tree: Any, part: str, fields: tuple[str, ...], source: Path) -> dict[Any, dict[str, Any]]:
-    rows = _rows(tree, part, fields, source)
-    for number, row in enumerate(rows):
-        if not isinstance(row["id"], int | str):
-            raise UserError(f"{source}: {part}[{number}] has the id {row['id']!r}; ids are numbers")
-        if not isinstance(row["file_name"], str):
-            raise UserError(
-                f"{source}: {part}[{number}] has the file_name {row['file_name']!r}; it must be text"
-            )
-        if not all(isinstance(row[f], int) and row[f] > 0 for f in ("height", "width")):
-            raise UserError(
-                f"{source}: {part}[{number}] has no proper height and width; they are numbers from 1"
-            )
-    indexed = {row["id"]: row for row in rows}
-    if len(indexed) < len(rows):
-        raise UserError(f"{source} uses an id of {part!r} twice; ids must differ")
-    return indexed
-
-
-def _category_ids(tree: Any, names: tuple[str, ...] | None, source: Path) -> set[Any] | None:
-    if names is None:
-        return None
-    known = {row["name"]: row["id"] for row in _rows(tree, "categories", ("id", "name"), source)}
-    for name in names:
-        if name not in known:
-            raise unknown(f"category in {source}:", name, known)
-    return {known[name] for name in names}
-
-
-def _objects(
-    tree: Any,
-    files: dict[Any, dict[str, Any]],
-    wanted: set[Any] | None,
-    crowd: bool,
-    min_area: float,
-    source: Path,
-) -> dict[Any, list[dict[str, Any]]]:
-    """Annotations to use, for each image id, in order of their ids."""
-    objects: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in _rows(tree, "annotations", ("id", "image_id"), source):
-        if wanted is not None and row.get("category_id") not in wanted:
-            continue
-        if row.get("iscrowd") and not crowd:
-            continue
-        if min_area and "area" not in row:
-            raise UserError(f"{source}: annotation {row['id']} has no area; add it or leave out min_area")
-        if min_area and row["area"] < min_area:
-            continue
-        if not isinstance(row["image_id"], int | str) or row["image_id"] not in files:
-            raise UserError(
-                f"{source}: annotation {row['id']} is of image {row['image_id']!r}, not listed; remove it"
-            )
-        if not row.get("segmentation"):
-            raise UserError(
-                f"{source}: annotation {row['id']} has no segmentation; boxes alone cannot be learned from"
-            )
-        objects[row["image_id"]].append(row)
-    for rows in objects.values():
-        rows.sort(key=lambda a: (str(type(a["id"])), a["id"]))
-    return dict(objects)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everseg.data.domains.points import POINTS, read_points
+from everseg.data.domains.points import POINTS, PointsFile
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import Meaning, Threshold, mask_rule
 from everseg.data.meaning import settled
@@ -72,27 +72,27 @@ class FolderReader(Samples):
         pairs, problems = pair_by_stem(path / "images", path / "masks", mask_suffix)
         points = path / "masks" / POINTS
         kind: PromptKind = prompts or ("stored" if points.exists() else "clicks")
-        stored = _stored_clicks(points) if "stored" in kind else {}
+        stored = _stored_clicks(points) if "stored" in kind else None
         chosen = take_evenly(take_part(pairs, part), limit)
         rule = mask_rule(mask_threshold, mask_values, mask_colours, void)
         meaning = settled([mask for _, mask in chosen], rule)
         entries = []
         for image, mask in chosen:
-            if "stored" in kind and mask.name not in stored:
-                problems.append(f"{points} has no clicks for {mask.name}; add them or set prompts: clicks")
-            else:
-                entries.append(MaskFile(image, mask, meaning, stored.get(mask.name)))
+            clicks_here = stored.of(image, mask, box="box" in kind) if stored else None
+            if stored is None or clicks_here is not None:
+                entries.append(MaskFile(image, mask, meaning, clicks_here))
+        problems += stored.faults.sentences() if stored else []
         super().__init__(entries, PromptRule(kind, clicks, seed), str(meaning))
         if problems:
             raise PartlyReadable(problems, Samples(self.entries, self.rule, self.said))
 
 
-def _stored_clicks(points: Path) -> dict[str, StoredClicks]:
+def _stored_clicks(points: Path) -> PointsFile:
     if not points.exists():
         raise UserError(
             f"{points} does not exist; write it with `everseg data points` or set prompts: clicks"
         )
-    return read_points(points)
+    return PointsFile(points)
 
 
 def pair_by_stem(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[Path, Path]], list[str]]:

@@ -2,22 +2,24 @@
 
 One JSON object, mask file name -> [[[x, y], ...], [label, ...]]; x (column) and y (row) are in the square
 frame that the image is stretched to (1024 x 1024), labels are 1 on the object and 0 off it. Its source:
-specs/samcl.md section 1.3.
+specs/samcl.md section 1.3. Other programs name the image, write true and false, or pad with label -1.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from everseg.data.domains.faults import Faults
 from everseg.data.domains.prompts import FRAME, StoredClicks
+from everseg.data.listing import Meant
 from everseg.data.masks import Threshold, mask_rule
 from everseg.data.meaning import settled
+from everseg.data.samples import PartlyReadable
 from everseg.errors import UserError
 from everseg.files import read_json, write_text
 from everseg.types.pixels import draw_clicks
@@ -26,44 +28,112 @@ POINTS = "points.json"
 
 
 def read_points(path: str | Path) -> dict[str, StoredClicks]:
-    """Stored clicks for each mask file name.
+    """Stored clicks for each key of the file, by default a mask's file name.
 
     Raises:
-        UserError: not JSON, or an entry of the wrong shape, outside 0..1024, NaN, or with labels other than 0
-            and 1.
+        PartlyReadable: entries of the wrong shape, outside 0..1024, NaN, or with labels other than 0, 1 and
+            the padding -1; says all.
+        UserError: not JSON, or not a mapping.
     """
-    path = Path(path)
-    tree = read_json(path)
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"{path} holds a {type(tree).__name__}; it must map mask file names to [[[x, y], ...], [1, ...]]"
-        )
-    return {key: _entry(value, key, path) for key, value in tree.items()}
+    stored = PointsFile(Path(path))
+    if problems := stored.faults.sentences():
+        raise PartlyReadable(problems, ())
+    return stored.clicks
 
 
-def _entry(value: Any, key: str, path: Path) -> StoredClicks:
-    def wrong(what: str) -> UserError:
-        return UserError(
-            f"{path}: {key!r} {what}; write it anew with `everseg data points --force` or correct it by hand"
-        )
+class PointsFile:
+    """A points.json: its usable entries, and the faults of the others.
 
+    Raises:
+        UserError: not JSON, or not a mapping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        tree = read_json(path, names=True)
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"{path} holds a {type(tree).__name__}; it must map mask file names to "
+                "[[[x, y], ...], [1, ...]]"
+            )
+        self.clicks: dict[str, StoredClicks] = {}
+        self.faults = Faults(path)
+        self._keys = Meant(tree)
+        stems: dict[str, list[str]] = {}
+        for key, value in tree.items():
+            stems.setdefault(Path(key).stem, []).append(key)
+            try:
+                self.clicks[key] = _entry(value)
+            except _NoClicks as error:
+                self.faults.add("entry", repr(key), *error.args)
+        self._stems = Meant(stem for stem, keys in stems.items() if len(keys) == 1)
+        self._by_stem = {stem: keys[0] for stem, keys in stems.items()}
+
+    def of(self, image: Path, mask: Path, *, box: bool) -> StoredClicks | None:
+        """The clicks of an image and its mask; None, and a fault, where there are none that point at the
+        object. box: a box points at it, too.
+        """
+        key = self._key(image, mask)
+        if key is None:
+            self.faults.add("mask", mask.name, "has no clicks", "add them or set prompts: clicks")
+            return None
+        clicks = self.clicks.get(key)
+        if clicks is not None and not box and not any(clicks.labels):
+            what = "has only clicks off the object (label 0), so that nothing points at it"
+            self.faults.add("mask", mask.name, what, "add one on it, or set prompts: stored+box")
+            return None
+        return clicks
+
+    def _key(self, image: Path, mask: Path) -> str | None:
+        """The key that means this pair: the mask's name, the image's, or either without its ending."""
+        named = self._keys.find(mask.name) or self._keys.find(image.name)
+        if named is not None:
+            return named
+        stem = self._stems.find(mask.stem) or self._stems.find(image.stem)
+        return None if stem is None else self._by_stem[stem]
+
+
+REDRAW = "write it anew with `everseg data points --force` or correct it by hand"
+PADDING = (-1, -10)
+"""Labels of points that are none: SAM's own, and that of transformers."""
+
+
+class _NoClicks(Exception):
+    """An entry that is wrong: what it has or is, what to do, and the value found."""
+
+    def __init__(self, what: str, value: object = None) -> None:
+        super().__init__(what, REDRAW, value)
+
+
+def _entry(value: Any) -> StoredClicks:
     match value:
         case [[_, *_] as points, [_, *_] as labels] if len(points) == len(labels):
             pass
         case _:
-            raise wrong("is not [[[x, y], ...], [label, ...]] with one label a point")
-    for point in points:
+            raise _NoClicks("is not [[[x, y], ...], [label, ...]] with one label a point")
+    if any(not isinstance(label, int | float) or label not in (0, 1, *PADDING) for label in labels):
+        raise _NoClicks("has labels other than 1, on the object, and 0, off it", labels)
+    clicks = [
+        (point, int(label)) for point, label in zip(points, labels, strict=True) if label not in PADDING
+    ]
+    if not clicks:
+        raise _NoClicks("has no clicks, only padding")
+    for point, _ in clicks:
         if not (isinstance(point, list) and len(point) == 2 and all(_is_number(v) for v in point)):
-            raise wrong(f"has the point {point!r}, which is not [x, y]")
-        if not all(math.isfinite(v) and 0 <= v < FRAME for v in point):
-            raise wrong(f"has the point {point!r}, outside the {FRAME}x{FRAME} frame")
-    if any(not _is_number(label) or label not in (0, 1) for label in labels):
-        raise wrong(f"has labels {labels!r}; 1 is on the object, 0 off it")
-    return StoredClicks(tuple((float(x), float(y)) for x, y in points), tuple(int(label) for label in labels))
+            raise _NoClicks("has a point that is not [x, y]", point)
+        if not all(0 <= v <= FRAME for v in point):
+            raise _NoClicks(f"has a point outside the {FRAME}x{FRAME} frame", point)
+    return StoredClicks(
+        tuple((_inside(x), _inside(y)) for (x, y), _ in clicks), tuple(label for _, label in clicks)
+    )
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _inside(value: float) -> float:
+    """A coordinate of the frame; its far border belongs to the last pixel."""
+    return float(FRAME - 1 if value == FRAME else value)
 
 
 def write_points(

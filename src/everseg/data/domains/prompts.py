@@ -15,6 +15,8 @@ from everseg.types.pixels import draw_clicks, tight_box
 
 PromptKind = Literal["stored", "clicks", "box", "stored+box", "clicks+box"]
 
+MOST_CLICKS = 10_000
+
 FRAME = 1024
 """Side of the square, stretched frame in which SAMCL's points.json gives coordinates."""
 
@@ -57,8 +59,8 @@ class PromptRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.clicks < 1:
-            raise UserError(f"clicks is {self.clicks}; a sample needs at least 1")
+        if not 1 <= self.clicks <= MOST_CLICKS:
+            raise UserError(f"clicks is {self.clicks}; a sample needs at least 1 and at most {MOST_CLICKS:,}")
 
     def describe(self) -> dict[str, Any]:
         """What of this rule changes the prompts: for fingerprints."""

@@ -48,11 +48,18 @@ def fill_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
 
 def _fill(corners: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
     """Even-odd fill: along each row's centre line, every edge crossed turns inside to outside and back."""
+    mask = np.zeros((height, width), bool)
+    first, last = corners[:, 1].min(), corners[:, 1].max()
+    top, bottom = (int(np.clip(v, 0, height)) for v in (np.floor(first), np.ceil(last)))
     (x0, y0), (x1, y1) = corners.T, np.roll(corners, -1, axis=0).T
-    lines = np.arange(height) + 0.5
+    lines = np.arange(top, bottom) + 0.5
     edge, row = np.nonzero((y0[:, None] <= lines) != (y1[:, None] <= lines))
+    if not len(row):
+        return mask
     x = x0[edge] + (lines[row] - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
     column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
-    turns = np.zeros((height, width + 1), np.int64)
-    np.add.at(turns, (row, column), 1)
-    return np.asarray(turns.cumsum(axis=1)[:, :width] % 2 == 1)
+    left, right = column.min(), column.max()
+    turns = np.zeros((bottom - top, right - left + 1), np.int64)
+    np.add.at(turns, (row, column - left), 1)
+    mask[top:bottom, left:right] = turns.cumsum(axis=1)[:, :-1] % 2 == 1
+    return mask

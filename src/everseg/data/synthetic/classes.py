@@ -25,7 +25,8 @@ from everseg.files import atomic_path, write_text
 from everseg.seed import numpy_generator
 from everseg.types import SemanticSample, Setting
 
-SMALLEST = 48
+SMALLEST, LARGEST = 48, 8192
+MOST = 1_000_000
 
 VERSION = "objects-1"
 """Names the painters' rules, as `synthetic.VERSION` does."""
@@ -76,10 +77,10 @@ class SyntheticClasses(Described[SemanticSample]):
         for kind in self.kinds:
             if kind not in LOOKS:
                 raise unknown("synthetic class", kind, LOOKS)
-        if count < 1 or size < SMALLEST:
+        if not (1 <= count <= MOST and SMALLEST <= size <= LARGEST):
             raise UserError(
-                f"synthetic classes with count {count} and size {size}; give a count from 1, a size from "
-                f"{SMALLEST}"
+                f"synthetic classes with count {count} and size {size}; give a count from 1 to a million, "
+                f"a size from {SMALLEST} to {LARGEST}"
             )
         self.legend = Legend.of(self.kinds)
         self.split, self.size, self.seed = split, size, seed

@@ -23,7 +23,8 @@ from everseg.files import atomic_path, write_text
 from everseg.seed import numpy_generator
 from everseg.types import PromptSample
 
-SMALLEST = 32
+SMALLEST, LARGEST = 32, 8192
+MOST = 1_000_000
 
 VERSION = "scenes-1"
 """Names the painters' rules. A change to what any scene looks like must change it: fingerprints contain
@@ -56,10 +57,10 @@ class SyntheticDomain(Described[PromptSample]):
     ) -> None:
         if domain not in SCENES:
             raise unknown("synthetic domain", domain, SCENES)
-        if count < 1 or size < SMALLEST:
+        if not (1 <= count <= MOST and SMALLEST <= size <= LARGEST):
             raise UserError(
                 f"synthetic domain {domain!r} with count {count} and size {size}; "
-                f"give a count from 1, a size from {SMALLEST}"
+                f"give a count from 1 to a million, a size from {SMALLEST} to {LARGEST}"
             )
         self.domain, self.size, self.seed, self.split = domain, size, seed, split
         kind: PromptKind = prompts

@@ -1,0 +1,275 @@
+"""The rows of a COCO file, each checked: what is usable, and every fault."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from everseg.data.domains.faults import Faults, places
+from everseg.data.domains.shapes import NoShape, Shape, number, rectangle, shape_of, whole
+from everseg.data.listing import Listing
+from everseg.errors import UserError, unknown
+from everseg.files import read_json
+from everseg.text import brief, is_file_name
+
+Id = int | str
+LEAVE_OUT = "correct or remove it, or set skip_faulty: true"
+BOXES = "set use_boxes: true to take the bbox as the mask, or skip_faulty: true to leave such rows out"
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """A row of `images`, and the file that it means. `file` is None where there is none."""
+
+    name: str
+    file: Path | None
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A usable row of `annotations`."""
+
+    id: Id
+    image: CocoImage
+    segmentation: Shape
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which annotations to use; the fields are options of `CocoReader`."""
+
+    categories: tuple[str, ...] | None = None
+    crowd: bool = False
+    min_area: float = 0
+    use_boxes: bool = False
+
+
+@dataclass
+class CocoFile:
+    """What is usable of a COCO file.
+
+    objects: annotations by image, both in the order of the file. rows: how many annotations the file has.
+    notes: what was decided where the file says a thing twice.
+    """
+
+    source: Path
+    objects: dict[CocoImage, list[Annotation]]
+    rows: int
+    faults: Faults
+    notes: list[str] = field(default_factory=list)
+
+
+def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
+    """Check every row of a COCO file whose images are in `folder`.
+
+    Raises:
+        UserError: it is not a COCO file, or has no category of a wanted name.
+    """
+    tree = read_json(source, names=True)
+    faults = Faults(source)
+    images = _Images(_rows(tree, "images", source), Listing(folder), faults)
+    categories = None
+    if wanted.categories is not None:
+        categories = _category_ids(_rows(tree, "categories", source), wanted.categories, faults)
+    rows = _rows(tree, "annotations", source)
+    objects: dict[CocoImage, list[Annotation]] = defaultdict(list)
+    for annotation in _annotations(rows, images, categories, wanted, faults):
+        objects[annotation.image].append(annotation)
+    for image in objects:
+        if image.file is None:
+            faults.add(
+                "image",
+                folder / brief(image.name),
+                "is listed but missing",
+                "add it, correct `images`, or set skip_faulty: true",
+            )
+    present = {image: found for image, found in objects.items() if image.file is not None}
+    notes = [f"{source}: {sentence}" for sentence in (*images.notes, *_notes(present))]
+    return CocoFile(source, present, len(rows), faults, notes)
+
+
+def _rows(tree: Any, part: str, source: Path) -> list[Any]:
+    rows = tree.get(part) if isinstance(tree, dict) else None
+    if not isinstance(rows, list):
+        raise UserError(
+            f"{source} has no list {part!r}; a COCO file has the lists images, annotations and categories"
+        )
+    return rows
+
+
+def _id(given: Any) -> Id | None:
+    """An id as a number where it is one, however it is written; None for what no id can be."""
+    found = whole(given)
+    if found is not None:
+        return found
+    return given if isinstance(given, str) and given else None
+
+
+def _complete(
+    rows: list[Any], part: str, fields: tuple[str, ...], faults: Faults
+) -> Iterator[tuple[str, Id, dict[str, Any]]]:
+    """(place, id, row) of the rows that have all of these fields and a usable id."""
+    for index, row in enumerate(rows):
+        place = f"{part}[{index}]"
+        if not isinstance(row, dict):
+            faults.add("row", place, "is not a mapping", LEAVE_OUT)
+            continue
+        missing = next((name for name in ("id", *fields) if name not in row), None)
+        if missing is not None:
+            faults.add(
+                "row", place, f"has no {missing!r}", "add it, remove the row, or set skip_faulty: true"
+            )
+            continue
+        known = _id(row["id"])
+        if known is None:
+            faults.add("row", place, "has an id that is neither a number nor text", LEAVE_OUT, row["id"])
+            continue
+        yield place, known, row
+
+
+class _Images:
+    """Rows of `images` by id. One file listed twice is one image."""
+
+    def __init__(self, rows: list[Any], listing: Listing, faults: Faults) -> None:
+        self.by_id: dict[Id, CocoImage] = {}
+        self.faulty: set[Id] = set()
+        self.notes: list[str] = []
+        by_file: dict[Path | str, CocoImage] = {}
+        again: dict[str, None] = {}
+        for place, known, row in _complete(rows, "images", ("file_name", "height", "width"), faults):
+            image = _image(place, row, listing, faults)
+            if image is None:
+                self.faulty.add(known)
+                continue
+            first = by_file.setdefault(image.file or image.name, image)
+            if (first.height, first.width) != (image.height, image.width):
+                faults.add("image", image.name, "is listed with two sizes", "keep one row of it")
+                self.faulty.add(known)
+                continue
+            if first is not image or known in self.by_id:
+                again[first.name] = None
+            if self.by_id.setdefault(known, first) != first:
+                todo = "give each image an id of its own"
+                faults.add("image id", known, "is that of two files, used twice", todo, image.name)
+                self.faulty.add(known)
+        if again:
+            verb = "is" if len(again) == 1 else "are"
+            self.notes.append(
+                f"{places('image', [*again])} {verb} listed more than once; all annotations are those of one "
+                "image"
+            )
+
+
+def _image(place: str, row: Mapping[str, Any], listing: Listing, faults: Faults) -> CocoImage | None:
+    name = row["file_name"]
+    if not isinstance(name, str) or not is_file_name(name) or not Path(name).name:
+        faults.add("row", place, "has a file_name that names no file", LEAVE_OUT, repr(name))
+        return None
+    height, width = whole(row["height"]), whole(row["width"])
+    if height is None or width is None or height < 1 or width < 1:
+        faults.add("row", place, "has no proper height and width, which are numbers from 1", LEAVE_OUT)
+        return None
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if height * width > most:
+        faults.add("row", place, f"has more than {most // 10**6} million pixels", LEAVE_OUT)
+        return None
+    return CocoImage(name, listing.find(name), height, width)
+
+
+def _category_ids(rows: list[Any], names: tuple[str, ...], faults: Faults) -> set[Id]:
+    ids: dict[str, set[Id]] = defaultdict(set)
+    for place, known, row in _complete(rows, "categories", ("name",), faults):
+        if isinstance(row["name"], str):
+            ids[row["name"]].add(known)
+        else:
+            faults.add("row", place, "has a name that is not text", LEAVE_OUT, row["name"])
+    for name in names:
+        if name not in ids:
+            raise unknown(f"category in {faults.source}:", name, ids)
+    return set().union(*(ids[name] for name in names))
+
+
+def _is_empty(segmentation: Any) -> bool:
+    if isinstance(segmentation, list):
+        return all(part in (None, [], {}) for part in segmentation)
+    return segmentation in (None, {}, "")
+
+
+_CROWD = {"": False, "0": False, "0.0": False, "false": False, "none": False} | dict.fromkeys(
+    ("1", "1.0", "true"), True
+)
+
+
+def _annotations(
+    rows: list[Any], images: _Images, categories: set[Id] | None, wanted: Wanted, faults: Faults
+) -> Iterator[Annotation]:
+    for _, known, row in _complete(rows, "annotations", ("image_id",), faults):
+
+        def fault(what: str, todo: str = LEAVE_OUT, value: object = None, at: Id = known) -> None:
+            faults.add("annotation", at, what, todo, value)
+
+        if categories is not None:
+            category = _id(row.get("category_id"))
+            if category is None:
+                what = "has a category_id that is neither a number nor text"
+                fault(what, value=repr(row.get("category_id")))
+                continue
+            if category not in categories:
+                continue
+        crowd = _CROWD.get(str(row.get("iscrowd") if row.get("iscrowd") is not None else "").strip().lower())
+        if crowd is None:
+            fault("has an iscrowd that is neither 0 nor 1", value=repr(row["iscrowd"]))
+            continue
+        if crowd and not wanted.crowd:
+            continue
+        if wanted.min_area:
+            area = number(row.get("area"))
+            if area is None:
+                fault("has no area that is a number", f"{LEAVE_OUT}, or leave out min_area")
+                continue
+            if area < wanted.min_area:
+                continue
+        of = _id(row["image_id"])
+        if of is not None and of in images.faulty:
+            continue  # Its image is a fault already.
+        if of is None or of not in images.by_id:
+            fault("is of an image that is not listed", value=f"image_id {row['image_id']!r}")
+            continue
+        image = images.by_id[of]
+        try:
+            segmentation = row.get("segmentation")
+            if not _is_empty(segmentation):
+                shape = shape_of(segmentation, image.height, image.width)
+            elif "bbox" not in row:
+                fault("has no segmentation")
+                continue
+            elif not wanted.use_boxes:
+                fault("has no segmentation, only a bbox", BOXES)
+                continue
+            else:
+                shape = rectangle(row["bbox"])
+        except NoShape as error:
+            fault(f"{error}")
+            continue
+        yield Annotation(known, image, shape)
+
+
+def _notes(objects: Mapping[CocoImage, list[Annotation]]) -> Iterator[str]:
+    twice: dict[str, None] = {}
+    for found in objects.values():
+        for known, count in Counter(annotation.id for annotation in found).items():
+            if count > 1:
+                twice[str(known)] = None
+    if twice:
+        verb = "is" if len(twice) == 1 else "are"
+        yield (
+            f"{places('annotation id', [*twice])} {verb} used more than once on an image; all such "
+            "annotations are used, the later ones as #1-2, #1-3 and so on"
+        )

@@ -1,0 +1,65 @@
+"""Text and file names from any system: files in any encoding, names that are not UTF-8.
+
+Python keeps the bytes of a file name that are not UTF-8 as lone surrogates, which no strict encoder writes.
+What leaves the program as text goes through `printable`, `write_text` or JSON, which escapes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+LONGEST_PART, LONGEST_PATH = 255, 4095
+"""Bytes of a file name and of a whole path: what Linux takes."""
+
+
+def read_text(path: Path, *, names: bool = False) -> str:
+    """The text of a file as the editors of any system write it: UTF-8, UTF-16 or UTF-32, with or without a
+    byte order mark.
+
+    names: keep bytes that are not UTF-8 as Python keeps them in file names, because the file lists names.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is not text, or text in another encoding.
+    """
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content), "surrogateescape" if names else "strict")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text from any system. Unlike `str.splitlines`, only ends of lines end a line: a name may
+    hold any other character.
+    """
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def printable(text: str) -> str:
+    """A text that every stream takes and that stays on one line: what cannot be shown is escaped."""
+    escaped = text.encode(errors="backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], escaped)
+
+
+def sentence(text: str) -> str:
+    """`printable`, and words of thousands of letters in brief."""
+    return re.sub(r"\S{1000,}", lambda match: brief(match[0]), printable(text))
+
+
+def brief(text: str, longest: int = 120) -> str:
+    """A text for a message, its middle left out where it is very long."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]}...{text[-longest // 4 :]}"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file can be called this, with folders before it or without."""
+    if not name or "\0" in name:
+        return False
+    try:
+        whole = os.fsencode(name)
+    except UnicodeEncodeError:  # Surrogates that stand for no byte.
+        return False
+    return len(whole) <= LONGEST_PATH and all(len(part) <= LONGEST_PART for part in whole.split(b"/"))
