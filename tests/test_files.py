@@ -456,5 +456,12 @@ def test_the_lock_is_let_go_however_the_block_ends(tmp_path: Path) -> None:
 def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
     write_text(tmp_path / name, "whole")
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    with pytest.raises(UserError, match="too long; choose a shorter one"):
+    with pytest.raises(UserError, match="no file can have this name"):
         write_text(tmp_path / f"{name}xx", "whole")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is a folder; name a file"):
+        write_text(tmp_path, "whole")
+    with pytest.raises(UserError, match="no file can have this name"):
+        write_text(Path(), "whole")

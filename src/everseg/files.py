@@ -28,8 +28,8 @@ def _neighbour(path: Path) -> Path:
     Raises:
         UserError: no file can have the path's own name.
     """
-    if not is_file_name(str(path)):
-        raise UserError(f"cannot write {brief(str(path), 300)}: the name is too long; choose a shorter one")
+    if not (path.name and is_file_name(str(path))):
+        raise UserError(f"cannot write {brief(str(path), 300)}: no file can have this name; choose another")
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
 
 
@@ -41,9 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     one. The umask decides who may read it, as for any other file.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the path is a folder or no name, its folder cannot be written, or the disk is full.
     """
     temporary = _neighbour(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:

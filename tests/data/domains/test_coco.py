@@ -251,6 +251,17 @@ def test_ids_that_come_twice(write: Write) -> None:
     assert "image a.png is listed more than once" in merged.notes[0]
 
 
+def test_ids_are_not_rounded_and_other_texts_are_not_numbers(write: Write) -> None:
+    def change(tree: Any) -> None:
+        for row, known in zip(tree["images"], (2**60 + 1, 2**60), strict=True):
+            row["id"] = known
+        for row, known, name in zip(tree["annotations"], (2**60 + 1, 2**60), ("1e1", "010"), strict=True):
+            row.update(id=name, image_id=known)
+        tree["annotations"].append({**tree["annotations"][0], "id": 10})
+
+    assert [s.name for s in read(write(change))] == ["a.png#10", "a.png#1e1", "b.png#010"]
+
+
 def test_a_category_under_two_ids(write: Write) -> None:
     def change(tree: Any) -> None:
         tree["categories"].append({"id": 3, "name": "cat"})

@@ -105,11 +105,13 @@ def _rows(tree: Any, part: str, source: Path) -> list[Any]:
 
 
 def _id(given: Any) -> Id | None:
-    """An id as a number where it is one, however it is written; None for what no id can be."""
-    found = whole(given)
-    if found is not None:
-        return found
-    return given if isinstance(given, str) and given else None
+    """An id as a number where it is one, also as text or with a decimal point; None for what no id can be.
+    Any other text, such as "007" or "1e3", stays what it is.
+    """
+    if isinstance(given, str):
+        plain = given.isascii() and given.isdecimal() and len(given) < 20 and str(int(given)) == given
+        return int(given) if plain else given or None
+    return whole(given)
 
 
 def _complete(

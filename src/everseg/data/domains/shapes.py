@@ -66,6 +66,8 @@ def number(given: Any) -> float | None:
 
 def whole(given: Any) -> int | None:
     """A whole number that is one, or is written as text or with a decimal point; None otherwise."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given  # Of any size: a float would round it.
     value = number(given)
     return int(value) if value is not None and value == int(value) else None
 
