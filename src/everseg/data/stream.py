@@ -5,10 +5,10 @@ learned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import Labelled
@@ -29,6 +29,22 @@ from everseg.data.streamfile import (
 )
 from everseg.errors import UserError, unknown
 from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
+
+
+class Fingerprints(NamedTuple):
+    """Hex digests of what a stage is learned from and tested on, and of the two together, which is all that
+    runs of earlier versions know."""
+
+    train: str
+    test: str
+    both: str
+
+    @classmethod
+    def joined(cls, parts: Sequence[Fingerprints]) -> Fingerprints:
+        """Of several stages as one."""
+        return cls(
+            *(hashlib.sha256("|".join(kind).encode()).hexdigest() for kind in zip(*parts, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -102,13 +118,8 @@ class Stream:
             return ()
 
         stream = replace(open_stream(read_stream_file(path), path, forgive), gone=frozenset(gone))
-        splits = [(s, "train", s.train) for s in stream.stages]
-        splits += [(s, "test", s.test) for s in (*stream.stages, *stream.unseen)]
-        for stage, split, samples in splits:
-            if not len(samples) and stage.name not in gone:
-                what = "there are no samples; check its options"
-                if stage.classes:
-                    what = f"no image has one of {', '.join(stage.classes)}; check its options"
+        for stage, split, what in stream.empty_splits():
+            if stage.name not in gone:
                 raise UserError(f"{path}: stage {stage.name!r}, {split}: {what}")
         return stream
 
@@ -202,15 +213,29 @@ class Stream:
         gone = frozenset(domain for domain, images in train.items() if images is None)
         return Stream(tuple(stages[: len(train)]), tuple(stages[len(train) :]), name, gone=gone)
 
-    def fingerprint(self, stage: Stage) -> str:
-        """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and
-        test.
+    def fingerprints(self, stage: Stage) -> Fingerprints:
+        """What a stage's data are: file names, contents, prompts and options.
 
-        It does not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
+        They do not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
         own fingerprint is decoded and hashed.
         """
         train, test = (described(samples).fingerprint() for samples in (stage.train, stage.test))
-        return hashlib.sha256(f"{train}|{test}".encode()).hexdigest()
+        return Fingerprints(train, test, hashlib.sha256(f"{train}|{test}".encode()).hexdigest())
+
+    def fingerprint(self, stage: Stage) -> str:
+        """One hex digest of a stage's training and test data; see `fingerprints`."""
+        return self.fingerprints(stage).both
+
+    def empty_splits(self) -> Iterator[tuple[Stage, str, str]]:
+        """Stages without training or test samples: (stage, split, sentence)."""
+        splits = [(s, "train", s.train) for s in self.stages]
+        splits += [(s, "test", s.test) for s in (*self.stages, *self.unseen)]
+        for stage, split, samples in splits:
+            if not len(samples):
+                what = "there are no samples; check its options"
+                if stage.classes:
+                    what = f"no image has one of {', '.join(stage.classes)}; check its options"
+                yield stage, split, what
 
 
 def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:

@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from everseg import config as configuration
 from everseg.data import Stream
+from everseg.data.stream import Fingerprints
 from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
 from everseg.domains.released import BACKGROUND, Released, check_fits, read_folder
 from everseg.domains.scoring import ScoreConfig
@@ -137,11 +138,14 @@ def _entry(
         figures["trainable_parameters"] = float(sum(w.numel() for w in module.weights.values()))
     if name in known:
         figures["selector_accuracy"] = known[name]
+    data = stream.fingerprints(stage) if stream and stage else Fingerprints("", "", "")
     return Learned(
         name=name,
-        fingerprint=stream.fingerprint(stage) if stream and stage else "",
+        fingerprint=data.both,
         background=module is None,
         images=len(stage.train) if stage else 0,
         figures=figures,
         imported=None if module is None else FileMark(module.file, module.sha256),
+        train=data.train,
+        test=data.test,
     )

@@ -41,6 +41,7 @@ class Problem(Protocol):
     panels: parts of a report, by name and in their order.
     outputs: patterns of the files that a prediction writes for one image, after its stem.
     entangled: why a method cannot forget a stage, for messages.
+    scored_by_name: whether each test image has a score under its name.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Problem(Protocol):
     panels: tuple[str, ...]
     outputs: tuple[str, ...]
     entangled: str
+    scored_by_name: bool
 
     def fits(self, stream: Stream) -> bool:
         """Whether a stream brings this problem."""
@@ -73,6 +75,18 @@ class Problem(Protocol):
         columns: stages that may be scored.
         last: whether this call learns no further stage.
         """
+
+    def scored(
+        self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
+    ) -> list[Stage]:
+        """The stages whose test samples `row` scores, given the same."""
+
+    def retested(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> list[Stage]:
+        """The stages whose test samples `retest` scores, given the same."""
+
+    def retest(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> tuple[Results, Oracle | None]:
+        """The run's results and the oracle's scores after test data of learned stages have changed: the last
+        row is scored on the new ones, and what was measured on the old ones is left out."""
 
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
         """Results with one row: all that the stream tests, scored by `how`.
