@@ -50,7 +50,6 @@ class Classes:
     panels = ("means", "maps", "costs", "merges", "settings")
     outputs = ("_classes.png",)
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"
-    scored_by_name = False
 
     def fits(self, stream: Stream) -> bool:
         return all(stage.classes for stage in stream.stages)

@@ -32,8 +32,8 @@ class Trial:
             return Tried("", str(error))
 
 
-def names_twice(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names that several samples of a test split have, and a sentence about each: scores are kept by name."""
+def names_twice(names: Sequence[str]) -> Iterator[str]:
+    """A sentence about each name that several samples of a test split have, where scores are kept by name."""
     for name, count in Counter(names).items():
         if name and count > 1:
-            yield name, f"{count} samples are named {name!r}; rename them, or remove all but one"
+            yield f"{count} samples are named {name!r}; rename them, or remove all but one"

@@ -64,7 +64,6 @@ class Domains:
     panels = ("matrix", "routing", "masks", "costs", "merges", "settings")
     outputs = ("_mask*.png",)
     entangled = "one adapter holds what it learned of all of them"
-    scored_by_name = True
 
     def fits(self, stream: Stream) -> bool:
         return not any(stage.classes for stage in stream.stages)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.distributed import shard
@@ -33,6 +32,7 @@ from everseg.models.promptable.protocol import (
 )
 from everseg.progress import bar
 from everseg.types import PromptPrediction, PromptSample, Query, Route, Scratch
+from everseg.types.pixels import stretched
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Prepared:
         """The rows of one sample, one for each of its objects."""
         side = self.base.image_size
         frame = to_frame(sample.prompts, (sample.image.shape[-2], sample.image.shape[-1]), side)
-        truth = F.interpolate(sample.masks[None].float(), size=(side, side), mode="nearest")[0] > 0.5
+        truth = stretched(sample.masks, side)
         return [
             Example(sample.query(), prompts, truth[n : n + 1].clone())
             for n, prompts in enumerate(objects_of(frame))

@@ -102,7 +102,7 @@ def read_ahead(stage: Stage, workers: int, *, by_name: bool) -> None:
     everyone = [tried for part in gather(mine) for tried in part]
     faults = [tried.fault for tried in everyone if tried.fault]
     if by_name:
-        faults += [sentence for _, sentence in names_twice([tried.name for tried in everyone])]
+        faults += names_twice([tried.name for tried in everyone])
     if faults:
         more = f" (and {len(faults) - 1} more: `everseg data check` lists all)" if len(faults) > 1 else ""
         raise UserError(f"stage {stage.name!r}, test: {faults[0]}{more}")

@@ -18,6 +18,7 @@ from everseg.config import assign, everywhere
 from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.data.stream import Fingerprints
+from everseg.data.views import view_of
 from everseg.distributed import wait, world
 from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
@@ -186,7 +187,7 @@ def run_stages(
             )
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
             last = position + 1 == len(todo)
-            _read_ahead(problem, current, problem.scored(current, stream, stage, columns, last=last), read)
+            _read_ahead(stream, current, problem.scored(current, stream, stage, columns, last=last), read)
             began = time.perf_counter()
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -286,17 +287,17 @@ def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) ->
         )
 
 
-def _read_ahead(problem: Problem, current: Run, scored: Sequence[Stage], read: set[str]) -> None:
+def _read_ahead(stream: Stream, current: Run, scored: Sequence[Stage], read: set[str]) -> None:
     """Decode the test samples of those stages that are not in `read`, and note them there."""
     for stage in scored:
         if stage.name not in read:
-            read_ahead(stage, current.config.score.workers, by_name=problem.scored_by_name)
+            read_ahead(stage, current.config.score.workers, by_name=view_of(stream).scored_by_name)
             read.add(stage.name)
 
 
 def _retest(problem: Problem, current: Run, stream: Stream, changed: Sequence[Stage]) -> None:
     """Score the run as it stands on test data that have changed, and save it."""
-    _read_ahead(problem, current, problem.retested(current, stream, changed), set())
+    _read_ahead(stream, current, problem.retested(current, stream, changed), set())
     current.results, oracle = problem.retest(current, stream, changed)
     current.record = replace(current.record, oracle=oracle)
     for stage in changed:

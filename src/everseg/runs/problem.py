@@ -41,7 +41,6 @@ class Problem(Protocol):
     panels: parts of a report, by name and in their order.
     outputs: patterns of the files that a prediction writes for one image, after its stem.
     entangled: why a method cannot forget a stage, for messages.
-    scored_by_name: whether each test image has a score under its name.
     """
 
     name: str
@@ -52,7 +51,6 @@ class Problem(Protocol):
     panels: tuple[str, ...]
     outputs: tuple[str, ...]
     entangled: str
-    scored_by_name: bool
 
     def fits(self, stream: Stream) -> bool:
         """Whether a stream brings this problem."""
