@@ -125,7 +125,7 @@ def test_mended_test_data_keep_unfinished_work(
 
     monkeypatch.setattr(StageScratch, "load", noted)
     with monkeypatch.context() as patch:
-        patch.setattr("everseg.domains.methods.samcl.fill_buffer", None)
+        patch.setattr("everseg.domains.methods.samcl.kept_as", None)
         with pytest.raises(TypeError):  # Right after the fit.
             run(stream(stage(0, "lesions")), config(), tmp_path / "run", micro)
     mended = stream(stage(0, "lesions", count=3))
