@@ -54,6 +54,7 @@ atexit.register(lambda: os._exit(7) if torch.distributed.is_initialized() else N
 SCRIPT = """
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[4])
+from everseg.classes.losses.pseudo import EntropyMedians
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.distributed import add_up, gather, shard, world
 from everseg.files import sha256_tensors
@@ -70,6 +71,10 @@ assert gather(shard([5, 6, 7])) == [[5, 7], [6]]
 a, b = torch.full((2,), float(world().rank)), torch.ones(1, 3)
 add_up([a, b])
 assert a.tolist() == [1.0, 1.0] and b.tolist() == [[2.0, 2.0, 2.0]]
+medians = EntropyMedians(2)
+medians.counts[1, 5] = 1 + world().rank
+medians.add_up()
+assert medians.counts.sum() == medians.counts[1, 5] == 3
 confusion = score_classes(here.says_one, here.class_samples(), "ab", ClassScoreConfig(size="original"))
 assert confusion.counts.tolist() == [[0, 3], [0, 33]]
 torch.save(here.prepared(load_base(base), out), f"{out}/prepared-{world().rank}.pt")
