@@ -15,14 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from everseg.data import Stream, SyntheticDomain
+from everseg.data import Described, Stream, SyntheticDomain
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.distributed import add_up, gather, shard, wait, world
+from everseg.domains.cache import CacheConfig
+from everseg.domains.prepare import prepare
+from everseg.errors import UserError
+from everseg.fit import FitConfig
 from everseg.methods import configure
+from everseg.models.promptable.load import load_base
 from everseg.runs.folder import load
 from everseg.runs.learn import run
 from everseg.runs.run import RunConfig
-from everseg.types import ImageQuery, SemanticSample, Stage
+from everseg.types import ImageQuery, PromptSample, SemanticSample, Stage
 
 SETTINGS = ("tune.fit.epochs=3", "tune.fit.batch=3", "selector.size=5")
 
@@ -49,6 +54,7 @@ atexit.register(lambda: os._exit(7) if torch.distributed.is_initialized() else N
 SCRIPT = """
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[4])
+from everseg.classes.losses.pseudo import EntropyMedians
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.distributed import add_up, gather, shard, world
 from everseg.files import sha256_tensors
@@ -65,8 +71,13 @@ assert gather(shard([5, 6, 7])) == [[5, 7], [6]]
 a, b = torch.full((2,), float(world().rank)), torch.ones(1, 3)
 add_up([a, b])
 assert a.tolist() == [1.0, 1.0] and b.tolist() == [[2.0, 2.0, 2.0]]
+medians = EntropyMedians(2)
+medians.counts[1, 5] = 1 + world().rank
+medians.add_up()
+assert medians.counts.sum() == medians.counts[1, 5] == 3
 confusion = score_classes(here.says_one, here.class_samples(), "ab", ClassScoreConfig(size="original"))
 assert confusion.counts.tolist() == [[0, 3], [0, 33]]
+torch.save(here.prepared(load_base(base), out), f"{out}/prepared-{world().rank}.pt")
 run(here.stream(), here.config(base), f"{out}/domains", load_base(base))
 done = run(here.class_stream(), here.class_config(backbone), f"{out}/classes", load_semantic_base(backbone))
 mine, other = gather([sha256_tensors(done.learner.model.state_dict())])
@@ -86,6 +97,90 @@ def stream() -> Stream:
         for i, domain in enumerate(("lesions", "cracks"))
     ]
     return Stream(tuple(stages))
+
+
+class Objects(Described[PromptSample]):
+    """Objects of which three lie in one image, so that an image lies in two batches."""
+
+    def __init__(self, count: int, faulty: int = -1) -> None:
+        self.images, self.count, self.faulty = SyntheticDomain("nuclei", count, size=64), count, faulty
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == self.faulty:
+            raise UserError(f"object {index} is empty; remove it")
+        if index >= self.count:
+            raise IndexError
+        sample = self.images[index // 3]
+        masks = sample.masks.roll(index, -1)
+        return replace(sample, masks=masks, key=f"image {index // 3}", name=f"object {index}")
+
+    def file(self, index: int) -> str:
+        return f"image {index // 3}"
+
+
+def prepared(base: Any, folder: Path | str) -> dict[str, Any]:
+    """What `prepare` makes of 40 objects, how many images this process has encoded for it, with features in
+    memory, without, on the disk and out of budget, and what it says of an object that cannot be read."""
+    encoded = 0
+    trunk = base.trunk
+
+    def counted(pixels: Tensor) -> Any:
+        nonlocal encoded
+        encoded += len(pixels)
+        return trunk(pixels)
+
+    base.trunk = counted
+    found: dict[str, Any] = {}
+    budgets = {"memory": 2**30, "off": 0, "disk": 2**30, "small": 20_000}
+    for name, budget in budgets.items():
+        where: Any = "memory" if name == "small" else name
+        config, encoded = CacheConfig(where, folder=f"{folder}/features", budget=budget), 0
+        ready = prepare(Objects(40), base, config, FitConfig(), name, embedded=range(39, -1, -2))
+        found[name] = {"encoded": encoded, "embeddings": ready.embeddings, "rows": ready.rows}
+        found[name]["entries"] = {key: dict(entry) for key, entry in ready.cache.entries.items()}
+        found[name]["bytes"] = ready.cache.bytes
+        rows = [ready[i] for i in range(len(ready))]
+        found[name]["truth"] = torch.cat([row.truth for row in rows])
+        found[name]["points"] = torch.cat([row.prompts.points for row in rows])
+    for faulty in (3, 20):
+        with pytest.raises(UserError) as caught:
+            prepare(Objects(40, faulty), base, CacheConfig(), FitConfig(), "faulty")
+        found[f"fault {faulty}"] = str(caught.value)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_two_processes_share_the_pass_through_a_stage(
+    together: Path, tmp_path: Path, micro_folder: Path
+) -> None:
+    """Each encodes its share, and both have what one process has, to the bit."""
+    alone = prepared(load_base(str(micro_folder)), tmp_path)
+    both = [torch.load(together / f"prepared-{rank}.pt", weights_only=False) for rank in (0, 1)]
+    assert [alone[name]["encoded"] for name in ("memory", "off", "disk")] == [14, 14 + 2, 14]
+    for name in ("memory", "off", "disk"):
+        shares = [found[name].pop("encoded") for found in both]
+        assert sum(shares) == alone[name].pop("encoded"), "nothing is encoded twice"
+        assert max(shares) <= 2 + min(shares) + 3
+    assert alone["small"].pop("encoded") >= 14
+    for found in both:
+        found["small"].pop("encoded")
+        same(found, alone)
+    assert alone["fault 20"] == "object 20 is empty; remove it"
+
+
+def same(ours: Any, theirs: Any) -> None:
+    if isinstance(theirs, Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key, value in theirs.items():
+            same(ours[key], value)
+    else:
+        assert ours == theirs
 
 
 def class_samples() -> list[SemanticSample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch._utils import ExceptionWrapper
 
 from everseg.errors import UserError, unknown
 
@@ -26,3 +27,12 @@ def test_any_value_can_be_unknown(given: object) -> None:
 
 def test_a_user_error_is_no_error_of_ours() -> None:
     assert not issubclass(UserError, AssertionError | OSError | ValueError)
+
+
+def test_a_worker_hands_on_the_sentence_alone() -> None:
+    try:
+        raise UserError("im3.png is empty; remove it")
+    except UserError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError, match=r"^im3.png is empty; remove it$"):
+        wrapped.reraise()

@@ -13,6 +13,10 @@ class UserError(Exception):
     assertions.
     """
 
+    def __str__(self) -> str:
+        """The sentence alone, where a process that decodes images has wrapped it in its traceback."""
+        return super().__str__().rpartition("everseg.errors.UserError: ")[2].strip()
+
 
 def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
     """A `UserError` for a name that does not exist, naming the nearest one that does."""

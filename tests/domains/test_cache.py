@@ -15,7 +15,8 @@ from torch import Tensor
 from everseg.data import SyntheticDomain
 from everseg.domains.adapters.aug import AugModule
 from everseg.domains.cache import CacheConfig, FeatureCache
-from everseg.domains.tune import TuneConfig, fit_adapter, prepare
+from everseg.domains.prepare import prepare
+from everseg.domains.tune import TuneConfig, fit_adapter
 from everseg.fit import FitConfig
 from everseg.models.promptable.protocol import TAP
 from everseg.models.promptable.sam import Sam
@@ -203,7 +204,7 @@ class Losses(NoScratch):
 
 def training(base: Any, cache: CacheConfig) -> tuple[list[float], AugModule, Any]:
     config = TuneConfig(fit=FitConfig(epochs=8, batch=6, optimiser="adamw"))
-    prepared = prepare(SyntheticDomain("nuclei", 6, size=64), base, cache, config, "nuclei")
+    prepared = prepare(SyntheticDomain("nuclei", 6, size=64), base, cache, config.fit, "nuclei")
     module = AugModule.beside(base, None, torch.Generator().manual_seed(0))
     scratch = Losses()
     fit_adapter(module, base, prepared, config, seed=0, name="nuclei", scratch=scratch)
@@ -234,7 +235,7 @@ def test_where_the_features_are_kept_no_image_is_decoded_twice(micro: Any, tmp_p
     config = TuneConfig(fit=FitConfig(epochs=3, batch=2))
     for cache, decoded in ((settings("memory", tmp_path), 4), (settings("off", tmp_path), 16)):
         Watched.decoded = 0
-        prepared = prepare(samples, micro, cache, config, "nuclei")
+        prepared = prepare(samples, micro, cache, config.fit, "nuclei")
         module = AugModule.beside(micro)
         fit_adapter(module, micro, prepared, config, seed=0, name="nuclei", scratch=NoScratch())
         assert Watched.decoded == decoded
@@ -248,7 +249,7 @@ def test_features_that_vanish_from_the_disk_while_training_are_computed_anew(
     samples = SyntheticDomain("nuclei", 4, size=64)
 
     def learned(vanish: bool) -> dict[str, Tensor]:
-        prepared = prepare(samples, micro, settings("disk", tmp_path), config, "nuclei")
+        prepared = prepare(samples, micro, settings("disk", tmp_path), config.fit, "nuclei")
         if vanish:
             for file in (tmp_path / "features").iterdir():
                 file.unlink()

@@ -12,7 +12,8 @@ from torch import Tensor
 from everseg.data import SyntheticDomain
 from everseg.domains.adapters.aug import AugBank, AugModule
 from everseg.domains.cache import CacheConfig, FeatureCache
-from everseg.domains.tune import TuneConfig, fit_adapter, pool, predict, prepare, with_adapter
+from everseg.domains.prepare import pool, prepare
+from everseg.domains.tune import TuneConfig, fit_adapter, predict, with_adapter
 from everseg.fit import FitConfig
 from everseg.models.promptable.protocol import TAP, to_frame
 from everseg.types import NoScratch, PromptPrediction, Prompts, PromptSample, Query, Route
@@ -194,7 +195,7 @@ def several_objects() -> Samples:
 @pytest.mark.parametrize("cache", [OFF, PRECISE, CacheConfig(precision="fp32", budget=20_000)])
 def test_rows_and_embeddings_keep_the_samples_order(micro: Any, cache: CacheConfig) -> None:
     samples = [SyntheticDomain("nuclei", 20, size=64)[i] for i in range(20)]
-    prepared = prepare(samples, micro, cache, TuneConfig(), "nuclei")
+    prepared = prepare(samples, micro, cache, FitConfig(), "nuclei")
     assert prepared.rows == [(i, 0) for i in range(20)]
     assert len(prepared) == 20
     with torch.no_grad():
@@ -210,7 +211,7 @@ def test_rows_and_embeddings_keep_the_samples_order(micro: Any, cache: CacheConf
 
 def test_each_object_is_a_row(micro: Any) -> None:
     samples = several_objects()
-    prepared = prepare(samples, micro, PRECISE, TuneConfig(), "several")
+    prepared = prepare(samples, micro, PRECISE, FitConfig(), "several")
     assert prepared.rows == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 0)]
     assert prepared.embeddings.shape == (4, 32)
     assert prepared[1].prompts.points.shape == (1, 1, 1, 2)  # type: ignore[union-attr]
@@ -228,7 +229,7 @@ def test_tuning_on_rows_of_all_kinds_is_one_row_at_a_time(micro: Any, reduction:
     parts = replace(whole, fit=replace(whole.fit, micro_batch=1))
     found = []
     for config in (whole, parts):
-        prepared = prepare(several_objects(), micro, PRECISE, config, "several")
+        prepared = prepare(several_objects(), micro, PRECISE, config.fit, "several")
         module = trained(micro, 4)
         figures = fit_adapter(module, micro, prepared, config, seed=0, name="x", scratch=NoScratch())
         found.append(figures["loss"])
@@ -242,7 +243,7 @@ def test_tuning_lowers_the_loss_and_leaves_the_base_alone(micro: Any) -> None:
     first = replace(config, fit=replace(config.fit, epochs=1, lr=0.0))
     losses = []
     for c in (first, config):
-        prepared = prepare(SyntheticDomain("lesions", 8, size=64), micro, PRECISE, c, "lesions")
+        prepared = prepare(SyntheticDomain("lesions", 8, size=64), micro, PRECISE, c.fit, "lesions")
         module = AugModule.beside(micro, None, torch.Generator().manual_seed(0))
         losses.append(
             fit_adapter(module, micro, prepared, c, seed=0, name="lesions", scratch=NoScratch())["loss"]
@@ -254,7 +255,7 @@ def test_tuning_lowers_the_loss_and_leaves_the_base_alone(micro: Any) -> None:
 
 
 def test_nothing_to_learn_from_is_no_error(micro: Any) -> None:
-    prepared = prepare([], micro, PRECISE, TuneConfig(), "nothing")
+    prepared = prepare([], micro, PRECISE, FitConfig(), "nothing")
     assert len(prepared) == 0
     assert prepared.embeddings.shape == (0, 32)
     module = AugModule.beside(micro)

@@ -20,7 +20,7 @@ from everseg.errors import UserError
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.base import load_semantic_base
 from everseg.pictures.drawn import Drawn, Wanted
-from everseg.results import Results, average_over_steps, class_means, with_class_row
+from everseg.results import Results, average_over_steps, class_means, retested_classes, with_class_row
 from everseg.types import ImageQuery, Precision, Prompts, RunView, Stage
 
 if TYPE_CHECKING:
@@ -72,6 +72,28 @@ class Classes:
                     "learned as it is and add new classes behind it, or choose another --out"
                 )
 
+    def scored(
+        self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
+    ) -> list[Stage]:
+        """A stage's test samples are those of all stages so far."""
+        return [stage]
+
+    def retested(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> list[Stage]:
+        return [self._last(run, stream)]
+
+    def retest(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> tuple[Results, None]:
+        """One confusion of all test images scores all classes, so every column is measured anew."""
+        stage, how = self._last(run, stream), run.config.score
+        confusion = score_classes(run.learner.predict, stage.test, run.classes, how)
+        return retested_classes(run.results, {"iou": confusion.scores(how.absent)}), None
+
+    def _last(self, run: RunView, stream: Stream) -> Stage:
+        """The last stage that the run has learned."""
+        at_once = stream.joint is not None and stream.joint.name in run.learned
+        stage = stream.joint if at_once else stream.stages[len(run.learned) - 1]
+        assert stage is not None
+        return stage
+
     def row(
         self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
     ) -> tuple[Results, None]:
@@ -83,9 +105,7 @@ class Classes:
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
         if oracle:
             raise UserError("--oracle tells a run each image's domain; this one learns classes: leave it out")
-        at_once = stream.joint is not None and stream.joint.name in run.learned
-        stage = stream.joint if at_once else stream.stages[len(run.learned) - 1]
-        assert stage is not None
+        stage = self._last(run, stream)
         empty = Results(run.results.lower_is_better)
         taught = [BACKGROUND, *(c for c in run.classes[1:] if c not in stage.classes)]
         return self._with_row(run, empty, stage, run.classes, how, taught, name="now")

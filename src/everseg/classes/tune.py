@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from everseg.classes.losses import masked_mean, soft_bce, unbiased_ce
 from everseg.config import at_least
+from everseg.distributed import shard
 from everseg.errors import UserError
 from everseg.fit import FitConfig, Group, fit, steps_of
 from everseg.models.precision import resolved
@@ -328,10 +329,12 @@ def supervised(out: Output, labels: Tensor, kind: Loss) -> Tensor:
 
 
 def batches(crops: Crops, config: FitConfig) -> Iterator[Batch]:
-    """All rows of the first epoch, in order, for a pass without gradients."""
+    """This process's share of the batches of the first epoch, in order, for a pass without gradients. The
+    batches are the same however many processes there are."""
+    whole = [list(range(len(crops)))[i : i + config.batch] for i in range(0, len(crops), config.batch)]
     loader: DataLoader[Any] = DataLoader(
         crops.at(0),  # type: ignore[arg-type]  # any sequence serves
-        batch_size=config.batch,
+        batch_sampler=[whole[i] for i in shard(range(len(whole)))],
         collate_fn=collate,
         num_workers=config.workers,
     )

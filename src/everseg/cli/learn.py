@@ -62,6 +62,9 @@ def learn(
     ] = None,
     first_step: Annotated[Path | None, typer.Option(hidden=True)] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    retest: Annotated[
+        bool, typer.Option("--retest", help="Score the run anew where test data of learned stages changed.")
+    ] = False,
     scoring: ScoreSettings = None,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -94,7 +97,8 @@ def learn(
         config = everywhere(config, "workers", workers)
     current = None
     first = renamed("--first-step", first_step, "--first-stage", first_stage)
-    for current in run_stages(open_stream(stream, out), config, out, first=first, until=until):
+    opened = open_stream(stream, out)
+    for current in run_stages(opened, config, out, first=first, until=until, retest=retest):
         if world().main and not as_json:
             show(table(current.results, "iou"))
     if not world().main:

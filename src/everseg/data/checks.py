@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -14,8 +16,10 @@ import numpy as np
 from everseg.data.described import Described, described
 from everseg.data.images import orientation
 from everseg.data.stream import Stream, open_leniently
+from everseg.data.trial import names_twice
 from everseg.data.views import Severity, View, view_of
 from everseg.errors import UserError
+from everseg.types import VOID
 
 OFF_MASK_ERROR = 0.05
 """Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %
@@ -39,6 +43,36 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.stage}/{self.split}: {self.what}; {self.todo}"
+
+
+_FILE = re.compile(r"[^\s/\\'\"]+\.[A-Za-z]{2,5}\b|\d+")
+"""What differs between the sentences about equal faults: names of files, and numbers."""
+
+NAMED = 3
+"""Files that a line about equal faults names."""
+
+
+def counted(findings: Sequence[Finding]) -> list[str]:
+    """A line for each finding, and one for all of a split that say the same of different files."""
+    alike: dict[tuple[str, ...], list[Finding]] = {}
+    for found in findings:
+        what = found.what
+        for own in (found.file, Path(found.file).name, Path(found.file).stem) if found.file else ():
+            what = re.sub(rf"(?<![A-Za-z0-9]){re.escape(own)}(?![A-Za-z0-9])", "*", what)
+        sentence = _FILE.sub("*", f"{what}; {found.todo}")
+        alike.setdefault((found.severity, found.stage, found.split, sentence), []).append(found)
+    return [_one_line(group) for group in alike.values()]
+
+
+def _one_line(group: Sequence[Finding]) -> str:
+    first, rest = group[0], group[1:]
+    if not rest:
+        return str(first)
+    names = [Path(f.file).name for f in rest[:NAMED] if f.file]
+    more = f" and {len(rest) - len(names)} more" if len(rest) > len(names) and names else ""
+    files = f": {', '.join(names)}{more}" if names else ""
+    what = f"{first.what} ({len(group)} alike{files})"
+    return str(replace(first, what=what))
 
 
 @dataclass(frozen=True)
@@ -70,7 +104,7 @@ class Report:
         return not any(f.severity == "error" for f in self.findings)
 
     def __str__(self) -> str:
-        """A table of the splits and a line for each finding, errors first."""
+        """A table of the splits and a line for each kind of finding, errors first."""
         name_width = max((len(f"{s.stage}/{s.split}") for s in self.splits), default=5)
         lines = [
             f"{'split':{name_width}}  samples  images  {'width':>16}  {'height':>16}  object  prompts",
@@ -89,7 +123,7 @@ class Report:
         for s in self.splits:
             alike.setdefault(s.masks, []).append(f"{s.stage}/{s.split}")
         lines += [f"masks of {', '.join(names)}: {masks}" for masks, names in alike.items() if masks]
-        lines += [str(f) for f in sorted(self.findings, key=lambda f: f.severity)]
+        lines += counted(sorted(self.findings, key=lambda f: f.severity))
         errors = sum(f.severity == "error" for f in self.findings)
         lines.append(f"{errors} errors, {len(self.findings) - errors} warnings")
         return "\n".join(lines)
@@ -97,11 +131,16 @@ class Report:
 
 @dataclass
 class _Split:
-    """Notes on one split while its samples go by."""
+    """Notes on one split while its samples go by.
+
+    classes: those that the stage brings. known: how many there are up to it.
+    """
 
     stage: str
     name: str
     samples: Described[Any]
+    classes: tuple[str, ...] = ()
+    known: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     prompts: set[str] = field(default_factory=set)
@@ -109,9 +148,13 @@ class _Split:
     off_mask: list[tuple[str, int]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
     turned: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    labels: set[int] = field(default_factory=set)
+    faulty: bool = False
 
     def finding(self, severity: Severity, file: str, sentence: str) -> Finding:
         what, _, todo = sentence.partition("; ")
+        self.faulty |= severity == "error"
         return Finding(severity, self.stage, self.name, file, what, todo)
 
     def summary(self) -> SplitSummary:
@@ -135,10 +178,12 @@ def check(stream: Stream | str | Path) -> Report:
     Given a path, folders that cannot be paired or opened are findings, too, and whatever is readable is still
     read.
 
-    - error: unreadable files, missing partners, image and mask of different size, empty masks; more than 5 %
-      of a split's stored clicks off their masks; the same pixels in a train and a test split of any stages.
-    - warning: masks that cover the whole image, fewer clicks off their masks, the same pixels twice in a
-      split, images of nearly one grey.
+    - error: whatever `learn` refuses about data: unreadable files, missing partners, image and mask of
+      different size, empty masks, splits without samples, names that two test samples share; also more than
+      5 % of a split's stored clicks off their masks; the same pixels in a train and a test split of any
+      stages; a stage none of whose pixels is of its classes.
+    - warning: masks that cover the whole image or vanish at SAM's resolution, fewer clicks off their masks,
+      the same pixels twice in a split, images of nearly one grey.
 
     Raises:
         UserError: the stream file itself cannot be understood.
@@ -147,10 +192,19 @@ def check(stream: Stream | str | Path) -> Report:
     if not isinstance(stream, Stream):
         stream, faults = open_leniently(Path(stream))
         findings += [_Split(s, n, described(())).finding("error", "", sentence) for s, n, sentence in faults]
-    splits = [_Split(s.name, "train", described(s.train)) for s in stream.stages]
-    splits += [_Split(s.name, "test", described(s.test)) for s in (*stream.stages, *stream.unseen)]
+    known = list(accumulate(len(s.classes) for s in stream.stages)) + [0] * len(stream.unseen)
+    splits = [_Split(s.name, "train", described(s.train), s.classes, known[s.index]) for s in stream.stages]
+    splits += [
+        _Split(s.name, "test", described(s.test), s.classes, known[s.index])
+        for s in (*stream.stages, *stream.unseen)
+    ]
     view = view_of(stream)
+    told = {(finding.stage, finding.split) for finding in findings}
+    empty = {(stage.name, name): what for stage, name, what in stream.empty_splits()}
     for split in splits:
+        place = (split.stage, split.name)
+        if place in empty and place not in told and split.stage not in stream.gone:
+            findings.append(split.finding("error", "", empty[place]))
         findings += [split.finding("warning", "", note) for note in split.samples.notes]
         findings += _read(split, view)
         findings += _clicks_off_mask(split)
@@ -162,6 +216,10 @@ def check(stream: Stream | str | Path) -> Report:
         if split.name == "train":  # A test split may be too small to show everything.
             findings += [split.finding("warning", "", doubt) for doubt in split.samples.doubts()]
         findings += _duplicates(split)
+        findings += _wrong_classes(split)
+        if split.name == "test" and view.scored_by_name:
+            findings += (split.finding("error", "", sentence) for sentence in names_twice(split.names))
+        findings += _unfit_for_fingerprint(split)
     findings += _leaks(splits)
     order = {name: i for i, name in enumerate(dict.fromkeys(s.stage for s in splits))}
     summaries = sorted((s.summary() for s in splits), key=lambda s: order[s.stage])
@@ -177,6 +235,8 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         except UserError as error:
             yield split.finding("error", file, str(error))
             continue
+        split.names.append(sample.name)
+        split.labels |= view.labels(sample)
         masks = view.foreground(sample)
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
@@ -257,6 +317,39 @@ def _duplicates(split: _Split) -> Iterator[Finding]:
                 f"{file} shows the same picture as {first[pixels]}; remove one if that is no intention",
             )
         first.setdefault(pixels, file)
+
+
+def _wrong_classes(split: _Split) -> Iterator[Finding]:
+    """Labels beyond the classes so far, and a stage that would train on background and void alone."""
+    if not split.classes or not split.names:
+        return
+    numbers = sorted(split.labels - {VOID})
+    if strange := [number for number in numbers if number > split.known]:
+        yield split.finding(
+            "error",
+            "",
+            f"the labels hold {strange[0]}, and there are {split.known} classes up to this stage; correct "
+            "the labels or list the class",
+        )
+    own = range(split.known - len(split.classes) + 1, split.known + 1)
+    if split.name == "train" and not split.labels & set(own):
+        found = ["background"] * (0 in numbers) + ["void"] * (VOID in split.labels)
+        yield split.finding(
+            "error",
+            "",
+            f"no pixel is {' or '.join(split.classes)}, only {' and '.join(found) or 'other classes'}; see "
+            "whether the class maps or their list are those of these images",
+        )
+
+
+def _unfit_for_fingerprint(split: _Split) -> Iterator[Finding]:
+    """What hinders `learn` from noting which data it saw, where nothing else does."""
+    if split.faulty:
+        return
+    try:
+        split.samples.fingerprint()
+    except UserError as error:
+        yield split.finding("error", "", str(error))
 
 
 def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:

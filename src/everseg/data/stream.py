@@ -5,10 +5,10 @@ learned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import Labelled
@@ -31,6 +31,22 @@ from everseg.errors import UserError, unknown
 from everseg.files import path_from
 from everseg.progress import remark
 from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
+
+
+class Fingerprints(NamedTuple):
+    """Hex digests of what a stage is learned from and tested on, and of the two together, which is all that
+    runs of earlier versions know."""
+
+    train: str
+    test: str
+    both: str
+
+    @classmethod
+    def joined(cls, parts: Sequence[Fingerprints]) -> Fingerprints:
+        """Of several stages as one."""
+        return cls(
+            *(hashlib.sha256("|".join(kind).encode()).hexdigest() for kind in zip(*parts, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -104,14 +120,10 @@ class Stream:
             return ()
 
         stream = replace(open_stream(read_stream_file(path), path, forgive), gone=frozenset(gone))
-        splits = [(s, "train", s.train) for s in stream.stages]
-        splits += [(s, "test", s.test) for s in (*stream.stages, *stream.unseen)]
-        for stage, split, samples in splits:
-            if not len(samples) and stage.name not in gone:
-                what = "there are no samples; check its options"
-                if stage.classes:
-                    what = f"no image has one of {', '.join(stage.classes)}; check its options"
+        for stage, split, what in stream.empty_splits():
+            if stage.name not in gone:
                 raise UserError(f"{path}: stage {stage.name!r}, {split}: {what}")
+        for stage, split, samples in stream.splits():
             for note in described(samples).notes:
                 remark(f"{stage.name}, {split}: {note}")
         return stream
@@ -206,15 +218,34 @@ class Stream:
         gone = frozenset(domain for domain, images in train.items() if images is None)
         return Stream(tuple(stages[: len(train)]), tuple(stages[len(train) :]), name, gone=gone)
 
-    def fingerprint(self, stage: Stage) -> str:
-        """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and
-        test.
+    def fingerprints(self, stage: Stage) -> Fingerprints:
+        """What a stage's data are: file names, contents, prompts and options.
 
-        It does not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
+        They do not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
         own fingerprint is decoded and hashed.
         """
         train, test = (described(samples).fingerprint() for samples in (stage.train, stage.test))
-        return hashlib.sha256(f"{train}|{test}".encode()).hexdigest()
+        return Fingerprints(train, test, hashlib.sha256(f"{train}|{test}".encode()).hexdigest())
+
+    def fingerprint(self, stage: Stage) -> str:
+        """One hex digest of a stage's training and test data; see `fingerprints`."""
+        return self.fingerprints(stage).both
+
+    def splits(self) -> Iterator[tuple[Stage, str, Sequence[Any]]]:
+        """Every split: (stage, "train" or "test", samples), what is trained on first."""
+        for stage in self.stages:
+            yield stage, "train", stage.train
+        for stage in (*self.stages, *self.unseen):
+            yield stage, "test", stage.test
+
+    def empty_splits(self) -> Iterator[tuple[Stage, str, str]]:
+        """Stages without training or test samples: (stage, split, sentence)."""
+        for stage, split, samples in self.splits():
+            if not len(samples):
+                what = "there are no samples; check its options"
+                if stage.classes:
+                    what = f"no image has one of {', '.join(stage.classes)}; check its options"
+                yield stage, split, what
 
 
 def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:

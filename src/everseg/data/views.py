@@ -25,6 +25,13 @@ class View(Protocol):
     def marks(self) -> Sequence[tuple[str, Colour]]:
         """What the contact sheet's legend explains: names and colours, from right to left."""
 
+    @property
+    def scored_by_name(self) -> bool:
+        """Whether each test image has a score under its name."""
+
+    def labels(self, sample: Any) -> set[int]:
+        """The class labels that occur in a sample; none where there are no classes."""
+
     def prompts(self, samples: Described[Any], sample: Any) -> str:
         """What a sample is prompted with, in words."""
 

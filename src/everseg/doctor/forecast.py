@@ -15,8 +15,8 @@ from everseg.data import Stream
 from everseg.doctor.machine import Machine
 from everseg.doctor.probe import Cost, Probe
 from everseg.domains.cache import CacheConfig
+from everseg.domains.prepare import PREDICT_BATCH
 from everseg.domains.scoring import BATCH
-from everseg.domains.tune import PREDICT_BATCH
 from everseg.methods import find
 from everseg.results import bytes_text
 from everseg.runs.run import RunConfig

@@ -28,8 +28,9 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.distributed import world
 from everseg.doctor.machine import host_memory, peak, reset_peak
 from everseg.domains.cache import CacheConfig
+from everseg.domains.prepare import PREDICT_BATCH, Prepared, prepare
 from everseg.domains.scoring import BATCH, score
-from everseg.domains.tune import PREDICT_BATCH, Prepared, TuneConfig, prepare
+from everseg.domains.tune import TuneConfig
 from everseg.errors import UserError
 from everseg.files import state_bytes
 from everseg.methods import build
@@ -198,7 +199,7 @@ def _measured(
         return Cost(rows, seconds, max(0, host - probe.host), max(0, gpu - probe.gpu))
 
     def prepared(rows: int) -> Prepared:
-        return prepare(Spread(samples, rows), base, cache, tune or TuneConfig(), "probe")
+        return prepare(Spread(samples, rows), base, cache, (tune or TuneConfig()).fit, "probe")
 
     def read(rows: int) -> None:
         probe.objects = len(prepared(rows)) / rows
@@ -253,7 +254,8 @@ def _measured(
     features = kept.cache.features([kept.samples[0].query()])
     width = 2 if kept.cache.dtype == torch.float16 else 4
     probe.feature_bytes = sum(v.numel() * width + TENSOR for v in features.values())
-    probe.row_bytes = kept[0].truth.numel() + 5 * TENSOR  # beside the truth a pixel, and the prompts twice
+    # Beside the truth, a bit per pixel, a pixel of the image, and the prompts twice.
+    probe.row_bytes = kept[0].truth.numel() // 8 + 5 * TENSOR
     # What is kept does not depend on what is seen: all stages have the same images, known from the disk.
     asked = ["tune.fit.epochs=0", "tune.fit.steps=0"] if tune is not None else []
     asked += ["cache.where=disk"] if cached else []

@@ -68,6 +68,25 @@ class FeatureCache:
     def features(self, queries: Sequence[Query]) -> Features:
         """The trunk's output for a batch, float32 on the base's device; one trunk pass for all that is not
         known."""
+        found, new = self.find(queries)
+        lasting = {query.key for query in queries if query.lasting}
+        for key, entry in new.items():
+            if key in lasting:
+                self.put(key, entry)
+            else:
+                self._remember(key, entry)
+        return self.stacked(found)
+
+    def stacked(self, entries: Sequence[Features]) -> Features:
+        """Features of some images as a batch, float32 on the base's device."""
+        return {
+            name: torch.stack([f[name].to(self.base.device, torch.float32) for f in entries])
+            for name in entries[0]
+        }
+
+    def find(self, queries: Sequence[Query]) -> tuple[list[Features], dict[str, Features]]:
+        """The features of each image, and by key those that were not known before, which are not kept yet;
+        one trunk pass for these."""
         found = [self._get(q.key) for q in queries]
         missing = [i for i, f in enumerate(found) if f is None]
         self.hits += len(queries) - len(missing)
@@ -83,18 +102,8 @@ class FeatureCache:
             rows = {key: {n: v[row] for n, v in new.items()} for row, key in enumerate(keys)}
             for i in missing:
                 found[i] = rows[queries[i].key or f"#{i}"]
-            for key, entry in rows.items():
-                if key.startswith("#"):
-                    continue
-                if queries[first[key]].lasting:
-                    self._put(key, entry)
-                else:
-                    self._remember(key, entry)
-        batch = [f for f in found if f is not None]
-        return {
-            name: torch.stack([f[name].to(self.base.device, torch.float32) for f in batch])
-            for name in batch[0]
-        }
+            return [f for f in found if f is not None], {k: e for k, e in rows.items() if k[0] != "#"}
+        return [f for f in found if f is not None], {}
 
     def holds(self, key: str) -> bool:
         """Whether the features of this content are in memory, from where they never go."""
@@ -126,15 +135,16 @@ class FeatureCache:
             while len(self.recent) > RECENT:
                 del self.recent[next(iter(self.recent))]
 
-    def _put(self, key: str, entry: Features) -> None:
-        if self.config.where == "off":
+    def put(self, key: str, entry: Features) -> None:
+        """Keep features, while they fit the budget; those that are in memory already stay as they are."""
+        name = self._name(key)
+        if self.config.where == "off" or name in self.entries:
             return
         kept = _copied(entry)
         size = sum(v.numel() * v.element_size() for v in kept.values())
         if self.bytes + size > self.config.budget:
             return
         self.bytes += size
-        name = self._name(key)
         if self.config.where == "memory":
             self.entries[name] = kept
             return

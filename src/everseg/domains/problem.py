@@ -75,15 +75,21 @@ class Domains:
     def check_order(self, stream: Stream, learned: Sequence[Any]) -> None:
         """Domains may come in any order."""
 
+    def scored(
+        self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
+    ) -> list[Stage]:
+        if isinstance(run.learner, LearnsAllAtOnce):
+            columns = stream.stages
+        return [c for c in columns if len(c.test)] + (list(stream.unseen) if last else [])
+
     def row(
         self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
     ) -> tuple[Results, Mapping[str, Mapping[str, float]] | None]:
         """With the last stage, also the unseen domains, the untouched base and the oracle."""
         learner, how = run.learner, run.config.score
         at_once = isinstance(learner, LearnsAllAtOnce)
-        if at_once:
-            columns = stream.stages
-        tested = [c for c in columns if len(c.test)] + (list(stream.unseen) if last else [])
+        columns = stream.stages if at_once else columns
+        tested = self.scored(run, stream, stage, columns, last=last)
         rows = [s for column in tested for s in score(learner.predict, column.test, column.name, how)]
         learned = [c.name for c in columns] if at_once else [stage.name]
         background = [c.name for c in columns if c.background and c.name in learned]
@@ -91,17 +97,41 @@ class Domains:
         if not last:
             return results, None
         if run.config.baseline:
-            plain = self.untouched(run)
             known = {score.column for score in results.scores.get(BASE, ())}
-            new = [c for c in tested if c.name not in known]
-            untouched = [s for column in new for s in score(plain, column.test, column.name, how)]
-            results = results.with_baseline(untouched)
+            results = self._with_baseline(run, results, [c for c in tested if c.name not in known])
         if not isinstance(learner, PredictsAs):
             return results, None
+        return results, self._oracle(run, [c for c in tested if c in stream.stages and not c.background])
+
+    def _with_baseline(self, run: RunView, results: Results, columns: Sequence[Stage]) -> Results:
+        plain, how = self.untouched(run), run.config.score
+        return results.with_baseline([s for c in columns for s in score(plain, c.test, c.name, how)])
+
+    def _oracle(self, run: RunView, columns: Sequence[Stage]) -> dict[str, dict[str, float]]:
+        learner = run.learner
+        assert isinstance(learner, PredictsAs), "asked before"
         oracle = {}
-        for column in [c for c in tested if c in stream.stages and not c.background]:
-            told = score(partial(learner.predict_as, stage_name=column.name), column.test, column.name, how)
-            oracle[column.name] = {m: sum(s.values[m] for s in told) / len(told) for m in METRICS}
+        for c in columns:
+            told = score(partial(learner.predict_as, stage_name=c.name), c.test, c.name, run.config.score)
+            oracle[c.name] = {m: sum(s.values[m] for s in told) / len(told) for m in METRICS}
+        return oracle
+
+    def retested(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> list[Stage]:
+        """Of a learner of all at once nobody knows which domain has changed."""
+        return [
+            c for c in (stream.stages if isinstance(run.learner, LearnsAllAtOnce) else changed) if len(c.test)
+        ]
+
+    def retest(
+        self, run: RunView, stream: Stream, changed: Sequence[Stage]
+    ) -> tuple[Results, Mapping[str, Mapping[str, float]] | None]:
+        tested, how = self.retested(run, stream, changed), run.config.score
+        rows = [s for column in tested for s in score(run.learner.predict, column.test, column.name, how)]
+        results, oracle = run.results.retested(rows), run.record.oracle
+        if run.config.baseline:
+            results = self._with_baseline(run, results, tested)
+        if oracle is not None:
+            oracle = {**oracle, **self._oracle(run, [c for c in tested if not c.background])}
         return results, oracle
 
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from everseg.config import MACHINE, at_least
@@ -16,6 +15,7 @@ from everseg.progress import bar
 from everseg.results import ImageScore
 from everseg.results.metrics import binary_scores
 from everseg.types import PromptPrediction, PromptSample, Query
+from everseg.types.pixels import stretched
 
 BATCH = 16
 """Images decoded and predicted together."""
@@ -89,5 +89,4 @@ def compared(prediction: PromptPrediction, truth: Tensor, config: ScoreConfig) -
     if config.size == "original":
         return prediction.masks(mode=config.resize), truth
     size = (config.size, config.size)
-    stretched = F.interpolate(truth[None].float(), size=size, mode="nearest")[0] > 0.5
-    return prediction.masks(size, config.resize), stretched
+    return prediction.masks(size, config.resize), stretched(truth, config.size)

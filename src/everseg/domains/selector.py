@@ -166,16 +166,13 @@ def draw_rows(count: int, size: int, generator: torch.Generator) -> list[int]:
     return torch.randperm(count, generator=generator)[:size].tolist()
 
 
-def fill_buffer(
-    embeddings: Tensor, size: int, generator: torch.Generator, precision: Literal["fp32", "fp16"] = "fp32"
-) -> Tensor:
-    """The embeddings (n, D) that a domain's buffer keeps: (min(n, size), D), on the CPU.
+def kept_as(embeddings: Tensor, precision: Literal["fp32", "fp16"] = "fp32") -> Tensor:
+    """The embeddings (n, D) of a domain as its buffer keeps them, on the CPU.
 
     Half precision halves what is stored. Source: SAMCL section "Module Selector"; 300 of each domain, kept
     for ever.
     """
-    kept = embeddings.detach()[draw_rows(len(embeddings), size, generator)].cpu()
-    return kept.to(torch.float16 if precision == "fp16" else torch.float32)
+    return embeddings.detach().to("cpu", torch.float16 if precision == "fp16" else torch.float32)
 
 
 def train_selector(

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from everseg.distributed import shard
-from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.cache import FeatureCache
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.losses import REFERENCE, LossConfig, reduce_samcl, samcl_terms
+from everseg.domains.prepare import PREDICT_BATCH, Example, Prepared
 from everseg.fit import FitConfig, fit
 from everseg.models.batching import images_at_once
 from everseg.models.precision import resolved
@@ -33,7 +32,7 @@ from everseg.models.promptable.protocol import (
     to_frame,
 )
 from everseg.progress import bar
-from everseg.types import PromptPrediction, PromptSample, Query, Route, Scratch
+from everseg.types import PromptPrediction, Query, Route, Scratch
 
 
 @dataclass(frozen=True)
@@ -67,103 +66,6 @@ class Adapter(Protocol):
     def bind(self, heat: Tensor, /, observe: Observe | None = None) -> Adaptation: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training row: an index into its features, its prompts and its truth in the S x S frame (bool)."""
-
-    query: Query
-    prompts: FramePrompts
-    truth: Tensor
-
-
-class Prepared:
-    """A stage's samples as training rows, one for each object, decoded once and kept while they fit the
-    budget.
-
-    `embeddings` (n, D) are the pooled taps of the images, which the Module Selector learns from.
-    """
-
-    def __init__(self, samples: Sequence[PromptSample], base: Promptable, cache: FeatureCache) -> None:
-        self.samples = samples
-        self.base = base
-        self.cache = cache
-        self.rows: list[tuple[int, int]] = []
-        self.embeddings = torch.empty(0, base.width)
-        self._kept: dict[tuple[int, int], Example] = {}
-        self._kept_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Example:
-        row = self.rows[index]
-        kept = self._kept.get(row)
-        return kept if kept is not None else self._examples(self.samples[row[0]])[row[1]]
-
-    def _examples(self, sample: PromptSample) -> list[Example]:
-        """The rows of one sample, one for each of its objects."""
-        side = self.base.image_size
-        frame = to_frame(sample.prompts, (sample.image.shape[-2], sample.image.shape[-1]), side)
-        truth = F.interpolate(sample.masks[None].float(), size=(side, side), mode="nearest")[0] > 0.5
-        return [
-            Example(sample.query(), prompts, truth[n : n + 1].clone())
-            for n, prompts in enumerate(objects_of(frame))
-        ]
-
-    def keep(self, position: int, sample: PromptSample) -> None:
-        """Note one sample's rows; keep those of features in memory, within the budget and without the pixels.
-
-        Features on a disk may be gone when they are asked for; then the pixels are needed again.
-        """
-        cached = self.cache.holds(sample.key)
-        for n, example in enumerate(self._examples(sample)):
-            self.rows.append((position, n))
-            if cached and self._kept_bytes + example.truth.numel() <= self.cache.config.budget:
-                self._kept_bytes += example.truth.numel()
-                query = Query(
-                    example.query.image[:, :1, :1].clone(), example.query.prompts, example.query.key
-                )
-                self._kept[(position, n)] = Example(query, example.prompts, example.truth)
-
-
-def prepare(
-    samples: Sequence[PromptSample], base: Promptable, config: CacheConfig, tune: TuneConfig, name: str
-) -> Prepared:
-    """Read a stage once: decode in workers, run the trunk in batches, keep features and rows.
-
-    The batches are the same whatever was interrupted, so that the features are the same to the bit.
-    """
-    cache = FeatureCache(base, config)
-    prepared = Prepared(samples, base, cache)
-    pooled, position = [], 0
-    loader: DataLoader[Any] = DataLoader(
-        samples,  # type: ignore[arg-type]  # any sequence serves
-        batch_size=PREDICT_BATCH,
-        collate_fn=list,
-        num_workers=tune.fit.workers,
-    )
-    with bar(f"{name}: features", len(loader)) as advance:
-        for batch in loader:
-            features = cache.features([s.query() for s in batch])
-            pooled.append(pool(features).cpu())
-            for sample in batch:
-                prepared.keep(position, sample)
-                position += 1
-            advance("")
-    prepared.embeddings = torch.cat([prepared.embeddings, *pooled])
-    return prepared
-
-
-PREDICT_BATCH = 16
-"""Images in one trunk pass where no gradient is taken."""
-
-
-def pool(features: Features) -> Tensor:
-    """The selector's input: the mean over the positions of the tap, not normalised: (B, Y, X, D) -> (B,
-    D)."""
-    return features[TAP].mean((1, 2))
 
 
 def fit_adapter(

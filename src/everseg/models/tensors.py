@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,6 +22,9 @@ from everseg.errors import UserError
 SUFFIXES = (".pth", ".pt", ".safetensors")
 """What such files are called, usually."""
 
+DEEPEST = 8
+"""Mappings within mappings that are looked into: a pickle may hold one within itself."""
+
 
 def read_tensors(path: Path, known: str) -> dict[str, Tensor]:
     """The tensors of a file that `torch.save` or safetensors wrote, by name. Nothing in it is executed.
@@ -28,11 +34,48 @@ def read_tensors(path: Path, known: str) -> dict[str, Tensor]:
     Raises:
         UserError: the file is damaged, is something else, or wants more than tensors.
     """
+    content = _content(path, known)
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return {held.name: held.value for held in _held(content, path, known, deepest=0)}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor of a file, and where it lies there.
+
+    under: the keys that lead to the mapping that holds it; empty at the top of the file.
+    name: its key in that mapping.
+    """
+
+    under: tuple[str, ...]
+    name: str
+    value: Tensor
+
+    @property
+    def path(self) -> str:
+        """All keys down to the tensor, joined by dots."""
+        return ".".join((*self.under, self.name))
+
+
+def read_nested(path: Path, known: str) -> list[Held]:
+    """All tensors of a file in mappings of any depth, as training checkpoints have them. Lists, such as the
+    states of several optimisers, are passed over.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    return _held(_content(path, known), path, known)
+
+
+def _content(path: Path, known: str) -> Any:
+    """What `torch.save` was given, or the tensors of a safetensors file."""
     kind = _kind(path, known)
     try:
         if kind == "safetensors":
             return load_file(path)
-        content = _load_zip(path) if kind == "zip" else _load(path, mmap=False)
+        return _load_zip(path) if kind == "zip" else _load(path, mmap=False)
     except SafetensorError as error:
         raise UserError(_damaged(path, error)) from error
     except pickle.UnpicklingError as error:
@@ -46,7 +89,29 @@ def read_tensors(path: Path, known: str) -> dict[str, Tensor]:
                 f"{path} is a TorchScript program, which is not opened; give the model's state_dict()"
             ) from error
         raise UserError(_damaged(path, error)) from error
-    return _state_dict(content, path, known)
+
+
+def _held(content: Any, path: Path, known: str, deepest: int = DEEPEST) -> list[Held]:
+    """The tensors in a mapping, and in those within it that lie at most so deep.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict; {known}")
+    found = list(_walk(content, (), deepest))
+    if not found:
+        keys = ", ".join(map(str, list(content)[:3])) or "nothing"
+        raise UserError(f"{path} holds no state dict (at its top: {keys}); {known}")
+    return found
+
+
+def _walk(content: Mapping[Any, Any], under: tuple[str, ...], deepest: int) -> Iterator[Held]:
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield Held(under, str(key), value)
+        elif isinstance(value, Mapping) and len(under) < deepest:
+            yield from _walk(value, (*under, str(key)), deepest)
 
 
 def _kind(path: Path, known: str) -> str:
@@ -86,23 +151,24 @@ def _load_zip(path: Path) -> Any:
         return _load(path, mmap=False)
 
 
+def _harmless() -> list[Any]:
+    """What trainers keep beside their tensors and what runs nothing when it is read: numbers and arrays of
+    numpy, such as the best loss so far, and the arguments of a script."""
+    kinds = {type(np.dtype(kind)) for kind in np.typecodes["All"] if kind not in "OV"}
+    functions: list[Any] = [value.__reduce__()[0] for value in (np.float64(0), np.zeros(1))]
+    # numpy 1 and 2 keep them in modules of different names.
+    both = [
+        (function, f"numpy.{core}.multiarray.{function.__name__}")
+        for function in functions
+        for core in ("core", "_core")
+    ]
+    return [argparse.Namespace, np.dtype, np.ndarray, *kinds, *both]
+
+
 def _load(path: Path, mmap: bool) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # About what is refused right after.
+    # Warnings are about what is refused right after.
+    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_harmless()):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def _state_dict(content: Any, path: Path, known: str) -> dict[str, Tensor]:
-    """The state dict in what `torch.save` was given: itself, or under one of the usual keys."""
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict; {known}")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(map(str, list(content)[:3])) or "nothing"
-        raise UserError(f"{path} holds no state dict (at its top: {keys}); {known}")
-    return tensors
 
 
 def _asked_for(error: Exception) -> str:

@@ -10,7 +10,13 @@ tables.py      tables for the terminal
 """
 
 from everseg.results.bootstrap import Difference, Interval, headline, intervals, paired_difference
-from everseg.results.classes import ClassMeans, average_over_steps, class_means, with_class_row
+from everseg.results.classes import (
+    ClassMeans,
+    average_over_steps,
+    class_means,
+    retested_classes,
+    with_class_row,
+)
 from everseg.results.matrix import (
     ResultMatrix,
     average,
@@ -47,6 +53,7 @@ __all__ = [
     "intervals",
     "number",
     "paired_difference",
+    "retested_classes",
     "routing",
     "stored_bytes",
     "table",

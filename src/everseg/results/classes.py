@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,11 +79,21 @@ def with_class_row(
     {metric: {column: IoU}}, NaN for an absent class that no mean is to have: its column stays, and is no
     task in the averages.
     """
+    cells = _cells(scores)
+    absent = [column for column in taught if column not in cells]
+    return results.with_stage(stage, cells=cells, learned=taught, background=absent)
+
+
+def retested_classes(results: Results, scores: Mapping[str, Mapping[str, float]]) -> Results:
+    """Results whose last row is measured on other test images, and no other row: see `Results.retested`."""
+    return replace(results, cells={}).retested(cells=_cells(scores))
+
+
+def _cells(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Values of each column that has them in all metrics."""
     columns = {column: None for values in scores.values() for column in values}
-    cells = {
+    return {
         column: {metric: values[column] for metric, values in scores.items()}
         for column in columns
         if not any(math.isnan(values[column]) for values in scores.values())
     }
-    absent = [column for column in taught if column not in cells]
-    return results.with_stage(stage, cells=cells, learned=taught, background=absent)

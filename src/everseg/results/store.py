@@ -94,6 +94,20 @@ class Results:
         before = [s for s in self.scores.get(BASE, ()) if s.column not in {new.column for new in scores}]
         return self._with_row(BASE, [*before, *scores], cells or {})
 
+    def retested(
+        self, scores: Sequence[ImageScore] = (), *, cells: Mapping[str, Mapping[str, float]] | None = None
+    ) -> Results:
+        """These results with scores of the last row on other test images. What earlier rows and the untouched
+        base have in their columns was measured on the former images and is left out."""
+        last, again = len(self.stages) - 1, {*(cells or {}), *(score.column for score in scores)}
+        kept = {row: [s for s in told if s.column not in again] for row, told in self.scores.items()}
+        rest = replace(
+            self,
+            cells={(r, c): values for (r, c), values in self.cells.items() if c not in again},
+            scores={row: tuple(told) for row, told in kept.items() if told},
+        )
+        return rest._with_row(last, [*kept.get(last, ()), *scores], cells or {})
+
     def without(self, name: str) -> Results:
         """These results without the row and the column of a stage that was forgotten, and without its images.
 

@@ -14,11 +14,12 @@ from torch.utils.data import Subset
 
 from everseg import config as configuration
 from everseg.data import Stream
+from everseg.data.stream import Fingerprints
 from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
+from everseg.domains.prepare import prepare
 from everseg.domains.released import BACKGROUND, Released, check_fits, read_folder
 from everseg.domains.scoring import ScoreConfig
 from everseg.domains.selector import draw_rows
-from everseg.domains.tune import prepare
 from everseg.errors import UserError
 from everseg.files import locked
 from everseg.methods import configure
@@ -123,7 +124,7 @@ def _embed(stage: Stage, base: Promptable, config: SAMCLConfig, seed: int) -> Te
     draw = torch_generator(seed, stage.name, "selector")
     rows = draw_rows(len(stage.train), config.selector.size, draw)
     part: Any = Subset(stage.train, rows)  # type: ignore[arg-type]  # any sequence serves
-    return prepare(part, base, replace(config.cache, where="off"), config.tune, stage.name).embeddings
+    return prepare(part, base, replace(config.cache, where="off"), config.tune.fit, stage.name).embeddings
 
 
 def _entry(
@@ -137,11 +138,14 @@ def _entry(
         figures["trainable_parameters"] = float(sum(w.numel() for w in module.weights.values()))
     if name in known:
         figures["selector_accuracy"] = known[name]
+    data = stream.fingerprints(stage) if stream and stage else Fingerprints("", "", "")
     return Learned(
         name=name,
-        fingerprint=stream.fingerprint(stage) if stream and stage else "",
+        fingerprint=data.both,
         background=module is None,
         images=len(stage.train) if stage else 0,
         figures=figures,
         imported=None if module is None else FileMark(module.file, module.sha256),
+        train=data.train,
+        test=data.test,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +17,20 @@ from everseg import config as configuration
 from everseg.config import assign, everywhere
 from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
+from everseg.data.stream import Fingerprints
+from everseg.data.views import view_of
 from everseg.distributed import wait, world
 from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
 from everseg.methods import build, configure
 from everseg.models.names import from_anywhere
+from everseg.runs.data import (
+    check_learned,
+    fingerprints,
+    learned_from,
+    read_ahead,
+    refuse_retest,
+)
 from everseg.runs.folder import (
     StageScratch,
     base_of,
@@ -35,7 +43,7 @@ from everseg.runs.folder import (
     write,
     write_record,
 )
-from everseg.runs.problem import check_fits, problem_of
+from everseg.runs.problem import Problem, check_fits, problem_of
 from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
 from everseg.types import BaseModel, Evaluate, Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
@@ -51,6 +59,7 @@ def learn(
     seed: int = 0,
     first: Path | str | None = None,
     until: str | None = None,
+    retest: bool = False,
     evaluate: Evaluate = "next",
     baseline: bool = True,
     precision: Precision = "auto",
@@ -66,6 +75,7 @@ def learn(
     preset: "paper", or "reference" for the quirks of the published code.
     first: a run whose first stage is taken over instead of training it.
     until: the stage to stop after.
+    retest: where test data of learned stages have changed, score the run on the new ones; see `run`.
     evaluate: after each stage score the domains so far and the "next" one, or "all".
     baseline: also score the untouched base.
     precision: what the base computes in.
@@ -104,7 +114,7 @@ def learn(
     )
     if workers:
         config = everywhere(config, "workers", workers)
-    return run(stream, config, out, base, first=first, until=until)
+    return run(stream, config, out, base, first=first, until=until, retest=retest)
 
 
 def run(
@@ -115,20 +125,25 @@ def run(
     *,
     first: Path | str | None = None,
     until: str | None = None,
+    retest: bool = False,
 ) -> Run:
     """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
 
     The same call goes on after an interruption and ends with the same bytes; with a longer stream it learns
     what was added. `base` saves loading it again. `first`: another run that has learned the first stage alone
     and from the same data, whose result is taken over instead of training it anew. `until`: the stage to stop
-    after.
+    after. `retest`: where test data of learned stages have changed, score the run as it stands on the new
+    ones, and leave out of the results what was measured on the old ones.
+
+    All test data that will be scored after a stage are decoded before it is trained, so that no fault in them
+    costs a training.
 
     Raises:
         UserError: the method does not learn what the stream brings; the folder holds another run (method,
-        settings, base, seed), or the data of a learned stage changed; `first` does not fit; there is no stage
-        `until`.
+        settings, base, seed), or the data of a learned stage changed; a test sample cannot be read; `first`
+        does not fit; there is no stage `until`.
     """
-    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until)]
+    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until, retest=retest)]
     return load(out, base) if current is None else current
 
 
@@ -140,8 +155,10 @@ def run_stages(
     *,
     first: Path | str | None = None,
     until: str | None = None,
+    retest: bool = False,
 ) -> Iterator[Run]:
-    """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
+    """`run`, stopping after each stage that was learned and saved to show the run as it stands, and after
+    learned stages were tested again."""
     out = Path(out)
     problem = check_fits(stream, config.method)
     model = base_of(config, base)
@@ -149,33 +166,41 @@ def run_stages(
         current = _open(config, out, model)
         stages = _stages(stream, current.learner)
         problem.check_order(stream, current.record.learned)
-        _check_learned(stream, stages, current)
+        changed = check_learned(stream, stages, current.record)
+        if not retest:
+            refuse_retest(stream, changed)
         todo = [s for s in _upto(stages, until) if s.name not in current.learned]
         giver = None if first is None else _giver(Path(first), current)
         _check_not_forgotten(stream, todo, current)
         source = str(stream.source.resolve()) if stream.source else ""
         first_classes = stream.stages[0].classes and (BACKGROUND, *stream.stages[0].classes)
         current.record = replace(current.record, stream=source, first_classes=first_classes)
+        read = set(current.learned)  # Their test samples were scored.
+        if changed:
+            _retest(problem, current, stream, changed)
+            yield current
         for position, stage in enumerate(todo):
-            began = time.perf_counter()
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            fingerprint = _fingerprint(stream, stage)
-            if giver is not None and not current.learned:
-                figures = dict(_take_first(giver, current, stage, fingerprint))
-            else:
-                figures = dict(current.learner.learn(stage, _scratch(current, stage, fingerprint)))
-            learned_in = time.perf_counter() - began
+            begun = time.perf_counter()
+            data = fingerprints(stream, stage)
             following = (
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
             )
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
             last = position + 1 == len(todo)
+            _read_ahead(stream, current, problem.scored(current, stream, stage, columns, last=last), read)
+            began = time.perf_counter()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            if giver is not None and not current.learned:
+                figures = dict(_take_first(giver, current, stage, data))
+            else:
+                figures = dict(current.learner.learn(stage, _scratch(current, stage, data)))
+            learned_in = time.perf_counter() - began
             current.results, oracle = problem.row(current, stream, stage, columns, last=last)
             if oracle is not None:
                 current.record = replace(current.record, oracle=oracle)
-            scored_in = time.perf_counter() - began - learned_in
-            _save(current, stage, fingerprint, figures, learned_in, scored_in)
+            scored_in = time.perf_counter() - begun - learned_in
+            _save(current, stage, data, figures, learned_in, scored_in)
             yield current
 
 
@@ -200,10 +225,9 @@ def _giver(first: Path, current: Run) -> Run:
     return giver
 
 
-def _take_first(giver: Run, current: Run, stage: Stage, fingerprint: str) -> Mapping[str, float]:
+def _take_first(giver: Run, current: Run, stage: Stage, data: Fingerprints) -> Mapping[str, float]:
     """Learn the first stage by taking over what another run made of it."""
-    found = [(s.name, s.fingerprint) for s in giver.record.learned]
-    if found != [(stage.name, fingerprint)]:
+    if giver.learned != [stage.name] or not learned_from(giver.record.learned[0], data):
         raise UserError(
             f"{giver.folder} has learned {', '.join(giver.learned)}; the first stage can be taken from a run "
             f"that has learned {stage.name!r} alone, from the same data"
@@ -253,22 +277,6 @@ def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
     return [Stage(0, "all-domains", together, ())]
 
 
-def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> None:
-    """A learned stage's data may be gone, or the whole stage; but data that are there must be the same."""
-    # Of an imported stage nobody knows the data.
-    kept = {s.name: s.fingerprint for s in current.record.learned if s.fingerprint}
-    for stage in stages:
-        gone = stream.gone if stage not in stream.stages else stream.gone & {stage.name}
-        if stage.name in kept and not gone and kept[stage.name] != _fingerprint(stream, stage):
-            advice = "choose another --out"
-            if stage in stream.stages:
-                advice = f"give new data a new stage name, or {advice}"
-            raise UserError(
-                f"stage {stage.name!r} was learned from other data than "
-                f"{stream.source or 'the stream'} names now; {advice}"
-            )
-
-
 def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) -> None:
     """What a run was told to forget it does not learn again because nobody took it out of a file."""
     forgotten = {certificate.forgotten for certificate in current.record.forgotten}
@@ -279,27 +287,40 @@ def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) ->
         )
 
 
-def _fingerprint(stream: Stream, stage: Stage) -> str:
-    """What a stage is learned from; for all domains at once, from what each of them is."""
-    if stage in stream.stages:
-        return stream.fingerprint(stage)
-    parts = [stream.fingerprint(s) for s in stream.stages if not s.background]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+def _read_ahead(stream: Stream, current: Run, scored: Sequence[Stage], read: set[str]) -> None:
+    """Decode the test samples of those stages that are not in `read`, and note them there."""
+    for stage in scored:
+        if stage.name not in read:
+            read_ahead(stage, current.config.score.workers, by_name=view_of(stream).scored_by_name)
+            read.add(stage.name)
 
 
-def _scratch(current: Run, stage: Stage, fingerprint: str) -> StageScratch:
+def _retest(problem: Problem, current: Run, stream: Stream, changed: Sequence[Stage]) -> None:
+    """Score the run as it stands on test data that have changed, and save it."""
+    _read_ahead(stream, current, problem.retested(current, stream, changed), set())
+    current.results, oracle = problem.retest(current, stream, changed)
+    current.record = replace(current.record, oracle=oracle)
+    for stage in changed:
+        now = fingerprints(stream, stage)
+        current.record = current.record.with_changed(stage.name, test=now.test, fingerprint=now.both)
+    write(current)
+
+
+def _scratch(current: Run, stage: Stage, data: Fingerprints) -> StageScratch:
     """The stage's unfinished work; none where it was begun with other settings, another base or other
-    data."""
+    training data."""
     folder = current.folder / "work" / stage.name
     made_of = {
         "config": configuration.plain(current.config, machine=False),
         "base": current.base.fingerprint,
         "learned": current.learned,
-        "data": fingerprint,
+        "data": data.train,
     }
+    # An earlier version knew the data by one fingerprint of training and test data.
+    known = [made_of, made_of | {"data": data.both}]
     if world().main:
         begun = folder / "made_of.json"
-        if folder.exists() and not (begun.is_file() and read_json(begun) == made_of):
+        if folder.exists() and not (begun.is_file() and read_json(begun) in known):
             shutil.rmtree(folder)
         write_json(begun, made_of)
     wait()
@@ -309,7 +330,7 @@ def _scratch(current: Run, stage: Stage, fingerprint: str) -> StageScratch:
 def _save(
     current: Run,
     stage: Stage,
-    fingerprint: str,
+    data: Fingerprints,
     figures: dict[str, float],
     learned_in: float,
     scored_in: float,
@@ -317,7 +338,14 @@ def _save(
     """Count the stage as learned, with what it was learned from and what that took."""
     kept, times = without_times(figures)
     learned = Learned(
-        stage.name, fingerprint, stage.background, len(stage.train), kept, classes=tuple(stage.classes)
+        stage.name,
+        data.both,
+        stage.background,
+        len(stage.train),
+        kept,
+        classes=tuple(stage.classes),
+        train=data.train,
+        test=data.test,
     )
     current.record = current.record.with_learned(learned)
     write(current, Event(stage.name, learned_in, scored_in, figures={**kept, **times}))

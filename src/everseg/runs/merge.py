@@ -118,7 +118,7 @@ def _read(source: Path, weighting: Weighting, weights: Mapping[str, float]) -> l
     for path, entry in paths:
         contribution = read_contribution(path)
         weight = weight_of(contribution, weighting) * weights.get(contribution.domain, 1.0)
-        kept = Learned(entry.name, entry.fingerprint, entry.background, entry.images, {})
+        kept = replace(entry, figures={}, classes=(), contribution="", imported=None)
         out.append(Given(contribution, weight, kept, path))
     return out
 

@@ -75,6 +75,18 @@ class Problem(Protocol):
         last: whether this call learns no further stage.
         """
 
+    def scored(
+        self, run: RunView, stream: Stream, stage: Stage, columns: Sequence[Stage], *, last: bool
+    ) -> list[Stage]:
+        """The stages whose test samples `row` scores, given the same."""
+
+    def retested(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> list[Stage]:
+        """The stages whose test samples `retest` scores, given the same."""
+
+    def retest(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> tuple[Results, Oracle | None]:
+        """The run's results and the oracle's scores after test data of learned stages have changed: the last
+        row is scored on the new ones, and what was measured on the old ones is left out."""
+
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
         """Results with one row: all that the stream tests, scored by `how`.
 

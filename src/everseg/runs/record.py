@@ -54,6 +54,7 @@ class Learned:
     """One stage that was learned.
 
     fingerprint: of its data; "" where nobody here knows them.
+    train, test: of its training and its test data; "" in runs of versions that knew only both together.
     images: how many it was trained on.
     figures: what the method reported, without times.
     classes: those that the stage brought.
@@ -69,6 +70,8 @@ class Learned:
     classes: tuple[str, ...] = ()
     contribution: str = ""
     imported: FileMark | None = None
+    train: str = ""
+    test: str = ""
 
     def merge_figures(self) -> dict[str, float]:
         """What the figures say of the merge after the stage."""
@@ -205,7 +208,7 @@ class Record:
 
     def _stage(self, stage: Learned) -> dict[str, Any]:
         values = plain(stage)
-        left_out = [key for key in ("classes", "contribution") if not values[key]]
+        left_out = [key for key in ("classes", "contribution", "train", "test") if not values[key]]
         left_out += [] if self.imported else ["imported"]
         return {key: value for key, value in values.items() if key not in left_out}
 

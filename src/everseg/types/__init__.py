@@ -386,6 +386,7 @@ class RunView(Protocol):
     base: Any
     config: Any
     results: Any
+    record: Any
 
     @property
     def learned(self) -> list[str]: ...

@@ -10,9 +10,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from everseg.errors import UserError
 from everseg.seed import numpy_generator
+
+
+def stretched(masks: Tensor, side: int) -> Tensor:
+    """Masks (N, H, W) bool in the square of `side` pixels that a model sees or scores are taken in: (N, side,
+    side) bool, each pixel the nearest one's."""
+    return F.interpolate(masks[None].float(), size=(side, side), mode="nearest")[0] > 0.5
 
 
 def image_tensor(given: Any, what: str) -> Tensor:

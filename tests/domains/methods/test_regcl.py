@@ -17,7 +17,8 @@ from everseg.domains.adapters.kinds import PROMPT_BRANCH
 from everseg.domains.adapters.lora import ParallelLoRA
 from everseg.domains.merging.sums import Sums
 from everseg.domains.methods.regcl import RegCL, RegCLConfig
-from everseg.domains.tune import PREDICT_BATCH, observe_inputs, prepare
+from everseg.domains.prepare import PREDICT_BATCH, prepare
+from everseg.domains.tune import observe_inputs
 from everseg.errors import UserError
 from everseg.files import state_bytes
 from everseg.types import NoScratch, Stage
@@ -158,7 +159,7 @@ def test_every_layer_is_seen_with_its_inputs(micro: Any, adapter: str) -> None:
     """All rows of all blocks, padding included; what is seen gives what the layer answers."""
     found = taught(micro, "lesions", settings=(f"adapter={adapter}",))
     module = found.merged
-    prepared = prepare(stage("cracks", 5).train, micro, found.config.cache, found.config.tune, "cracks")
+    prepared = prepare(stage("cracks", 5).train, micro, found.config.cache, found.config.tune.fit, "cracks")
     seen: dict[str, int] = {}
 
     def observe(layer: str, inputs: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.distributed import gather
 from everseg.types import VOID
 
 FLOOR = 0.001
@@ -61,6 +62,10 @@ class EntropyMedians:
         bins = (entropy(old_logits_BOHW)[background] * BINS).long().clamp(0, BINS - 1)
         index = old_logits_BOHW.argmax(1)[background] * BINS + bins
         self.counts += torch.bincount(index, minlength=channels * BINS).view(channels, BINS).cpu()
+
+    def add_up(self) -> None:
+        """Add what the other processes have counted."""
+        self.counts = torch.stack([counts for (counts,) in gather([self.counts])]).sum(0)
 
     def thresholds(self) -> Tensor:
         """tau_c = max(median, 0.001) for each channel: (O,). A class that was never predicted has 0.001."""

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from everseg.classes.instances import (
     Found,
@@ -51,6 +52,7 @@ from everseg.classes.losses import (
 )
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import at_least
+from everseg.distributed import gather, shard
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Segmenter
 from everseg.progress import bar
@@ -205,23 +207,26 @@ class EIR(ClassLearner):
         return images, below, over, share
 
     def remember(self, stage: Stage) -> Mapping[str, float]:
-        """Find instances of the step's classes in its full label maps, and share the pool out anew."""
+        """Find instances of the step's classes in its full label maps, and share the pool out anew. The maps
+        are shared out among the processes."""
         classes, config = self.model.new(), self.config
-        where: dict[Found, int] = {}
+        mine = shard(range(len(stage.train) if config.count else 0))
         loader: DataLoader[Any] = DataLoader(
-            stage.train,  # type: ignore[arg-type]  # any sequence serves
+            Subset(stage.train, mine),  # type: ignore[arg-type]  # any sequence serves
             batch_size=8,
             collate_fn=list,
             num_workers=config.tune.first.workers,
         )
-        position = 0
-        with bar(f"{stage.name}: instances", len(stage.train)) as advance:
-            for batch in loader if config.count and len(stage.train) else ():
+        here: list[tuple[int, list[Found]]] = []
+        with bar(f"{stage.name}: instances", len(mine)) as advance:
+            for batch in loader:
                 for sample in batch:
                     found = find_instances(sample.labels, classes, sample.name, config.harvest)
-                    where.update(dict.fromkeys(found, position))
-                    position += 1
+                    here.append((mine[len(here)], found))
                     advance("")
+        where: dict[Found, int] = {}
+        for position, found in sorted((pair for part in gather(here) for pair in part), key=itemgetter(0)):
+            where.update(dict.fromkeys(found, position))
         step = len(self.model.counts) - 1
 
         def cut_out(found: Found) -> Instance:

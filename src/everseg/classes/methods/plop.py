@@ -85,4 +85,5 @@ class PLOP(ClassLearner):
         with torch.inference_mode():
             for batch in batches(crops, self.config.tune.later) if self.config.pseudo else ():
                 medians.add(old(old.pixels(batch.images)).full(), batch.labels.to(old.device))
+        medians.add_up()
         return medians.thresholds()

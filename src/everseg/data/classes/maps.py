@@ -133,7 +133,9 @@ def voc_maps(
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
     `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
     listed = read_voc_list(path, split, part, limit, skip)
-    return _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index, VOC_TABLE)
+    maps = _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index, VOC_TABLE)
+    maps.notes = listed.notes
+    return maps
 
 
 def ade20k_maps(

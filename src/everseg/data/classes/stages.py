@@ -32,6 +32,7 @@ class ClassSamples(Described[SemanticSample]):
 
     def __init__(self, source: Labelled, places: NDArray[np.intp], table: LabelTable) -> None:
         self.source, self.places, self.table = source, places, table
+        self.notes = described(source.samples).notes
 
     def presence(self) -> NDArray[np.bool_]:
         return self.table.channels(self.source.present[self.places])
@@ -82,6 +83,7 @@ class Together(Described[SemanticSample]):
 
     def __init__(self, parts: Sequence[ClassSamples]) -> None:
         self.parts = tuple(parts)
+        self.notes = tuple(dict.fromkeys(note for part in self.parts for note in part.notes))
         self.ends = np.cumsum([0, *(len(part) for part in self.parts)])
 
     def __len__(self) -> int:

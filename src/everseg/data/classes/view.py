@@ -21,6 +21,11 @@ class ClassView:
 
     marks: tuple[tuple[str, Colour], ...] = ()
 
+    scored_by_name = False
+
+    def labels(self, sample: SemanticSample) -> set[int]:
+        return set(np.unique(sample.labels.numpy()).tolist())
+
     def prompts(self, samples: Described[Any], sample: SemanticSample) -> str:
         return "class maps"
 

@@ -15,6 +15,10 @@ from everseg.pictures.palette import BOX, ON, TRUTH, Colour
 from everseg.pictures.sheet import INK, enlarged, framed
 from everseg.pictures.tile import draw_click, picture_of
 from everseg.types import PromptSample
+from everseg.types.pixels import stretched
+
+RESOLUTION = 1024
+"""The side of the square that SAM sees."""
 
 LARGE = 0.6
 """Mean share of the object from which on a split's masks may be inverted."""
@@ -24,6 +28,11 @@ class DomainView:
     """The `View` of a stream of domains."""
 
     marks: tuple[tuple[str, Colour], ...] = (("box", BOX), ("click", ON), ("object", TRUTH))
+
+    scored_by_name = True
+
+    def labels(self, sample: PromptSample) -> set[int]:
+        return set()
 
     def prompts(self, samples: Described[Any], sample: PromptSample) -> str:
         rule, given = samples.rule, sample.prompts
@@ -38,10 +47,17 @@ class DomainView:
     def faults(self, sample: PromptSample) -> Iterator[tuple[Literal["error", "warning"], str]]:
         if not sample.masks.any():
             yield "error", f"the mask of {sample.name} is empty; remove the sample"
+            return
         if sample.masks.all():
             yield (
                 "warning",
                 f"the mask of {sample.name} covers the whole image; see whether it is inverted",
+            )
+        if max(sample.masks.shape[1:]) > RESOLUTION and not stretched(sample.masks, RESOLUTION).any():
+            yield (
+                "warning",
+                f"the mask of {sample.name} is so small that nothing is left of it at {RESOLUTION} x "
+                f"{RESOLUTION} pixels, SAM's resolution; crop the image around the object",
             )
 
     def doubts(self, share: float) -> Iterator[str]:

@@ -18,15 +18,14 @@ from torch import Tensor
 from everseg.config import at_least
 from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, linears
 from everseg.domains.cache import CacheConfig
+from everseg.domains.prepare import Prepared, prepare
 from everseg.domains.tune import (
-    Prepared,
     TuneConfig,
     batch_loss,
     batches,
     commonest,
     fit_adapter,
     observe_inputs,
-    prepare,
 )
 from everseg.errors import UserError
 from everseg.files import load_state, sha256_tensors
@@ -223,7 +222,7 @@ def tune_domain(
 
     start, after: as in `Contribution`.
     """
-    prepared = prepare(stage.train, base, cache, tune, stage.name)
+    prepared = prepare(stage.train, base, cache, tune.fit, stage.name, embedded=())
     figures = fit_adapter(adapter, base, prepared, tune, seed=seed, name=stage.name, scratch=scratch)
     if not len(prepared):
         return figures, None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, fresh_adapter
 from everseg.domains.cache import CacheConfig, FeatureCache
-from everseg.domains.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
+from everseg.domains.prepare import prepare
+from everseg.domains.tune import TuneConfig, fit_adapter, predict, with_adapter
 from everseg.models.promptable.protocol import Promptable
 from everseg.seed import torch_generator
 from everseg.types import PromptPrediction, Query, Scratch, Stage, State
@@ -49,7 +50,9 @@ class Sequential:
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if stage.background:  # The base is right there: nothing to tune on.
             return {}
-        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
+        prepared = prepare(
+            stage.train, self.base, self.config.cache, self.config.tune.fit, stage.name, embedded=()
+        )
         return fit_adapter(
             self.adapter,
             self.base,

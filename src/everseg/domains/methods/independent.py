@@ -14,7 +14,8 @@ import torch
 
 from everseg.domains.adapters.aug import AugConfig, AugModule
 from everseg.domains.cache import CacheConfig, FeatureCache
-from everseg.domains.tune import TuneConfig, fit_adapter, predict, prepare, with_adapter
+from everseg.domains.prepare import prepare
+from everseg.domains.tune import TuneConfig, fit_adapter, predict, with_adapter
 from everseg.files import sha256_tensors
 from everseg.models.promptable.protocol import Promptable
 from everseg.seed import torch_generator
@@ -55,7 +56,9 @@ class Independent:
         module = AugModule.beside(
             self.base, self.config.aug, torch_generator(self.seed, stage.name, "module")
         )
-        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
+        prepared = prepare(
+            stage.train, self.base, self.config.cache, self.config.tune.fit, stage.name, embedded=()
+        )
         figures = fit_adapter(
             module, self.base, prepared, self.config.tune, seed=self.seed, name=stage.name, scratch=scratch
         )

@@ -25,15 +25,16 @@ from torch import Tensor
 
 from everseg.domains.adapters.aug import RELEASED, AugBank, AugConfig, AugModule
 from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.prepare import pool, prepare
 from everseg.domains.selector import (
     REFERENCE,
     ModuleSelector,
     SelectorConfig,
     draw_rows,
-    fill_buffer,
+    kept_as,
     train_selector,
 )
-from everseg.domains.tune import Bind, Choice, TuneConfig, fit_adapter, pool, predict, prepare, with_adapter
+from everseg.domains.tune import Bind, Choice, TuneConfig, fit_adapter, predict, with_adapter
 from everseg.errors import UserError
 from everseg.files import sha256_tensors
 from everseg.models.promptable.protocol import Adaptation, Features, Promptable
@@ -93,7 +94,11 @@ class SAMCL:
                 f"the buffer holds no embeddings of {', '.join(bare)}: learning {stage.name!r} would unlearn "
                 "which images are theirs; import the modules again with --stream and their training images"
             )
-        prepared = prepare(stage.train, self.base, self.config.cache, self.config.tune, stage.name)
+        draw, selector = torch_generator(self.seed, stage.name, "selector"), self.config.selector
+        kept = draw_rows(len(stage.train), selector.size, draw)
+        prepared = prepare(
+            stage.train, self.base, self.config.cache, self.config.tune.fit, stage.name, embedded=kept
+        )
         figures: dict[str, float] = {}
         if not stage.background:
             module = AugModule.beside(
@@ -110,10 +115,8 @@ class SAMCL:
             )
             self.modules[stage.name] = module
             self._bank = None
-        draw = torch_generator(self.seed, stage.name, "selector")
-        selector = self.config.selector
-        self.buffer[stage.name] = fill_buffer(prepared.embeddings, selector.size, draw, selector.precision)
-        self.counts[stage.name] = len(prepared.embeddings)
+        self.buffer[stage.name] = kept_as(prepared.embeddings, selector.precision)
+        self.counts[stage.name] = len(stage.train)
         self.selector.grow([stage.name], draw)
         told = train_selector(self.selector, self.buffer, selector, draw)
         return figures | {f"selector_{key}": value for key, value in told.items()}

@@ -33,18 +33,8 @@ from transformers.models.sam2.modeling_sam2 import Sam2Model
 
 from everseg.errors import UserError
 from everseg.models.promptable.names import from_original
-from everseg.models.tensors import first_line, read_tensors
-
-KNOWN = "everseg reads SAM (ViT-B, L, H and others of that layout) and SAM 2 and 2.1 (Hiera tiny to large)"
-
-FOREIGN = (
-    (r"\bimage_encoder\.patch_embed\.seq\.", "MobileSAM (its image encoder is a TinyViT)"),
-    (r"mask_decoder\.hf_(token|mlp)\.", "SAM-HQ"),
-    (r"^spatial_perceiver\.|\bimage_encoder\.trunk\.body\.", "EdgeTAM"),
-    (r"mask_decoder\.final_output_upscaling_layers\.", "EfficientSAM"),
-    (r"^(detector|tracker)\.", "SAM 3"),
-)
-"""Relatives of SAM by a name that only they have."""
+from everseg.models.promptable.stored import KNOWN, find_sam
+from everseg.models.tensors import first_line
 
 DECODER_HEADS = 8
 DECODER_NORM_EPS = 1e-5
@@ -73,28 +63,20 @@ HIERA: dict[tuple[int, tuple[int, ...]], Hiera] = {
 """By the width of the first stage and the number of blocks of each."""
 
 
-def load_checkpoint(path: Path) -> SamModel | Sam2Model:
-    """The model in a file of Meta's, in float32.
+def load_checkpoint(path: Path, key: str = "") -> SamModel | Sam2Model:
+    """The model in a file of Meta's, or in a training checkpoint with Meta's names, in float32.
+
+    key: where in the file the model lies, if there are several; see `stored`.
 
     Raises:
         UserError: the file cannot be read, holds more than tensors or less than a model, or another model.
     """
-    tensors = read_tensors(path, KNOWN)
-    for pattern, family in FOREIGN:
-        if any(re.search(pattern, name) for name in tensors):
-            raise UserError(f"{path} is a checkpoint of {family}, which is not supported; {KNOWN}")
-    if any(name.startswith("vision_encoder.") for name in tensors):
-        raise UserError(
-            f"{path} has transformers' names: give the folder that it lies in, together with its config.json"
-        )
-    tensors = _unwrapped(tensors)
-    shapes = Shapes(tensors, str(path))
-    if any(name.startswith("image_encoder.trunk.blocks.") for name in tensors):
+    tensors, where = find_sam(path, key)
+    shapes = Shapes(tensors, where)
+    if any(name.startswith("image_encoder.trunk.") for name in tensors):
         kind, configure = Sam2Model, sam2_config
-    elif any(name.startswith("image_encoder.blocks.") for name in tensors):
-        kind, configure = SamModel, sam_config
     else:
-        raise UserError(f"{path} holds no SAM (its first tensor is {next(iter(tensors))}); {KNOWN}")
+        kind, configure = SamModel, sam_config
     try:
         config = configure(shapes)
         with torch.device("meta"):  # Neither memory nor random numbers for what is replaced at once.
@@ -103,18 +85,11 @@ def load_checkpoint(path: Path) -> SamModel | Sam2Model:
         raise
     except Exception as error:  # transformers and torch refuse impossible sizes each in their own way.
         raise UserError(
-            f"{path} has SAM's names, but shapes that make no model ({first_line(error)})"
+            f"{where} has SAM's names, but shapes that make no model ({first_line(error)})"
         ) from error
-    model.load_state_dict(from_original(model, tensors, str(path)), assign=True)
+    model.load_state_dict(from_original(model, tensors, where), assign=True)
     model.tie_weights()
     return model
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what a wrapper put before all of them, as "module." of data-parallel training."""
-    while len(first := {name.partition(".")[0] for name in tensors}) == 1 and all("." in n for n in tensors):
-        tensors = {name[len(next(iter(first))) + 1 :]: value for name, value in tensors.items()}
-    return tensors
 
 
 # ---------------------------------------------------------------- the architecture

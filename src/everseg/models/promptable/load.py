@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from everseg.errors import UserError
 from everseg.files import sha256_file
-from everseg.models.names import TINY
+from everseg.models.names import TINY, file_and_key
 from everseg.models.promptable.names import TWIN
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2
@@ -38,7 +38,8 @@ def load_base(
     """A frozen base model.
 
     name: "tiny", the embedded base; a file as Meta publishes them, such as sam_vit_b_01ec64.pth or
-    sam2.1_hiera_tiny.pt; a folder written by transformers' `save_pretrained`; or a hub id such as
+    sam2.1_hiera_tiny.pt, or a training checkpoint with such names, in which path#key tells which of several
+    models is meant; a folder written by transformers' `save_pretrained`; or a hub id such as
     "facebook/sam-vit-base", taken from the local hub cache or downloaded by transformers. The same weights
     have the same fingerprint in each form.
     first: the first adapted block, by default what suits the family.
@@ -59,16 +60,17 @@ def _model(name: str) -> SamModel | Sam2Model:
         return _tiny()
     path = Path(name)
     try:
+        path, key = file_and_key(name)
         if path.is_file():
             from everseg.models.promptable.checkpoints import load_checkpoint
 
-            return load_checkpoint(path)
+            return load_checkpoint(path, key)
         there = path.exists()
         if there:
             _check_folder(path, name)
     except OSError as error:
         raise UserError(f"base {name!r} cannot be read ({error.strerror}); give another path") from error
-    if path.suffix in SUFFIXES and not there:
+    if path.suffix.partition("#")[0] in SUFFIXES and not there:
         raise UserError(f"base {name!r} is no file that is there; give the path of a checkpoint")
     if path.is_absolute() and not there:
         raise UserError(

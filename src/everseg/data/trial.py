@@ -1,0 +1,39 @@
+"""Decode samples to find out whether they can be, and keep nothing of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from everseg.errors import UserError
+
+
+class Tried(NamedTuple):
+    """The name of a sample, and what is wrong with it; "" where nothing is."""
+
+    name: str
+    fault: str
+
+
+class Trial:
+    """Samples of which each is decoded when it is asked for; a class, so that workers can be given it."""
+
+    def __init__(self, samples: Sequence[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tried:
+        try:
+            return Tried(self.samples[index].name, "")
+        except UserError as error:
+            return Tried("", str(error))
+
+
+def names_twice(names: Sequence[str]) -> Iterator[str]:
+    """A sentence about each name that several samples of a test split have, where scores are kept by name."""
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            yield f"{count} samples are named {name!r}; rename them, or remove all but one"

@@ -1,0 +1,108 @@
+"""What a run knows of its data: whether what was learned is what the stream has now, and whether all that
+will be scored can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, Subset
+
+from everseg.data import Stream
+from everseg.data.stream import Fingerprints
+from everseg.data.trial import Trial, Tried, names_twice
+from everseg.distributed import gather, shard
+from everseg.errors import UserError
+from everseg.progress import bar
+from everseg.runs.record import Learned, Record
+from everseg.types import Stage
+
+BATCH = 16
+"""Samples that a worker decodes at a time."""
+
+
+def fingerprints(stream: Stream, stage: Stage) -> Fingerprints:
+    """What a stage is learned from and tested on; for all stages at once, from what each of them is."""
+    if stage in stream.stages:
+        return stream.fingerprints(stage)
+    return Fingerprints.joined([stream.fingerprints(s) for s in stream.stages if not s.background])
+
+
+def check_learned(stream: Stream, stages: Sequence[Stage], record: Record) -> list[Stage]:
+    """Compare the stages that were learned with what the stream has now; returns those that have other test
+    data. A learned stage's data may be gone, or the whole stage; but training data that are there must be the
+    same.
+
+    Raises:
+        UserError: they are not.
+    """
+    # Of an imported stage nobody knows the data.
+    learned = {s.name: s for s in record.learned if s.fingerprint}
+    retested = []
+    for stage in stages:
+        gone = stream.gone if stage not in stream.stages else stream.gone & {stage.name}
+        if stage.name not in learned or gone:
+            continue
+        now = fingerprints(stream, stage)
+        if not learned_from(learned[stage.name], now):
+            advice = "choose another --out"
+            if stage in stream.stages:
+                advice = f"give new data a new stage name, or {advice}"
+            raise UserError(
+                f"stage {stage.name!r} was learned from other data than "
+                f"{stream.source or 'the stream'} names now; {advice}"
+            )
+        if learned[stage.name].test and learned[stage.name].test != now.test:
+            retested.append(stage)
+    return retested
+
+
+def learned_from(learned: Learned, now: Fingerprints) -> bool:
+    """Whether a learned stage was trained on what the stream has now. Where only one fingerprint of training
+    and test data is known, neither may have changed."""
+    return learned.train == now.train if learned.train else learned.fingerprint == now.both
+
+
+def refuse_retest(stream: Stream, stages: Sequence[Stage]) -> None:
+    """Refuse test data that differ from those that the scores in the run were measured on.
+
+    Raises:
+        UserError: there are some.
+    """
+    if stages:
+        names = ", ".join(repr(stage.name) for stage in stages)
+        raise UserError(
+            f"the test data of {names} in {stream.source or 'the stream'} differ from those that the run was "
+            "scored on, while the training data are the same; restore them, or add --retest, which scores "
+            "the run on the new ones and leaves out what was measured on the old ones"
+        )
+
+
+def read_ahead(stage: Stage, workers: int, *, by_name: bool) -> None:
+    """Decode the test samples of a stage once, so that no fault in them shows only after a training. The
+    samples are shared out among the processes.
+
+    by_name: their scores are kept by name, so that names must differ.
+
+    Raises:
+        UserError: a sample cannot be read, or two have one name.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        Subset(Trial(stage.test), shard(range(len(stage.test)))),  # type: ignore[arg-type]  # any sequence serves
+        batch_size=BATCH,
+        collate_fn=list,
+        num_workers=workers,
+    )
+    mine: list[Tried] = []
+    with bar(f"{stage.name}: test images", len(loader)) as advance:
+        for batch in loader:
+            mine += batch
+            advance("")
+    everyone = [tried for part in gather(mine) for tried in part]
+    faults = [tried.fault for tried in everyone if tried.fault]
+    if by_name:
+        faults += names_twice([tried.name for tried in everyone])
+    if faults:
+        more = f" (and {len(faults) - 1} more: `everseg data check` lists all)" if len(faults) > 1 else ""
+        raise UserError(f"stage {stage.name!r}, test: {faults[0]}{more}")
