@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from everseg.errors import UserError
-from everseg.fit import FitConfig, Group, fit, lr_at, steps_of
+from everseg.fit import FitConfig, Group, fit, steps_of
+from everseg.schedule import lr_at
 from everseg.seed import torch_generator
 from everseg.types import NoScratch, State
 
