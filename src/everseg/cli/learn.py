@@ -64,6 +64,10 @@ def learn(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     scoring: ScoreSettings = None,
     workers: Workers = 0,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACKER", help="Also tell tensorboard, wandb or mlflow how far a stage is."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn the stages of STREAM that the run has not learned yet, and score after each."""
@@ -94,7 +98,8 @@ def learn(
         config = everywhere(config, "workers", workers)
     current = None
     first = renamed("--first-step", first_step, "--first-stage", first_stage)
-    for current in run_stages(open_stream(stream, out), config, out, first=first, until=until):
+    opened = open_stream(stream, out)
+    for current in run_stages(opened, config, out, first=first, until=until, track=track or ()):
         if world().main and not as_json:
             show(table(current.results, "iou"))
     if not world().main:

@@ -23,6 +23,7 @@ from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
 from everseg.methods import build, configure
 from everseg.models.names import from_anywhere
+from everseg.progress import listening
 from everseg.runs.folder import (
     StageScratch,
     base_of,
@@ -35,9 +36,11 @@ from everseg.runs.folder import (
     write,
     write_record,
 )
+from everseg.runs.journal import Journal
 from everseg.runs.problem import check_fits, problem_of
 from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
+from everseg.runs.trackers import check_trackers, trackers
 from everseg.types import BaseModel, Evaluate, Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
 
 
@@ -55,6 +58,7 @@ def learn(
     baseline: bool = True,
     precision: Precision = "auto",
     workers: int = 0,
+    track: str | Sequence[str] = (),
     **settings: Any,
 ) -> Run:
     """Learn a stream with a method, in the run folder `out`. The same call resumes; a longer stream adds to
@@ -70,6 +74,7 @@ def learn(
     baseline: also score the untouched base.
     precision: what the base computes in.
     workers: processes that decode images.
+    track: trackers that are told how far a stage is: "tensorboard", "wandb", "mlflow".
     settings: over the preset, with two underscores for each dot: `rank=4`, `tune__fit__epochs=5`.
         `everseg settings METHOD` lists them.
 
@@ -104,7 +109,7 @@ def learn(
     )
     if workers:
         config = everywhere(config, "workers", workers)
-    return run(stream, config, out, base, first=first, until=until)
+    return run(stream, config, out, base, first=first, until=until, track=track)
 
 
 def run(
@@ -115,20 +120,21 @@ def run(
     *,
     first: Path | str | None = None,
     until: str | None = None,
+    track: str | Sequence[str] = (),
 ) -> Run:
     """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
 
     The same call goes on after an interruption and ends with the same bytes; with a longer stream it learns
     what was added. `base` saves loading it again. `first`: another run that has learned the first stage alone
     and from the same data, whose result is taken over instead of training it anew. `until`: the stage to stop
-    after.
+    after. `track`: trackers, as in `learn`.
 
     Raises:
         UserError: the method does not learn what the stream brings; the folder holds another run (method,
         settings, base, seed), or the data of a learned stage changed; `first` does not fit; there is no stage
         `until`.
     """
-    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until)]
+    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until, track=track)]
     return load(out, base) if current is None else current
 
 
@@ -140,9 +146,10 @@ def run_stages(
     *,
     first: Path | str | None = None,
     until: str | None = None,
+    track: str | Sequence[str] = (),
 ) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands."""
-    out = Path(out)
+    out, track = Path(out), check_trackers(track)
     problem = check_fits(stream, config.method)
     model = base_of(config, base)
     with locked(out) if world().main else nullcontext():
@@ -163,9 +170,13 @@ def run_stages(
             fingerprint = _fingerprint(stream, stage)
             if giver is not None and not current.learned:
                 figures = dict(_take_first(giver, current, stage, fingerprint))
+                learned_in = time.perf_counter() - began
             else:
-                figures = dict(current.learner.learn(stage, _scratch(current, stage, fingerprint)))
-            learned_in = time.perf_counter() - began
+                scratch = _scratch(current, stage, fingerprint)
+                with trackers(track, out, stage.name) as told, listening(Journal(current, stage.name), *told):
+                    figures = dict(current.learner.learn(stage, scratch))
+                learned_in = scratch.seconds
+            scoring_began = time.perf_counter()
             following = (
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
             )
@@ -174,7 +185,7 @@ def run_stages(
             current.results, oracle = problem.row(current, stream, stage, columns, last=last)
             if oracle is not None:
                 current.record = replace(current.record, oracle=oracle)
-            scored_in = time.perf_counter() - began - learned_in
+            scored_in = time.perf_counter() - scoring_began
             _save(current, stage, fingerprint, figures, learned_in, scored_in)
             yield current
 

@@ -22,7 +22,7 @@ from everseg.results import (
 )
 from everseg.runs.arrays import as_image, as_prompts
 from everseg.runs.problem import Problem, problem_of
-from everseg.runs.record import Event, Record
+from everseg.runs.record import Event, Line, Record, Training
 from everseg.types import PLAIN, Evaluate, Learner, Precision, PredictsAs
 
 
@@ -82,7 +82,7 @@ class Run:
     base: Any
     results: Results
     record: Record
-    log: list[Event] = field(default_factory=list)
+    log: list[Line] = field(default_factory=list)
 
     def __repr__(self) -> str:
         stages = ", ".join(self.learned) or "nothing yet"
@@ -217,8 +217,13 @@ class Run:
 
     def events(self) -> list[Event]:
         """The last event of each row of the results, in order."""
-        last = {event.stage: event for event in self.log}
+        last = {event.stage: event for event in self.log if isinstance(event, Event)}
         return [last[name] for name in self.results.stages if name in last]
+
+    def trainings(self) -> list[Training]:
+        """The losses of each training of a learned stage, in order."""
+        last = {(line.stage, line.fit): line for line in self.log if isinstance(line, Training)}
+        return [line for name in self.learned for (stage, _), line in last.items() if stage == name]
 
 
 def _nulls(values: dict[str, Any]) -> dict[str, Any]:
