@@ -149,10 +149,11 @@ def evaluate(
 
 
 def _print_summary(current: Run) -> None:
-    from everseg.results import compare_table, number
+    from everseg.results import compare_table, number, worse_lines
 
     summary = current.summary()
     show(compare_table([(current.folder.name, current.results, summary)]))
+    show(*worse_lines("", current.results, "iou"))
     if "oracle" in summary:
         print(f"with each image's own module (oracle): AA {summary['oracle']['iou']:.3f}")
     if means := current.means():

@@ -15,6 +15,8 @@ from everseg.results import (
     Results,
     Summary,
     average,
+    base_averages,
+    beside_base,
     forgetting,
     forward_transfer,
     routing,
@@ -197,7 +199,7 @@ class Run:
 
     def figures(self) -> dict[str, Any]:
         """The run in numbers, for JSON: null where nothing was measured."""
-        scores = {}
+        scores, beside = {}, {}
         for metric in self.results.lower_is_better:
             matrix = self.results.matrix(metric)
             scores[metric] = _nulls(
@@ -208,8 +210,25 @@ class Run:
                     "unseen": unseen_average(matrix),
                 }
             )
+            if not all(map(math.isnan, matrix.baseline)):
+                beside[metric] = {**_nulls(base_averages(matrix)), "domains": self._domains(metric)}
         means = {"means": _nulls(means)} if (means := self.means()) else {}
-        return {"learned": self.learned, "scores": scores, **means, **_nulls(dict(self.summary()))}
+        base = {"untouched_base": beside} if beside else {}
+        return {"learned": self.learned, "scores": scores, **base, **means, **_nulls(dict(self.summary()))}
+
+    def _domains(self, metric: str) -> dict[str, Any]:
+        """Each domain's last score beside the untouched base's."""
+        return {
+            each.domain: _nulls(
+                {
+                    "score": each.score,
+                    "base": each.base,
+                    "learned": each.learned,
+                    "below_base": each.worse,
+                }
+            )
+            for each in beside_base(self.results, metric)
+        }
 
     def means(self) -> dict[str, float]:
         """Further figures of the last row of the results, by name."""
