@@ -121,6 +121,7 @@ class Certificate:
     contribution, data: sha256 of what the domain brought and of its data.
     remaining: sha256 of what is left of each other domain.
     state_before, state_after: sha256 of the learner's state.
+    removed: what else of the run went with it. kept: what it still had a part in.
     """
 
     forgotten: str
@@ -133,11 +134,13 @@ class Certificate:
     remaining: Mapping[str, str]
     state_before: str
     state_after: str = ""
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the certificate's file and for run.json."""
-        values = plain(self)
-        return values if self.state_after else {k: v for k, v in values.items() if k != "state_after"}
+        optional = ("state_after", "removed", "kept")
+        return {k: v for k, v in plain(self).items() if v or k not in optional}
 
 
 @dataclass(frozen=True)
