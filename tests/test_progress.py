@@ -173,6 +173,20 @@ def test_durations_for_people(seconds: float, said: str) -> None:
     assert progress.duration(seconds) == said
 
 
+def test_a_bar_within_a_bar_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=120))
+    with progress.watch("site-a", done=0, steps=2, epochs=1, seconds=0) as meter:
+        meter.step(0.5, 4, 1)
+        with progress.bar("score site-a", 1) as advance:
+            advance("")
+        meter.step(0.5, 4, 1)
+    with progress.bar("score site-b", 1) as advance:
+        advance("")
+    assert "score site-a" not in screen.getvalue() and "score site-b" in screen.getvalue()
+    assert "2/2" in screen.getvalue()
+
+
 def test_a_remark_is_one_line_and_takes_a_path_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=said, width=40))

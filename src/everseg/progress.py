@@ -73,6 +73,9 @@ class Curve:
 
 Listener = Callable[[Reading | Curve], None]
 
+_drawing: ContextVar[bool] = ContextVar("drawing", default=False)
+"""Whether there is a bar: what goes on within it, such as scoring between epochs, draws none of its own."""
+
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
@@ -183,7 +186,7 @@ def _tell(what: Reading | Curve) -> None:
 
 @contextmanager
 def _on_terminal(description: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    if not (console.is_terminal and world().main):
+    if _drawing.get() or not (console.is_terminal and world().main):
         yield lambda remark, by: None
         return
     columns = [
@@ -193,9 +196,13 @@ def _on_terminal(description: str, total: int) -> Iterator[Callable[[str, int], 
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}"),
     ]
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total, remark="")
-        yield lambda remark, by: progress.update(task, advance=by, remark=remark)
+    token = _drawing.set(True)
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(description, total=total, remark="")
+            yield lambda remark, by: progress.update(task, advance=by, remark=remark)
+    finally:
+        _drawing.reset(token)
 
 
 def _log(line: str) -> None:

@@ -141,6 +141,7 @@ def check(stream: Stream | str | Path) -> Report:
         findings += [_Split(s, n, described(())).finding("error", "", sentence) for s, n, sentence in faults]
     splits = [_Split(s.name, "train", described(s.train)) for s in stream.stages]
     splits += [_Split(s.name, "test", described(s.test)) for s in (*stream.stages, *stream.unseen)]
+    splits += [_Split(s.name, "val", described(s.val)) for s in stream.stages if len(s.val)]
     view = view_of(stream)
     for split in splits:
         findings += _read(split, view)
@@ -216,14 +217,14 @@ def _duplicates(split: _Split) -> Iterator[Finding]:
 
 
 def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:
-    """Pictures that one split trains on and another, of any stage, tests on."""
+    """Pictures that one split trains on and another, of any stage, tests on or chooses its epoch by."""
     trained: dict[str, tuple[_Split, str]] = {}
     for split in splits:
         if split.name == "train":
             for file, pixels in split.files.items():
                 trained.setdefault(pixels, (split, file))
     for split in splits:
-        if split.name == "test":
+        if split.name in ("test", "val"):
             for file, pixels in split.files.items():
                 if pixels in trained:
                     source, twin = trained[pixels]
@@ -231,5 +232,5 @@ def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:
                         "error",
                         file,
                         f"{file} shows the same picture as {twin}, which stage {source.stage!r} trains on; "
-                        "remove one of them: a test on trained pictures measures nothing",
+                        f"remove one of them: a {split.name} on trained pictures measures nothing",
                     )

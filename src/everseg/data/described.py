@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -59,6 +60,10 @@ class Described(Sequence[T_co]):
     def truth_file(self, index: int) -> str:
         """File of the masks or labels of one sample, for messages, or the name of the sample."""
         return self[index].name or self.file(index)
+
+    def image_name(self, index: int) -> str:
+        """Name of the image of one sample, wherever its file lies; the objects of one image share it."""
+        return re.sub(r"#\d+$", "", self[index].name) or self.file(index)
 
     def presence(self) -> NDArray[np.bool_]:
         """Which labels occur in each sample: (N, 256)."""

@@ -104,6 +104,9 @@ class Samples(Described[PromptSample]):
     def file(self, index: int) -> str:
         return str(self.entries[index].image)
 
+    def image_name(self, index: int) -> str:
+        return self.entries[index].image.name
+
     def stored_clicks(self, index: int) -> StoredClicks | None:
         return self.entries[index].stored if "stored" in self.rule.kind else None
 

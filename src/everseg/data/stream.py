@@ -122,12 +122,14 @@ class Stream:
         order: Sequence[str | int] | None = None,
         setting: Setting = "overlapped",
         unseen_as: UnseenAs = "background",
+        val: Sequence[SemanticSample] = (),
         name: str = "stream",
     ) -> Stream:
         """A stream of classes from images with class maps whose labels are the numbers in `classes`.
 
         steps: as "15-1", over `order`, or the classes of each step. classes: what the numbers are; the
-        reader's own where None. unseen_as: what classes not seen yet are in the test labels.
+        reader's own where None. unseen_as: what classes not seen yet are in the test labels. val: images by
+        which each step chooses its best epoch.
 
         Raises:
             UserError: a class or number that does not exist, or a split that does not come out even.
@@ -139,8 +141,9 @@ class Stream:
         else:
             plan = ClassSteps.of(steps, images.legend)
         names = [f"step-{t}" for t in range(len(plan))]
+        checked = [Labelled.of(val, legend)] * len(plan) if len(val) else []
         stages, joint = class_stages(
-            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as
+            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as, checked
         )
         return Stream(stages, name=name, joint=joint)
 
@@ -149,6 +152,7 @@ class Stream:
         train: Mapping[str, Arrays | None],
         test: Mapping[str, Arrays],
         *,
+        val: Mapping[str, Arrays] | None = None,
         background: str | None = None,
         clicks: int = 3,
         box: bool = False,
@@ -162,6 +166,7 @@ class Stream:
         learned and whose images are gone. Images are (H, W, 3) or (H, W) uint8 arrays, tensors (3, H, W), PIL
         images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. Samples
         that are ready (`PromptSample`) may take the place of both.
+        val: the same for domains that choose their best epoch by images of their own.
         test: the same for each domain; those that `train` does not have are only ever tested.
         background: the last domain of `train`, if its images are natural ones (see `Stage`).
         clicks, box, seed, numbered: how objects are prompted and masks read, as in `PromptSample.from_mask`.
@@ -181,6 +186,9 @@ class Stream:
         for domain in train:
             if domain not in test:
                 raise UserError(f"train has the domain {domain!r} and test does not; give it test images")
+        for domain in val or ():
+            if train.get(domain) is None or domain == background:
+                raise UserError(f"val has the domain {domain!r}, on which nothing is trained; remove it")
         if background is not None and background not in train:
             raise unknown("background", background, train)
 
@@ -196,6 +204,7 @@ class Stream:
                 () if (images := train.get(domain)) is None else opened(domain, "train", images),
                 opened(domain, "test", test[domain]),
                 background=domain == background,
+                val=opened(domain, "val", val[domain]) if val and domain in val else (),
             )
             for index, domain in enumerate(domains)
         ]
@@ -204,13 +213,14 @@ class Stream:
 
     def fingerprint(self, stage: Stage) -> str:
         """Hex digest of what a stage's data are: file names, contents, prompts and options, of train and
-        test.
+        test, and of val where there is any.
 
         It does not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
         own fingerprint is decoded and hashed.
         """
         train, test = (described(samples).fingerprint() for samples in (stage.train, stage.test))
-        return hashlib.sha256(f"{train}|{test}".encode()).hexdigest()
+        val = f"|{described(stage.val).fingerprint()}" if len(stage.val) else ""
+        return hashlib.sha256(f"{train}|{test}{val}".encode()).hexdigest()
 
 
 def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:
@@ -225,7 +235,10 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
 
     def opened(stage: StageSpec | UnseenSpec, split: str) -> Sequence[Any]:
         try:
-            return _open_split(getattr(stage, split), split, stage, spec, root)
+            found = _open_split(getattr(stage, split), split, stage, spec, root)
+            if split == "val" and not len(found):
+                raise UserError("there are no samples; check its options")
+            return found
         except UserError as error:
             return on_fault(stage.name, split, error)
 
@@ -233,7 +246,14 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
     if not spec.stages:
         raise UserError(f"{path}: the stream has no stages; list at least one under stages:")
     stages = tuple(
-        Stage(i, s.name, opened(s, "train"), opened(s, "test"), background=s is spec.background)
+        Stage(
+            i,
+            s.name,
+            opened(s, "train"),
+            opened(s, "test"),
+            background=s is spec.background,
+            val=() if s.val is None else opened(s, "val"),
+        )
         for i, s in enumerate(learned)
     )
     unseen = tuple(Stage(len(stages) + i, s.name, (), opened(s, "test")) for i, s in enumerate(spec.unseen))

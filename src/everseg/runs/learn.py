@@ -21,7 +21,7 @@ from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.distributed import wait, world
 from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
-from everseg.methods import build, configure
+from everseg.methods import build, configure, long_name
 from everseg.models.names import from_anywhere
 from everseg.progress import listening
 from everseg.runs.folder import (
@@ -41,6 +41,7 @@ from everseg.runs.problem import check_fits, problem_of
 from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
 from everseg.runs.trackers import check_trackers, trackers
+from everseg.runs.validation import with_validation
 from everseg.types import BaseModel, Evaluate, Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
 
 
@@ -94,7 +95,8 @@ def learn(
             f"the base is of type {type(base).__name__}; give its name, its path, or a loaded base"
         )
     named = base.name if isinstance(base, BaseModel) else from_anywhere(str(base)) if base else ""
-    chosen = assign(configure(method, preset), {k.replace("__", "."): v for k, v in settings.items()})
+    given = {long_name(method, k.replace("__", ".")): v for k, v in settings.items()}
+    chosen = assign(configure(method, preset), given)
     score = problem_of(method).Score.presets().get(preset)
     config = RunConfig(
         method,
@@ -168,13 +170,14 @@ def run_stages(
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             fingerprint = _fingerprint(stream, stage)
+            taught = with_validation(stage, current)
             if giver is not None and not current.learned:
                 figures = dict(_take_first(giver, current, stage, fingerprint))
                 learned_in = time.perf_counter() - began
             else:
                 scratch = _scratch(current, stage, fingerprint)
                 with trackers(track, out, stage.name) as told, listening(Journal(current, stage.name), *told):
-                    figures = dict(current.learner.learn(stage, scratch))
+                    figures = dict(current.learner.learn(taught, scratch))
                 learned_in = scratch.seconds
             scoring_began = time.perf_counter()
             following = (
@@ -186,7 +189,7 @@ def run_stages(
             if oracle is not None:
                 current.record = replace(current.record, oracle=oracle)
             scored_in = time.perf_counter() - scoring_began
-            _save(current, stage, fingerprint, figures, learned_in, scored_in)
+            _save(current, taught, fingerprint, figures, learned_in, scored_in)
             yield current
 
 
@@ -260,8 +263,10 @@ def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
     if stream.joint is not None:
         return [stream.joint]
     parts: list[Any] = [s.train for s in stream.stages if not s.background]
+    checked: list[Any] = [s.val for s in stream.stages if len(s.val)]
     together: Any = ConcatDataset(parts)
-    return [Stage(0, "all-domains", together, ())]
+    val: Any = ConcatDataset(checked) if checked else ()
+    return [Stage(0, "all-domains", together, (), val=val)]
 
 
 def _check_learned(stream: Stream, stages: Sequence[Stage], current: Run) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from everseg.config import MACHINE, at_least
 from everseg.distributed import add_up, shard, world
 from everseg.errors import UserError
+from everseg.fit.validation import Validation
 from everseg.progress import Curve, watch
 from everseg.schedule import Schedule, lr_at
 from everseg.seed import torch_generator
@@ -85,18 +86,6 @@ class Redrawn(Protocol):
     def __len__(self) -> int: ...
 
     def at(self, epoch: int, /) -> Examples: ...
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How the best epoch is found.
-
-    score: of the weights as they are, higher is better, the same on every process.
-    patience: stop after this many epochs in a row without a better score; 0: train to the end.
-    """
-
-    score: Callable[[], float]
-    patience: int = 0
 
 
 def fit(
