@@ -27,7 +27,7 @@ class Sample(Protocol):
 
 T_co = TypeVar("T_co", bound=Sample, covariant=True)
 
-METHODS = ("fingerprint", "content", "file", "truth_file", "presence", "stored_clicks")
+METHODS = ("fingerprint", "content", "file", "image_name", "truth_file", "presence", "stored_clicks")
 """What `described` takes from a reader that does not derive from `Described`, beside `legend` and `rule`."""
 
 

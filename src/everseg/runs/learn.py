@@ -176,8 +176,10 @@ def run_stages(
                 learned_in = time.perf_counter() - began
             else:
                 scratch = _scratch(current, stage, fingerprint)
-                with trackers(track, out, stage.name) as told, listening(Journal(current, stage.name), *told):
-                    figures = dict(current.learner.learn(taught, scratch))
+                # No adapter is trained on the background, so there is nothing to tell.
+                with trackers(() if stage.background else track, out, stage.name) as listeners:
+                    with listening(Journal(current, stage.name), *listeners):
+                        figures = dict(current.learner.learn(taught, scratch))
                 learned_in = scratch.seconds
             scoring_began = time.perf_counter()
             following = (
