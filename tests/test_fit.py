@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from everseg import progress
 from everseg.errors import UserError
-from everseg.fit import FitConfig, Group, fit, lr_at, steps_of
+from everseg.fit import FitConfig, Group, Validation, fit, steps_of
+from everseg.schedule import lr_at
 from everseg.seed import torch_generator
 from everseg.types import NoScratch, State
 
@@ -355,3 +358,129 @@ def test_a_lone_short_batch_is_not_left_out() -> None:
     assert figures["steps"] == 3 == steps_of(SGD, 3)
     assert steps_of(SGD, ROWS) == 6 and steps_of(SGD, 0) == 0
     assert not same(net, model())
+
+
+# ---------------------------------------------------------------- time, and what is told
+
+
+def test_seconds_add_up_over_interruptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each call those up to the epoch that was kept, and not those in between."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def slow(net: nn.Module) -> Callable[[Any, int], Tensor]:
+        def loss(batch: Any, size: int) -> Tensor:
+            now[0] += 1
+            return loss_of(net)(batch, size)
+
+        return loss
+
+    def called(scratch: Any) -> dict[str, float]:
+        net = model()
+        rows = (list(net.parameters()), Rows(), collate, slow(net), CONFIG)
+        return fit(*rows, seed=1, name="stage", scratch=scratch)
+
+    assert called(NoScratch())["seconds"] == 12
+    scratch = Kept(2)
+    with pytest.raises(KeyboardInterrupt):
+        called(scratch)
+    now[0] += 1000
+    assert called(scratch)["seconds"] == 12
+    assert called(scratch)["seconds"] == 12, "nothing was left to do"
+
+
+def test_the_curve_is_the_same_after_an_interruption() -> None:
+    def heard(scratch: Any) -> progress.Curve:
+        found: list[Any] = []
+        with progress.listening(found.append):
+            tuned(scratch=scratch)
+        return found[-1]
+
+    scratch = Kept(2)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(scratch=scratch)
+    straight = heard(NoScratch())
+    assert heard(scratch) == straight and len(straight.losses) == 4
+    assert tuned()[1]["loss"] == straight.losses[-1]
+
+
+def test_unfinished_work_of_an_earlier_version_is_begun_again() -> None:
+    scratch = Kept(2)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(scratch=scratch)
+    for key in ("losses", "scores", "seconds", "best"):
+        del scratch.states["stage"][key]
+    scratch.states["stage"]["loss"] = 1.0
+    assert same(tuned(scratch=scratch)[0], tuned()[0])
+
+
+# ---------------------------------------------------------------- validation
+
+
+def validated(scores: Sequence[float], patience: int = 0, scratch: Any = None) -> tuple[nn.Module, Any, int]:
+    """A training whose epochs score what is given; with how often it was asked."""
+    net, asked = model(), []
+
+    def score() -> float:
+        asked.append(float(next(net.parameters()).detach().sum()))
+        return scores[RESUMED.get(id(scratch), 0) + len(asked) - 1]
+
+    figures = fit(
+        list(net.parameters()),
+        Rows(),
+        collate,
+        loss_of(net),
+        CONFIG,
+        seed=1,
+        name="stage",
+        scratch=scratch or NoScratch(),
+        validation=Validation(score, patience),
+    )
+    return net, figures, len(asked)
+
+
+RESUMED: dict[int, int] = {}
+"""Of a scratch: how many epochs were scored before it broke off."""
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "best", "epochs"),
+    [
+        ([0.1, 0.4, 0.3, 0.2], 0, 2, 4),
+        ([0.1, 0.4, 0.4, 0.4], 0, 2, 4),
+        ([0.1, 0.2, 0.3, 0.4], 1, 4, 4),
+        ([0.1, 0.4, 0.3, 0.5], 1, 2, 3),
+        ([0.4, 0.1, 0.3, 0.5], 2, 1, 3),
+        ([0.4, 0.1, 0.5, 0.4], 2, 3, 4),
+    ],
+)
+def test_the_best_epoch_is_kept_and_patience_ends(
+    scores: list[float], patience: int, best: int, epochs: int
+) -> None:
+    net, figures, asked = validated(scores, patience)
+    assert (figures["best_epoch"], figures["val"], asked) == (best, scores[best - 1], epochs)
+    assert figures["steps"] == 3 * epochs
+    # Not a shorter training: the learning rate goes on as planned.
+    by_then = model()
+    scratch = Kept(best)
+    with contextlib.suppress(KeyboardInterrupt):
+        rows = (list(by_then.parameters()), Rows(), collate, loss_of(by_then), CONFIG)
+        fit(*rows, seed=1, name="stage", scratch=scratch)
+    assert same(net, by_then)
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_validation_goes_on_after_an_interruption(saves: int, patience: int) -> None:
+    scores = [0.4, 0.1, 0.3, 0.2]
+    straight, figures, _ = validated(scores, patience)
+    scratch = Kept(saves)
+    with pytest.raises(KeyboardInterrupt):
+        validated(scores, patience, scratch)
+    RESUMED[id(scratch)] = saves
+    resumed, again, _ = validated(scores, patience, scratch)
+    del RESUMED[id(scratch)]
+    assert same(straight, resumed)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in figures.items() if k != "seconds"
+    }

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "everseg"
 
 FLOORS = """
 errors seed distributed text
-config files progress types
+config files progress schedule types
 fit merge methods pictures results
 data
 models

@@ -34,6 +34,16 @@ METHODS = {
 }
 
 
+SHORT = {"val": "tune.val", "patience": "tune.patience"}
+"""Settings that may be given by a short name, in methods that have them."""
+
+
+def long_name(method: str, setting: str) -> str:
+    """The dotted name of a setting that may be short."""
+    names = {field.name for field in dataclasses.fields(find(method).Config)}
+    return SHORT.get(setting, setting) if "tune" in names - {setting} else setting
+
+
 def find(name: str) -> type[Any]:
     """The class of a method, by its name in `METHODS` or by import path ("mypkg.mine:Mine").
 
@@ -70,8 +80,10 @@ def configure(name: str, preset: str = "paper", assignments: Sequence[str] = ())
     presets = find(name).Config.presets()
     if preset not in presets:
         raise unknown(f"preset of {name}", preset, presets)
+    parts = [assignment.partition("=") for assignment in assignments]
+    named = [f"{long_name(name, key.strip())}{equals}{value}" for key, equals, value in parts]
     try:
-        return override(presets[preset], assignments)
+        return override(presets[preset], named)
     except UserError as error:
         raise UserError(f"{error}; see `everseg settings {name}`") from error
 

@@ -14,10 +14,14 @@ import torch
 from PIL import Image
 
 from everseg.cli import main
-from everseg.methods import METHODS
+from everseg.data import Stream, SyntheticDomain
+from everseg.methods import METHODS, configure
 from everseg.runs.folder import load
+from everseg.runs.learn import run
 from everseg.runs.problem import problem_of
 from everseg.runs.record import First
+from everseg.runs.run import RunConfig
+from everseg.types import Stage
 
 COLOURS = np.array([[110, 110, 110], [230, 30, 30], [30, 230, 30], [40, 60, 240]], np.uint8)
 SMALL = ["tune.crop=64", *(f"tune.{w}.{k}" for w in ("first", "later") for k in ("epochs=2", "batch=4"))]
@@ -169,6 +173,21 @@ def test_joint_is_held_against_steps(
     assert told["means"]["new"] == pytest.approx(cells[3])
     again = everseg("evaluate", joint, "--json")
     assert [v["iou"] for v in json.loads(again.out).values()] == pytest.approx(list(cells))
+
+
+def test_runs_of_classes_and_of_domains_are_compared_apart(
+    everseg: Command, learned: Path, micro: Any, tmp_path: Path
+) -> None:
+    stage = Stage(0, "lesions", (), SyntheticDomain("lesions", 1, size=64, split="test"))
+    how = RunConfig("zero-shot", configure("zero-shot"), "micro")
+    run(Stream((stage,)), how, tmp_path / "plain", micro)
+    shown = everseg("compare", learned, tmp_path / "plain")
+    assert shown.code == 0 and "are scored differently" in shown.err
+    classes, domains = shown.out.split("runs of domains: iou")
+    assert "runs of classes: iou" in classes and "zero-shot" not in classes and "zero-shot" in domains
+    assert "lesions" in domains and "(base 0." in domains
+    alone = everseg("compare", learned)
+    assert (alone.code, alone.err) == (0, "") and "runs of" not in alone.out and "at the end" not in alone.out
 
 
 def test_methods_share_a_first_step(

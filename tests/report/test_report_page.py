@@ -11,6 +11,7 @@ import torch
 from everseg.classes.problem import Classes
 from everseg.domains.problem import Domains
 from everseg.report import MaskExample, ReportData, pick, write_report
+from everseg.report.data import TrainingCurve
 from everseg.report.page import TEMPLATES
 from everseg.report.panels import PANELS
 from everseg.results import ImageScore, Results, Summary
@@ -165,6 +166,37 @@ def test_panels_come_in_the_order_asked_for(tmp_path: Path) -> None:
     some = replace(data(), panels=("settings", "routing"))
     text, _ = read(write_report(some, tmp_path))
     assert re.findall("<h2>(.*)</h2>", text) == ["Configuration", "Which module was chosen"]
+
+
+def test_losses_and_validation_scores_are_drawn(tmp_path: Path) -> None:
+    trained = [
+        TrainingCurve("<b>a", (1, 2, 3), (3.0, 2.0, 1.5), (0.4, 0.6, 0.5), 2),
+        TrainingCurve("$b$", (1,), (2.0,)),
+    ]
+    text, reader = read(write_report(replace(data(), trainings=trained), tmp_path / "both.html"))
+    assert "The trainings" in text and "Validation" in text and reader.seen.count("svg") == 4
+    assert "&lt;b&gt;a 3.000 after the first epoch, 1.500 after the last; $b$ 2.000" in text
+    assert "&lt;b&gt;a 0.400 after the first epoch, 0.500 after the last" in text
+    assert "<b>a" not in text and ">$b$<" in text
+    text, reader = read(write_report(replace(data(), trainings=trained[1:]), tmp_path / "loss.html"))
+    assert "The trainings" in text and "Validation" not in text and reader.seen.count("svg") == 3
+
+
+def test_what_ends_below_the_untouched_base_is_a_sentence(tmp_path: Path) -> None:
+    def cells(**iou: float) -> dict[str, dict[str, float]]:
+        return {name: {"iou": value} for name, value in iou.items()}
+
+    found = Results({"iou": False}).with_baseline(cells=cells(a=0.4, nuclei=0.331, horses=0.5))
+    found = found.with_stage("a", cells=cells(a=0.7, nuclei=0.133, horses=0.6))
+    text, _ = read(write_report(report("run", found, {}), tmp_path))
+    (item,) = re.findall("<li>(.*)</li>", text)
+    assert item == "nuclei (never learned) ends below the untouched base: iou 0.133, untouched base 0.331"
+    (cell,) = re.findall('<td class="unseen below"[^>]*>(.*?)</td>', text)
+    assert cell == "! 0.133" and "worse than the untouched base at the end" in text
+    assert "nuclei (unseen)" in text and "Untouched base: 0.415." in text, "the mean over unseen domains"
+    better = Results({"iou": False}).with_baseline(cells=cells(a=0.4)).with_stage("a", cells=cells(a=0.7))
+    text, _ = read(write_report(report("run", better, {}), tmp_path))
+    assert "<li>" not in text and "! 0." not in text and "exclamation" not in text
 
 
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:

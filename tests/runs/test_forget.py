@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
 from everseg.methods import configure
-from everseg.results import average
-from everseg.runs.folder import load
+from everseg.report.collect import collect
+from everseg.report.page import page
+from everseg.results import Results, average
+from everseg.runs.folder import load, write
 from everseg.runs.forget import forget, reweigh
 from everseg.runs.learn import run
 from everseg.runs.run import RunConfig
@@ -180,6 +183,82 @@ def test_the_results_go_on_with_a_row_of_how_it_does_now(three: Path, micro: Any
     assert results.cells[(1, "nuclei")] == before.cells[(2, "nuclei")]
     matrix = results.matrix("iou")
     assert average(matrix) == pytest.approx((matrix.last[0] + matrix.last[1]) / 2)
+
+
+@pytest.fixture(scope="module")
+def routed(micro: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An independent run of three domains with an unseen one. Nobody writes to it."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "routed"
+    given = stream("lesions", "cracks", "nuclei")
+    unseen = Stage(3, "shadows", (), SyntheticDomain("shadows", 2, size=64, split="test"))
+    run(Stream(given.stages, (unseen,)), config("independent"), out, micro, track="tensorboard")
+    return out
+
+
+def rerouted(results: Results, to: str, where: set[tuple[int, str]]) -> Results:
+    """Results in which one image of each of some cells had gone to the module `to`, and no other."""
+    scores = {}
+    for row, kept in results.scores.items():
+        first = {column: next(s.image for s in kept if s.column == column) for r, column in where if r == row}
+        scores[row] = tuple(
+            replace(
+                s,
+                route=to if first.get(s.column) == s.image else s.column if row >= 0 else "",
+                probability=0.5,
+            )
+            for s in kept
+        )
+    return replace(results, scores=scores)
+
+
+def test_no_score_that_its_module_made_is_left(routed: Path, micro: Any, tmp_path: Path) -> None:
+    """Its module answers for images of other domains, too: for learned ones and for those never learned."""
+    folder = copied(routed, tmp_path / "run")
+    before = load(folder, micro)
+    before.results = rerouted(before.results, "cracks", {(1, "nuclei"), (2, "lesions"), (2, "shadows")})
+    write(before)
+    certificate = forget(folder, "cracks", base=micro, stream=stream("lesions", "nuclei"))
+    found = load(folder, micro)
+    assert not any(s.route == "cracks" for scores in found.results.scores.values() for s in scores)
+    # Of a cell in which one image went there, the others go too: they are no score of the domain.
+    assert (1, "lesions") not in found.results.cells and (1, "shadows") not in found.results.cells
+    assert {s.column for s in found.results.scores[1]} == {"nuclei"}
+    assert found.results.cells[(1, "nuclei")] == before.results.cells[(2, "nuclei")]
+    assert set(found.results.cells) >= {(0, "lesions"), (2, "lesions"), (2, "nuclei")}
+    assert set(found.record.oracle or {}) == {"lesions", "nuclei"}
+    assert found.summary()["oracle"]["iou"] == pytest.approx(
+        sum(s["iou"] for s in (found.record.oracle or {}).values()) / 2
+    )
+    assert not (folder / "tensorboard" / "cracks").exists()
+    assert (folder / "tensorboard" / "nuclei").is_dir()
+    assert not any(line.stage == "cracks" for line in found.log)
+    assert certificate.removed == (
+        "its row and its column of the results, with 6 scores of its images",
+        "the score of lesions after nuclei: 1 of its images had gone to the module",
+        "the score of shadows after nuclei: 1 of its images had gone to the module",
+        "its score with its own module (oracle)",
+        "its 3 lines of the log",
+        "its curves for TensorBoard",
+    )
+    assert certificate.kept == ()
+    assert json.loads((folder / "forgotten" / "cracks.json").read_text())["removed"] == [*certificate.removed]
+
+
+def test_the_report_of_what_is_left_shows_no_such_score(routed: Path, micro: Any, tmp_path: Path) -> None:
+    folder = copied(routed, tmp_path / "run")
+    forget(folder, "cracks", base=micro, stream=stream("lesions", "nuclei"))
+    text = page(collect(load(folder, micro), None))
+    assert "cracks" not in text.replace("(without cracks)", "")
+
+
+def test_what_a_shared_adapter_scored_is_kept_and_the_certificate_says_so(
+    three: Path, micro: Any, tmp_path: Path
+) -> None:
+    certificate = forget(copied(three, tmp_path / "run"), "cracks", base=micro)
+    assert certificate.kept == (
+        "the scores after nuclei, measured when the one adapter of the run held 'cracks'",
+    )
 
 
 def test_an_interruption_before_it_has_cleaned_up_is_made_good(

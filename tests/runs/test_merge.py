@@ -138,8 +138,8 @@ def test_equal_runs_have_equal_records(sites: dict[str, Path], micro: Any, tmp_p
         settings = ("merger.rule=opcm", "measure=all", "fisher=2", "samples=2")
         learn(micro, tmp_path / name, *DOMAINS[:2], method="merged", more=settings)
         merge_runs([sites[n] for n in DOMAINS[:2]], tmp_path / f"merged-{name}", model=micro)
-        events = (tmp_path / name / "events.jsonl").read_text().splitlines()
-        assert all(json.loads(line)["statistics_seconds"] > 0 for line in events)
+        lines = map(json.loads, (tmp_path / name / "events.jsonl").read_text().splitlines())
+        assert all(line["statistics_seconds"] > 0 for line in lines if "event" not in line)
         records.append([(tmp_path / run / "run.json").read_bytes() for run in (name, f"merged-{name}")])
     assert records[0] == records[1]
 

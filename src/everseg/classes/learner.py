@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everseg.classes.scoring import ClassScoreConfig, score_classes
+from everseg.classes.tune import Validate
 from everseg.errors import UserError
 from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
@@ -57,6 +59,23 @@ class ClassLearner:
     def remember(self, stage: Stage) -> Mapping[str, float]:
         """What a method keeps of a stage that its segmenter has learned; returns figures."""
         return {}
+
+    @property
+    def held_out(self) -> float:
+        return float(self.config.tune.val)
+
+    def validate(self, stage: Stage) -> Validate:
+        """How the best epoch of a stage is chosen: by the mean IoU of the classes that occur in the labels of
+        its `val`, without the background, on the centre square of the side of a training crop."""
+
+        def score(workers: int) -> float:
+            names = [str(channel) for channel in range(self.model.channels)]
+            how = ClassScoreConfig(size=self.config.tune.crop, absent="exclude", workers=workers)
+            found = score_classes(self.predict, stage.val, names, how).iou("exclude")[1:]
+            known = found[~found.isnan()]
+            return float(known.mean()) if len(known) else 0.0
+
+        return Validate(score, len(stage.val))
 
     def predict(self, queries: Sequence[ImageQuery]) -> list[Tensor]:
         """The channel of each pixel, (H, W) uint8 on the CPU, for each image at its own size: 0 is the

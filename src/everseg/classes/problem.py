@@ -48,7 +48,7 @@ class Classes:
     base = MOBILENET
     Score = ClassScoreConfig
     lower_is_better: Mapping[str, bool] = {"iou": False}
-    panels = ("means", "maps", "costs", "merges", "settings")
+    panels = ("means", "maps", "training", "costs", "merges", "settings")
     outputs = r"_(classes|overlay)\.png"
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"
 

@@ -20,7 +20,7 @@ from everseg.classes.losses import masked_mean, soft_bce, unbiased_ce
 from everseg.config import at_least
 from everseg.distributed import shard
 from everseg.errors import UserError
-from everseg.fit import FitConfig, Group, fit, steps_of
+from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
 from everseg.models.precision import resolved
 from everseg.models.semantic.segmenter import Init, Output, Segmenter
 from everseg.seed import fold, torch_generator
@@ -62,8 +62,14 @@ class ClassTuneConfig:
     replay: float = 0.0
     """Minimum share of an epoch's examples that come from a memory, repeated as often as needed; 0: each
     once. [SSUL: 0.5]"""
+    val: float = 0.0
+    """Share of a stage's training images held out to choose the best epoch by; 0: none, unless the stream has
+    val:. [ours]"""
+    patience: int = 0
+    """Stop after so many epochs without a better score on the held-out images; 0: train to the end. [ours]"""
 
     def __post_init__(self) -> None:
+        check_validation(self)
         at_least(self, 1, "crop")
         at_least(self, 0, "flip", "head_lr", "replay")
         if self.replay >= 1:
@@ -229,6 +235,13 @@ def _window(
 # ---------------------------------------------------------------- one step
 
 
+class Validate(NamedTuple):
+    """How a model in training is scored: `score(workers)` on so many `images`."""
+
+    score: Callable[[int], float]
+    images: int
+
+
 def begin(
     model: Segmenter, stage: Stage, config: ClassTuneConfig, init: Init, *, seed: int
 ) -> Segmenter | None:
@@ -249,12 +262,14 @@ def train(
     *,
     scratch: Scratch,
     groups: Sequence[Group] | None = None,
+    validate: Validate | None = None,
 ) -> dict[str, float]:
     """Minimise `loss` by gradient steps on the model, in place; returns `fit`'s figures.
 
     loss(batch) is a mean over the pixels of the batch. A batch in parts, or shared out among processes, is
     averaged part by part, as the published code does on several GPUs: void is shared out unevenly then.
     groups: what trains and how fast; by default all of the model that requires a gradient.
+    validate: what the best epoch is chosen by; see `ClassLearner.validate`.
     """
     how = config.later if len(model.counts) > 1 else config.first
     groups = groups_of(model, config) if groups is None else groups
@@ -262,6 +277,12 @@ def train(
     def weighed(batch: Batch, size: int) -> Tensor:
         with _drawn(batch.seeds[0], model.device):
             return loss(batch) * (len(batch.images) / size)
+
+    def score() -> float:
+        assert validate is not None
+        found = validate.score(how.workers)
+        model.train()
+        return found
 
     model.train()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
@@ -277,6 +298,7 @@ def train(
             scratch=scratch,
             scaled=resolved(model.precision, model.device) == "fp16",
             buffers=[b for norm in norms for b in norm.buffers()],
+            validation=validation_of(config, score, validate.images if validate else 0, crops.name),
         )
     model.eval()
     for group in groups:

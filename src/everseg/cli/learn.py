@@ -67,6 +67,10 @@ def learn(
     ] = False,
     scoring: ScoreSettings = None,
     workers: Workers = 0,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACKER", help="Also tell tensorboard, wandb or mlflow how far a stage is."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn the stages of STREAM that the run has not learned yet, and score after each."""
@@ -98,7 +102,9 @@ def learn(
     current = None
     first = renamed("--first-step", first_step, "--first-stage", first_stage)
     opened = open_stream(stream, out)
-    for current in run_stages(opened, config, out, first=first, until=until, retest=retest):
+    for current in run_stages(
+        opened, config, out, first=first, until=until, retest=retest, track=track or ()
+    ):
         if world().main and not as_json:
             show(table(current.results, "iou"))
     if not world().main:
@@ -148,10 +154,11 @@ def evaluate(
 
 
 def _print_summary(current: Run) -> None:
-    from everseg.results import compare_table, number
+    from everseg.results import compare_table, number, worse_lines
 
     summary = current.summary()
     show(compare_table([(current.folder.name, current.results, summary)]))
+    show(*worse_lines("", current.results, "iou"))
     if "oracle" in summary:
         print(f"with each image's own module (oracle): AA {summary['oracle']['iou']:.3f}")
     if means := current.means():

@@ -143,6 +143,10 @@ def forget(
         show(table(load(run, base).results, "iou"))
     word = "exactly" if certificate.exact else "approximately"
     print(f"{name} is forgotten {word}: {certificate.statement}")
+    for each in certificate.removed:
+        print(f"removed: {each}")
+    for each in certificate.kept:
+        print(f"kept: {each}")
     print(run / "forgotten" / f"{name}.json")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from everseg.cli.shared import AsJson, BaseHere, RunFolder, app, own_stream, show
 from everseg.errors import UserError
+from everseg.progress import remark
 
 
 @app.command()
@@ -36,8 +37,8 @@ def compare(
     metric: Annotated[str, typer.Option(help="iou, f1 or mae.")] = "iou",
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs side by side."""
-    from everseg.results import compare_table
+    """Compare runs side by side, and each domain with the untouched base."""
+    from everseg.results import compare_table, domains_table, worse_lines
     from everseg.runs.folder import load_scores
 
     loaded = [load_scores(folder) for folder in runs]
@@ -48,4 +49,15 @@ def compare(
         if metric not in run.results.lower_is_better:
             known = ", ".join(run.results.lower_is_better)
             raise UserError(f"{run.folder} has no metric {metric!r}; choose one of {known}")
-    show(compare_table([(run.folder.name, run.results, run.summary()) for run in loaded], metric))
+    kinds = list(dict.fromkeys(run.problem.name for run in loaded))
+    for kind in kinds:
+        named = [(run.folder.name, run) for run in loaded if run.problem.name == kind]
+        alone = len(named) == 1
+        rows = [(name, run.results, run.summary()) for name, run in named]
+        show(compare_table(rows, metric, what=f"runs of {kind}" if len(kinds) > 1 else ""))
+        if kind == "domains":
+            show(domains_table([(name, run.results) for name, run in named], metric))
+        for name, run in named:
+            show(*worse_lines("" if alone else name, run.results, metric))
+    if len(kinds) > 1:
+        remark("runs of domains and of classes are scored differently; compare them within a table only")

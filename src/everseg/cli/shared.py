@@ -18,6 +18,7 @@ from everseg.progress import remark
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from everseg.data import Stream
     from everseg.runs.run import Run
@@ -84,11 +85,15 @@ def required(option: str, value: T | None) -> T:
     return value
 
 
-def show(table: Table) -> None:
-    """Print a table. Where there is no terminal to fit into, its columns stay whole."""
+def show(*what: Table | Text) -> None:
+    """Print tables, and sentences as one line each. Where there is no terminal to fit into, columns stay
+    whole."""
     from rich.console import Console
+    from rich.text import Text
 
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for each in what:
+        console.print(each, soft_wrap=isinstance(each, Text))
 
 
 def open_stream(path: Path, run: Path) -> Stream:

@@ -193,10 +193,9 @@ def check(stream: Stream | str | Path) -> Report:
         stream, faults = open_leniently(Path(stream))
         findings += [_Split(s, n, described(())).finding("error", "", sentence) for s, n, sentence in faults]
     known = list(accumulate(len(s.classes) for s in stream.stages)) + [0] * len(stream.unseen)
-    splits = [_Split(s.name, "train", described(s.train), s.classes, known[s.index]) for s in stream.stages]
-    splits += [
-        _Split(s.name, "test", described(s.test), s.classes, known[s.index])
-        for s in (*stream.stages, *stream.unseen)
+    splits = [
+        _Split(stage.name, split, described(samples), stage.classes, known[stage.index])
+        for stage, split, samples in stream.splits()
     ]
     view = view_of(stream)
     told = {(finding.stage, finding.split) for finding in findings}
@@ -353,14 +352,14 @@ def _unfit_for_fingerprint(split: _Split) -> Iterator[Finding]:
 
 
 def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:
-    """Pictures that one split trains on and another, of any stage, tests on."""
+    """Pictures that one split trains on and another, of any stage, tests on or chooses its epoch by."""
     trained: dict[str, tuple[_Split, str]] = {}
     for split in splits:
         if split.name == "train":
             for file, pixels in split.files.items():
                 trained.setdefault(pixels, (split, file))
     for split in splits:
-        if split.name == "test":
+        if split.name in ("test", "val"):
             for file, pixels in split.files.items():
                 if pixels in trained:
                     source, twin = trained[pixels]
@@ -368,5 +367,5 @@ def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:
                         "error",
                         file,
                         f"{file} shows the same picture as {twin}, which stage {source.stage!r} trains on; "
-                        "remove one of them: a test on trained pictures measures nothing",
+                        f"remove one of them: a {split.name} on trained pictures measures nothing",
                     )

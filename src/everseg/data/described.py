@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -26,7 +27,17 @@ class Sample(Protocol):
 
 T_co = TypeVar("T_co", bound=Sample, covariant=True)
 
-METHODS = ("fingerprint", "content", "file", "truth_file", "presence", "stored_clicks", "masks", "doubts")
+METHODS = (
+    "fingerprint",
+    "content",
+    "file",
+    "image_name",
+    "truth_file",
+    "presence",
+    "stored_clicks",
+    "masks",
+    "doubts",
+)
 """What `described` takes from a reader that does not derive from `Described`, beside `legend` and `rule`."""
 
 
@@ -61,6 +72,10 @@ class Described(Sequence[T_co]):
     def truth_file(self, index: int) -> str:
         """File of the masks or labels of one sample, for messages, or the name of the sample."""
         return self[index].name or self.file(index)
+
+    def image_name(self, index: int) -> str:
+        """Name of the image of one sample, wherever its file lies; the objects of one image share it."""
+        return re.sub(r"#\d+$", "", self[index].name) or self.file(index)
 
     def presence(self) -> NDArray[np.bool_]:
         """Which labels occur in each sample: (N, 256)."""

@@ -114,6 +114,9 @@ class Samples(Described[PromptSample]):
     def masks(self) -> str:
         return self.said
 
+    def image_name(self, index: int) -> str:
+        return self.entries[index].image.name
+
     def stored_clicks(self, index: int) -> StoredClicks | None:
         return self.entries[index].stored if "stored" in self.rule.kind else None
 

@@ -138,12 +138,14 @@ class Stream:
         order: Sequence[str | int] | None = None,
         setting: Setting = "overlapped",
         unseen_as: UnseenAs = "background",
+        val: Sequence[SemanticSample] = (),
         name: str = "stream",
     ) -> Stream:
         """A stream of classes from images with class maps whose labels are the numbers in `classes`.
 
         steps: as "15-1", over `order`, or the classes of each step. classes: what the numbers are; the
-        reader's own where None. unseen_as: what classes not seen yet are in the test labels.
+        reader's own where None. unseen_as: what classes not seen yet are in the test labels. val: images by
+        which each step chooses its best epoch.
 
         Raises:
             UserError: a class or number that does not exist, or a split that does not come out even.
@@ -155,8 +157,9 @@ class Stream:
         else:
             plan = ClassSteps.of(steps, images.legend)
         names = [f"step-{t}" for t in range(len(plan))]
+        checked = [Labelled.of(val, legend)] * len(plan) if len(val) else []
         stages, joint = class_stages(
-            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as
+            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as, checked
         )
         return Stream(stages, name=name, joint=joint)
 
@@ -165,6 +168,7 @@ class Stream:
         train: Mapping[str, Arrays | None],
         test: Mapping[str, Arrays],
         *,
+        val: Mapping[str, Arrays] | None = None,
         background: str | None = None,
         clicks: int = 3,
         box: bool = False,
@@ -178,6 +182,7 @@ class Stream:
         learned and whose images are gone. Images are (H, W, 3) or (H, W) uint8 arrays, tensors (3, H, W), PIL
         images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. Samples
         that are ready (`PromptSample`) may take the place of both.
+        val: the same for domains that choose their best epoch by images of their own.
         test: the same for each domain; those that `train` does not have are only ever tested.
         background: the last domain of `train`, if its images are natural ones (see `Stage`).
         clicks, box, seed, numbered: how objects are prompted and masks read, as in `PromptSample.from_mask`.
@@ -197,6 +202,9 @@ class Stream:
         for domain in train:
             if domain not in test:
                 raise UserError(f"train has the domain {domain!r} and test does not; give it test images")
+        for domain in val or ():
+            if train.get(domain) is None or domain == background:
+                raise UserError(f"val has the domain {domain!r}, on which nothing is trained; remove it")
         if background is not None and background not in train:
             raise unknown("background", background, train)
 
@@ -212,6 +220,7 @@ class Stream:
                 () if (images := train.get(domain)) is None else opened(domain, "train", images),
                 opened(domain, "test", test[domain]),
                 background=domain == background,
+                val=opened(domain, "val", val[domain]) if val and domain in val else (),
             )
             for index, domain in enumerate(domains)
         ]
@@ -219,12 +228,15 @@ class Stream:
         return Stream(tuple(stages[: len(train)]), tuple(stages[len(train) :]), name, gone=gone)
 
     def fingerprints(self, stage: Stage) -> Fingerprints:
-        """What a stage's data are: file names, contents, prompts and options.
+        """What a stage's data are: file names, contents, prompts and options. Validation images count as
+        training data.
 
         They do not depend on where files lie, so a stream may be moved. Any sequence that does not tell its
         own fingerprint is decoded and hashed.
         """
         train, test = (described(samples).fingerprint() for samples in (stage.train, stage.test))
+        if len(stage.val):
+            train = hashlib.sha256(f"{train}|{described(stage.val).fingerprint()}".encode()).hexdigest()
         return Fingerprints(train, test, hashlib.sha256(f"{train}|{test}".encode()).hexdigest())
 
     def fingerprint(self, stage: Stage) -> str:
@@ -232,9 +244,11 @@ class Stream:
         return self.fingerprints(stage).both
 
     def splits(self) -> Iterator[tuple[Stage, str, Sequence[Any]]]:
-        """Every split: (stage, "train" or "test", samples), what is trained on first."""
+        """Every split: (stage, "train", "val" or "test", samples), what is trained on first."""
         for stage in self.stages:
             yield stage, "train", stage.train
+            if len(stage.val):
+                yield stage, "val", stage.val
         for stage in (*self.stages, *self.unseen):
             yield stage, "test", stage.test
 
@@ -260,7 +274,10 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
 
     def opened(stage: StageSpec | UnseenSpec, split: str) -> Sequence[Any]:
         try:
-            return _open_split(getattr(stage, split), split, stage, spec, root)
+            found = _open_split(getattr(stage, split), split, stage, spec, root)
+            if split == "val" and not len(found):
+                raise UserError("there are no samples; check its options")
+            return found
         except UserError as error:
             return on_fault(stage.name, split, error)
 
@@ -268,7 +285,14 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
     if not spec.stages:
         raise UserError(f"{path}: the stream has no stages; list at least one under stages:")
     stages = tuple(
-        Stage(i, s.name, opened(s, "train"), opened(s, "test"), background=s is spec.background)
+        Stage(
+            i,
+            s.name,
+            opened(s, "train"),
+            opened(s, "test"),
+            background=s is spec.background,
+            val=() if s.val is None else opened(s, "val"),
+        )
         for i, s in enumerate(learned)
     )
     unseen = tuple(Stage(len(stages) + i, s.name, (), opened(s, "test")) for i, s in enumerate(spec.unseen))

@@ -57,6 +57,7 @@ class StageSpec(_Defaults):
     name: Name
     train: SplitSpec
     test: SplitSpec
+    val: SplitSpec | None = None
 
 
 class UnseenSpec(_Defaults):
@@ -77,12 +78,13 @@ class StreamSpec(_Strict):
 
 
 class ClassStageSpec(_Strict):
-    """classes: by name or number. train, test: the stage's own images; the stream's where None."""
+    """classes: by name or number. train, test, val: the stage's own images; the stream's where None."""
 
     name: Name
     classes: list[str | int]
     train: SplitSpec | None = None
     test: SplitSpec | None = None
+    val: SplitSpec | None = None
 
 
 class ClassStreamSpec(_Strict):
@@ -94,6 +96,7 @@ class ClassStreamSpec(_Strict):
     classes: str | list[str] | dict[int, str] | None = None
     train: SplitSpec | None = None
     test: SplitSpec | None = None
+    val: SplitSpec | None = None
     setting: Setting = "overlapped"
     unseen_as: UnseenAs = "background"
     steps: str | None = None
@@ -138,6 +141,8 @@ def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
         raise UserError(f"{path} contains itself by an alias (*name); write it without") from error
     if isinstance(spec, ClassStreamSpec):
         _check(spec, path)
+    elif spec.background and spec.background.val is not None:
+        raise UserError(f"{path}: background: no module is trained for it, so it takes no 'val'; remove val:")
     return spec
 
 
@@ -234,7 +239,7 @@ def _sentence(
     if not field:
         keys = "name: and classes:" if model is ClassStageSpec else "name:, train: and test:"
         return UserError(f"{place} is {value!r}; it must be a mapping with {keys}")
-    if field in ("train", "test"):
+    if field in ("train", "test", "val"):
         return UserError(
             f"{place}: {field!r} is {value!r}; give a folder, or a mapping with kind: and its options"
         )

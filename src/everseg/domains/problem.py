@@ -62,7 +62,7 @@ class Domains:
     base = TINY
     Score = ScoreConfig
     lower_is_better: Mapping[str, bool] = {name: m.lower_is_better for name, m in METRICS.items()}
-    panels = ("matrix", "routing", "masks", "costs", "merges", "settings")
+    panels = ("matrix", "routing", "masks", "training", "costs", "merges", "settings")
     outputs = r"_(mask|mask_\d+|labels|overlay)\.png"
     entangled = "one adapter holds what it learned of all of them"
 

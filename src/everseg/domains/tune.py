@@ -18,7 +18,8 @@ from everseg.domains.cache import FeatureCache
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.losses import REFERENCE, LossConfig, reduce_samcl, samcl_terms
 from everseg.domains.prepare import PREDICT_BATCH, Example, Prepared
-from everseg.fit import FitConfig, fit
+from everseg.domains.scoring import ScoreConfig, score
+from everseg.fit import FitConfig, check_validation, fit, validation_of
 from everseg.models.batching import images_at_once
 from everseg.models.precision import resolved
 from everseg.models.promptable.passes import in_passes, objects_of, passes
@@ -32,7 +33,7 @@ from everseg.models.promptable.protocol import (
     to_frame,
 )
 from everseg.progress import bar
-from everseg.types import PromptPrediction, Query, Route, Scratch
+from everseg.types import PromptPrediction, PromptSample, Query, Route, Scratch
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class TuneConfig:
     """The gradient steps."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss that the steps minimise."""
+    val: float = 0.0
+    """Share of a stage's training images held out to choose the best epoch by; 0: none, unless the stream has
+    val:. [ours]"""
+    patience: int = 0
+    """Stop after so many epochs without a better score on the held-out images; 0: train to the end. [ours]"""
+
+    def __post_init__(self) -> None:
+        check_validation(self)
 
     @classmethod
     def paper(cls) -> TuneConfig:
@@ -77,11 +86,21 @@ def fit_adapter(
     seed: int,
     name: str,
     scratch: Scratch,
+    val: Sequence[PromptSample] = (),
 ) -> dict[str, float]:
-    """Tune `adapter` in place on a prepared stage; the base stays frozen. Returns `fit`'s figures."""
+    """Tune `adapter` in place on a prepared stage; the base stays frozen. Returns `fit`'s figures.
+
+    val: samples by whose IoU the best epoch is chosen.
+    """
 
     def loss(examples: list[Example], size: int) -> Tensor:
         return batch_loss(adapter, base, prepared, examples, config.loss, size)
+
+    def score_val() -> float:
+        how = ScoreConfig(workers=config.fit.workers)
+        choose = with_adapter(adapter)
+        found = score(lambda asked: predict(asked, base, prepared.cache, choose), val, name, how)
+        return sum(one.values["iou"] for one in found) / len(found)
 
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     figures = fit(
@@ -94,6 +113,7 @@ def fit_adapter(
         name=name,
         scratch=scratch,
         scaled=resolved(base.precision, base.device) == "fp16",
+        validation=validation_of(config, score_val, len(val), name),
     )
     return figures | {"trainable_parameters": float(sum(p.numel() for p in parameters))}
 

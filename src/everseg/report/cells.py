@@ -36,12 +36,21 @@ class Cell:
 
 
 def heat_cell(
-    value: float, ends: tuple[float, float], lower_is_better: bool, *, learned: int, stage: int
+    value: float,
+    ends: tuple[float, float],
+    lower_is_better: bool,
+    *,
+    learned: int,
+    stage: int,
+    below: bool = False,
 ) -> Cell:
-    """A score after some stage, in its colour between the two ends. learned: the stage that taught it."""
+    """A score after some stage, in its colour between the two ends. learned: the stage that taught it. below:
+    it is worse than the untouched base's, and says so."""
     if math.isnan(value):
         return Cell(DASH, "none")
     kind = "learned" if stage == learned else "unseen" if stage < learned else "seen"
+    if below:
+        return Cell(f"! {number(value)}", f"{kind} below", *colour(value, ends, lower_is_better))
     return Cell(number(value), kind, *colour(value, ends, lower_is_better))
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from everseg.config import plain as plain_values
 from everseg.data import Stream
 from everseg.report.choice import map_examples, mask_examples
-from everseg.report.data import MapExample, MaskExample, ReportData
+from everseg.report.data import MapExample, MaskExample, ReportData, TrainingCurve
 from everseg.runs.run import Run
 
 
 def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
-    """A run's report: its scores and costs, and `count` test images per domain or step.
+    """A run's report: its scores, losses and costs, and `count` test images per domain or step.
 
     stream: the run's, or None where its data are not available; then no images are shown.
     """
@@ -23,7 +23,21 @@ def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
         for panel, examples in EXAMPLES.items()
         if panel in panels and stream is not None
     }
-    return ReportData(run.folder.name, plain_values(run.config), run.results, run.summary(), panels, **shown)
+    trainings = [
+        TrainingCurve(
+            t.stage if t.fit == t.stage else f"{t.stage}: {t.fit}", t.epochs, t.losses, t.val, t.best
+        )
+        for t in run.trainings()
+    ]
+    return ReportData(
+        run.folder.name,
+        plain_values(run.config),
+        run.results,
+        run.summary(),
+        panels,
+        **shown,
+        trainings=trainings,
+    )
 
 
 def _masks(run: Run, stream: Stream, count: int) -> list[MaskExample]:

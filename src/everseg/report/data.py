@@ -60,12 +60,29 @@ class MapExample:
         assert tuple(self.truth.shape) == tuple(self.predicted.shape) == size, "one size for all"
 
 
+@dataclass(frozen=True)
+class TrainingCurve:
+    """What one training of a stage was like.
+
+    name: of the stage, and of the training where a stage has several. epochs: those told of, from 1. losses:
+    mean of each. val: scores on the validation images after each; empty without any. best: the epoch that was
+    kept; 0 without validation images.
+    """
+
+    name: str
+    epochs: Sequence[int]
+    losses: Sequence[float]
+    val: Sequence[float] = ()
+    best: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """A run: its name, its resolved configuration, its scores and what it cost.
 
     panels: names of `everseg.report.panels.PANELS`, in the order of the page; one that has nothing to show is
-    left out. masks, maps: the test images for the panels of these names.
+    left out. masks, maps: the test images for the panels of these names. trainings: in the order of the
+    stages.
     """
 
     name: str
@@ -75,3 +92,4 @@ class ReportData:
     panels: tuple[str, ...]
     masks: Sequence[MaskExample] = ()
     maps: Sequence[MapExample] = ()
+    trainings: Sequence[TrainingCurve] = ()

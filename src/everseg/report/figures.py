@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib
@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from everseg.pictures.palette import LINES
@@ -161,14 +162,46 @@ def draw_curves(axes: Axes, results: Results, metric: str) -> None:
                 mew=1.5,
             )
         ends.append((float(values[known[-1], j]), column, hue))
-    low, high = colour_range(values.ravel().tolist())
+    axes.set_xlim(-0.2, max(len(names) - 0.8, 0.2))
+    _name_ends(axes, ends, len(names) - 1, colour_range(values.ravel().tolist()))
+    axes.set_xticks(where, names, parse_math=False)
+    _style(axes, label(metric) + (" (lower is better)" if matrix.lower_is_better else ""))
+
+
+def plot_trainings(values: Mapping[str, tuple[Sequence[int], Sequence[float], int]], what: str) -> Figure:
+    """Losses or scores over the epochs: by the name of each training its epochs, its values and the epoch
+    that was kept, which a ring marks; 0 for none."""
+    drawn = figure(7.4, 3.4)
+    axes = drawn.add_subplot()
+    ends, last = [], 1
+    for j, (name, (epochs, heights, best)) in enumerate(values.items()):
+        hue, dash = LINES[j % len(LINES)], DASHES[(j // len(LINES)) % len(DASHES)]
+        # One epoch alone is a point.
+        axes.plot(epochs, heights, color=hue, ls=dash, lw=1.8, marker="o" if len(epochs) == 1 else "", ms=4)
+        if best in epochs:
+            height = heights[list(epochs).index(best)]
+            axes.plot([best], [height], color=hue, ls="", marker="o", ms=10, mfc="none", mew=1.5)
+        ends.append((heights[-1], name, hue))
+        last = max(last, *epochs)
+    axes.set_xlim(1 - 0.02 * last, 1.02 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _name_ends(axes, ends, last, colour_range(v for _, heights, _ in values.values() for v in heights))
+    axes.set_xlabel("epoch", color=INK)
+    _style(axes, what)
+    return drawn
+
+
+def _name_ends(
+    axes: Axes, ends: Sequence[tuple[float, str, str]], right: float, limits: tuple[float, float]
+) -> None:
+    """Write the names of lines beside their ends. ends: (height, name, colour). right: where they lie."""
+    low, high = limits
     pad = 0.06 * (high - low)
     axes.set_ylim(low - pad, high + pad)
-    axes.set_xlim(-0.2, max(len(names) - 0.8, 0.2))
-    for height, (value, column, hue) in zip(_spread([end[0] for end in ends], low, high), ends, strict=True):
+    for height, (value, name, hue) in zip(_spread([end[0] for end in ends], low, high), ends, strict=True):
         axes.annotate(
-            column,
-            (len(names) - 1, value),
+            name,
+            (right, value),
             (1.02, height),
             textcoords=("axes fraction", "data"),
             color=hue,
@@ -178,8 +211,10 @@ def draw_curves(axes: Axes, results: Results, metric: str) -> None:
             annotation_clip=False,
             parse_math=False,
         )
-    axes.set_xticks(where, names, parse_math=False)
-    axes.set_ylabel(label(metric) + (" (lower is better)" if matrix.lower_is_better else ""), color=INK)
+
+
+def _style(axes: Axes, what: str) -> None:
+    axes.set_ylabel(what, color=INK)
     axes.tick_params(colors=INK, length=3)
     axes.grid(axis="y", color="#888888", alpha=0.25, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)

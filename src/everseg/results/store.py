@@ -109,26 +109,42 @@ class Results:
         return rest._with_row(last, [*kept.get(last, ()), *scores], cells or {})
 
     def without(self, name: str) -> Results:
-        """These results without the row and the column of a stage that was forgotten, and without its images.
+        """These results without the row and the column of a stage that was forgotten, without its images, and
+        without what its module scored on other columns (`made_by`).
 
-        Other rows keep what was measured then, when the learner still knew it.
+        Other rows keep what was measured then.
         """
         rows = [i for i, stage in enumerate(self.stages) if stage != name]
         now = {old: new for new, old in enumerate(rows)} | {BASE: BASE}
         learned_at = {c: now[r] for c, r in self.learned_at.items() if c != name and r in now}
+        gone = self.made_by(name)
         return replace(
             self,
             stages=tuple(self.stages[i] for i in rows),
             columns=tuple(c for c in self.columns if c != name),
             learned_at=learned_at,
             background=self.background - {name},
-            cells={(now[r], c): v for (r, c), v in self.cells.items() if r in now and c != name},
+            cells={
+                (now[r], c): v
+                for (r, c), v in self.cells.items()
+                if r in now and c != name and (r, c) not in gone
+            },
             scores={
-                now[r]: tuple(s for s in kept if s.column != name)
+                now[r]: tuple(s for s in kept if s.column != name and (r, s.column) not in gone)
                 for r, kept in self.scores.items()
                 if r in now
             },
         )
+
+    def made_by(self, module: str) -> dict[tuple[int, str], int]:
+        """The cells (row, column) of other columns in which images went to the module of this name, and how
+        many did. A mean over the other images alone would not be the column's score."""
+        found: dict[tuple[int, str], int] = {}
+        for row, scores in self.scores.items():
+            for score in scores:
+                if score.route == module and score.column != module:
+                    found[(row, score.column)] = found.get((row, score.column), 0) + 1
+        return found
 
     def _with_row(
         self, row: int, scores: Sequence[ImageScore], cells: Mapping[str, Mapping[str, float]]

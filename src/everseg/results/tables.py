@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from everseg.results.beside import Beside, base_averages, beside_base, is_worse
 from everseg.results.bootstrap import Interval, headline
 from everseg.results.matrix import average
 from everseg.results.routes import routing
@@ -18,6 +19,11 @@ from everseg.results.store import Results
 from everseg.results.summary import Summary, bytes_text, stored_bytes
 
 DASH = "–"  # noqa: RUF001 - an en dash is what stands for "not measured"
+
+WORSE, RED = "! ", "bold red"
+"""The mark and the style of what is worse than the untouched base."""
+
+LEGEND = "!: worse than the untouched base"
 
 
 def as_text(table: Table, width: int = 160) -> str:
@@ -43,7 +49,7 @@ def table(results: Results, metric: str) -> Table:
     """One run's result matrix: a row for each learned stage, a column for each domain.
 
     A score is bold right after its domain was learned and dim before. AA is the mean over what had been
-    learned.
+    learned. In the last row, scores below the untouched base are red, with a mark.
     """
     matrix = results.matrix(metric)
     better = "lower is better" if matrix.lower_is_better else "higher is better"
@@ -59,33 +65,101 @@ def table(results: Results, metric: str) -> Table:
         cells = []
         for j, value in enumerate(matrix.values[i]):
             style = "bold" if matrix.learned_at[j] == i else "dim" if matrix.learned_at[j] > i else ""
-            cells.append(Text(number(value), style=style))
+            last = i == len(matrix.stages) - 1
+            worse = last and is_worse(float(value), float(matrix.baseline[j]), matrix.lower_is_better)
+            cells.append(
+                Text(WORSE + number(value), style=RED) if worse else Text(number(value), style=style)
+            )
         drawn.add_row(Text(stage), *cells, number(average(matrix, i)))
-    return drawn
+    return _explained(drawn, any(each.worse for each in beside_base(results, metric)))
 
 
 def compare_table(
-    runs: Sequence[tuple[str, Results, Summary]], metric: str = "iou", samples: int = 1000
+    runs: Sequence[tuple[str, Results, Summary]], metric: str = "iou", samples: int = 1000, what: str = ""
 ) -> Table:
-    """Runs side by side: AA, FM, FT with 95 % intervals over test images, routing, bytes, seconds."""
-    drawn = Table(
-        title=Text(f"{metric}, 95 % intervals over test images"), title_justify="left", box=SIMPLE_HEAD
-    )
+    """Runs side by side: AA, FM, FT and the mean over unseen domains, with 95 % intervals over test images,
+    and below each what the untouched base has; routing, bytes, seconds.
+
+    what: what the runs are, for the title.
+    """
+    found = [headline(results, metric, samples=samples) for _, results, _ in runs]
+    kinds = ["AA", "FM", "FT"]
+    if not all(math.isnan(each["unseen"].estimate) for each in found):
+        kinds.append("unseen")
+    title = f"{what}{': ' if what else ''}{metric}, 95 % intervals over test images"
+    drawn = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
     drawn.add_column("run")
     drawn.add_column("method")
-    for name in ("AA", "FM", "FT", "routing", "stored", "trainable", "seconds"):
+    for name in (*kinds, "routing", "stored", "trainable", "seconds"):
         drawn.add_column(name, justify="right")
-    for name, results, summary in runs:
-        found = headline(results, metric, samples=samples)
+    worse = False
+    for (name, results, summary), scores in zip(runs, found, strict=True):
         routes = routing(results)
         stored = stored_bytes(summary)
+        matrix = results.matrix(metric)
+        base = base_averages(matrix)
         drawn.add_row(
             Text(name),
             Text(summary.get("method", DASH)),
-            *(Text(interval(found[key])) for key in ("AA", "FM", "FT")),
+            *(_beside(scores[key], base.get(key, math.nan), matrix.lower_is_better) for key in kinds),
             DASH if routes is None else number(routes.accuracy),
             DASH if stored is None else bytes_text(stored),
             f"{summary['trainable_parameters']:,}" if "trainable_parameters" in summary else DASH,
             f"{sum(summary['stage_seconds']):.1f}" if "stage_seconds" in summary else DASH,
         )
+        worse |= any(is_worse(scores[k].estimate, base[k], matrix.lower_is_better) for k in base)
+    return _explained(drawn, worse)
+
+
+def _beside(score: Interval, base: float, lower_is_better: bool) -> Text:
+    """A figure, and below it the untouched base's where it was measured."""
+    if math.isnan(base):
+        return Text(interval(score))
+    worse = is_worse(score.estimate, base, lower_is_better)
+    return Text("\n").join([_marked(interval(score), worse), Text(f"base {number(base)}", style="dim")])
+
+
+def domains_table(runs: Sequence[tuple[str, Results]], metric: str = "iou") -> Table:
+    """Each domain after the last stage of each run, learned or not, beside the untouched base."""
+    title = f"{metric} at the end"
+    drawn = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
+    drawn.add_column("domain")
+    found = [{each.domain: each for each in beside_base(results, metric)} for _, results in runs]
+    for name, _ in runs:
+        drawn.add_column(Text(name), justify="right")
+    for domain in dict.fromkeys(domain for own in found for domain in own):
+        known = [own[domain] for own in found if domain in own]
+        name = f"({domain})" if any(each.background for each in known) else domain
+        unseen = "" if any(each.learned for each in known) else ", unseen"
+        drawn.add_row(Text(name + unseen), *(_ending(own.get(domain)) for own in found))
+    return _explained(drawn, any(each.worse for own in found for each in own.values()))
+
+
+def _explained(drawn: Table, worse: bool) -> Table:
+    """A table with what its mark means, where it has one."""
+    drawn.caption = Text(LEGEND, style="red") if worse else None
+    drawn.caption_justify = "left"
     return drawn
+
+
+def _ending(found: Beside | None) -> Text:
+    if found is None:
+        return Text(DASH)
+    shown = _marked(number(found.score), found.worse)
+    base = Text(f" (base {number(found.base)})", style="dim")
+    return shown if math.isnan(found.base) else Text.assemble(shown, base)
+
+
+def _marked(shown: str, worse: bool, style: str = "") -> Text:
+    """A score, red and with a mark where it is worse than the untouched base's."""
+    return Text(WORSE + shown, style=RED) if worse else Text(shown, style=style)
+
+
+def worse_lines(name: str, results: Results, metric: str) -> list[Text]:
+    """A red sentence for each domain that ends below the untouched base. name: of the run, or ""."""
+    prefix = f"{name}: " if name else ""
+    return [
+        Text(WORSE + prefix + each.sentence(), style=RED)
+        for each in beside_base(results, metric)
+        if each.worse
+    ]

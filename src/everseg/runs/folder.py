@@ -4,7 +4,8 @@
     state-003.safetensors       all that the learner remembers, written for the third time
     results-003.json            the result matrix and every image's scores
     domains/<stage>.safetensors what each domain brought, for methods that merge; see `contribution`
-    events.jsonl                seconds, memory and losses of each stage, as they happened
+    events.jsonl                seconds, memory and losses of each stage, as they happened; and how far it was
+    tensorboard/<stage>/        the same for TensorBoard, where it was asked for
     work/<stage>/               the unfinished stage, at its last epoch; gone when the stage is done
 
 `run.json` is replaced last and in one rename: before it the old stage counts, after it the new one.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,28 +30,50 @@ from everseg.models.precision import resolved
 from everseg.progress import remark
 from everseg.results import Results
 from everseg.runs.problem import problem_of
-from everseg.runs.record import BaseMark, Digests, Event, Record, read_values
+from everseg.runs.record import BaseMark, Digests, Event, Line, Record, read_line, read_values
 from everseg.runs.run import Run, RunConfig, archived
 from everseg.types import BaseModel, Contributes, Scratch, Stage, State
 
-OWN = (".lock", "work", "domains", "events.jsonl", "state-*.safetensors", "results-*.json", ".*.partial")
+OWN = (
+    ".lock",
+    "work",
+    "domains",
+    "events.jsonl",
+    "tensorboard",
+    "state-*.safetensors",
+    "results-*.json",
+    ".*.partial",
+)
 """What a run that was interrupted before its first run.json may leave in its folder."""
 
 RECORD, LOG = "run.json", "events.jsonl"
 
+SECONDS = "seconds of the stage"
+"""What the scratch adds to each state that it keeps."""
+
 
 class StageScratch:
-    """A stage's unfinished work, one file per name, under `work/` of the run."""
+    """A stage's unfinished work, one file per name, under `work/` of the run, and how long it has taken."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.before, self.began = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on the stage, with those before an interruption up to the last save."""
+        return self.before + time.perf_counter() - self.began
 
     def load(self, name: str) -> State | None:
         path = self.folder / f"{name}.safetensors"
-        return load_state(path) if path.exists() else None
+        if not path.exists():
+            return None
+        state = load_state(path)
+        self.before = max(self.before, state.pop(SECONDS, 0.0))
+        return state
 
     def save(self, name: str, state: State) -> None:
-        save_state(self.folder / f"{name}.safetensors", state)
+        save_state(self.folder / f"{name}.safetensors", {**state, SECONDS: self.seconds})
 
 
 # ---------------------------------------------------------------- reading
@@ -78,7 +103,7 @@ def learned_stages(folder: Path | str) -> tuple[str, ...]:
     return tuple(read_record(folder).names) if is_run(folder) else ()
 
 
-def read_events(folder: Path | str) -> list[Event]:
+def read_events(folder: Path | str) -> list[Line]:
     """The lines of a run's log. Lines that were cut short, as by a power cut, are left out with a remark.
 
     Raises:
@@ -89,7 +114,7 @@ def read_events(folder: Path | str) -> list[Event]:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}); restore it from a copy or delete it") from error
-    events = []
+    events: list[Line] = []
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
@@ -97,7 +122,7 @@ def read_events(folder: Path | str) -> list[Event]:
             if line.strip():
                 remark(f"{path}, line {number} is cut short and left out")
             continue
-        events.append(Event.from_json(values, f"{path}, line {number}"))
+        events.append(read_line(values, f"{path}, line {number}"))
     return events
 
 
@@ -264,9 +289,8 @@ def write(run: Run, *events: Event) -> None:
         run.record, state=f"state-{number:03d}.safetensors", results=f"results-{number:03d}.json"
     )
     told = [replace(event, peak_memory_bytes=peak_memory()) for event in events]
-    run.log = [*run.log, *told]
+    append_events(run, told)
     if world().main:
-        _append(out / LOG, told)
         record = _archive(run, record)
         save_state(out / record.state, run.learner.state_dict())
         write_json(out / record.results, run.results.to_json())
@@ -283,11 +307,25 @@ def write_record(out: Path, record: Record) -> None:
     write_json(out / RECORD, record.to_json())
 
 
-def _append(path: Path, events: list[Event]) -> None:
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * torn)
-        file.writelines(json.dumps(event.to_json()) + "\n" for event in events)
+def append_events(run: Run, events: Sequence[Line]) -> None:
+    """Add lines to a run's log.
+
+    Raises:
+        UserError: the log cannot be written.
+    """
+    run.log = [*run.log, *events]
+    path = run.folder / LOG
+    if not world().main:
+        return
+    try:
+        torn = path.exists() and not path.read_bytes().endswith(b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * torn)
+            file.writelines(json.dumps(event.to_json()) + "\n" for event in events)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free some space and run the same command again"
+        ) from error
 
 
 def _archive(run: Run, record: Record) -> Record:

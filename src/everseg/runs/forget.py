@@ -1,12 +1,14 @@
 """Take a domain out of a run, and certify how: exactly, or in plain words why not.
 
 What a run keeps of the domain goes with it: its part of the learner's state, its contribution, its scores and
-the names of its images, its line in the log, and the report, which shows its images. A row "(without NAME)"
-in the results says how the run does afterwards, where the data to score on are there.
+the names of its images, what its module scored on images of other domains, its lines in the log, its curves
+for TensorBoard, and the report, which shows its images. A row "(without NAME)" in the results says how the
+run does afterwards, where the data to score on are there.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from everseg.runs.record import Certificate, Event
 from everseg.runs.run import Run, archived
 from everseg.types import Archive, Contributes, Forgets, Reweighs, State
 
-REPORT = "report.html"
+REPORT, BOARD = "report.html", "tensorboard"
 
 
 def forget(
@@ -65,7 +67,7 @@ def forget(
         assert run.record.sha256 is not None
         before = run.record.sha256.state
         found = run.learner.forget(domain, _archive(run, domain, contribution))
-        entry = next(stage for stage in run.record.learned if stage.name == domain)
+        removed, kept = _removed(run, domain), _kept(run, domain)
         run.results = run.results.without(domain)
         certificate = Certificate(
             forgotten=domain,
@@ -77,10 +79,14 @@ def forget(
             data=entry.fingerprint,
             remaining=dict(found.remaining),
             state_before=before,
+            removed=removed,
+            kept=kept,
         )
+        oracle = {name: told for name, told in (run.record.oracle or {}).items() if name != domain}
         run.record = replace(
             run.record,
             learned=tuple(stage for stage in run.record.learned if stage is not entry),
+            oracle=oracle or None,
             forgotten=(*run.record.forgotten, certificate),
         )
         row = _fresh_name(run, f"without {domain}")
@@ -153,6 +159,41 @@ def _archive(run: Run, domain: str, given: Path | None) -> Archive:
     return read
 
 
+def _removed(run: Run, domain: str) -> tuple[str, ...]:
+    """What goes besides the domain's part of the learner, in sentences for the certificate."""
+    results = run.results
+    images = sum(score.column == domain for scores in results.scores.values() for score in scores)
+    told = [f"its row and its column of the results, with {images} scores of its images"]
+    for (row, column), count in results.made_by(domain).items():
+        stage = results.stages[row]
+        if stage != domain:
+            told.append(f"the score of {column} after {stage}: {count} of its images had gone to the module")
+    if domain in (run.record.oracle or {}):
+        told.append("its score with its own module (oracle)")
+    if lines := sum(line.stage == domain for line in run.log):
+        told.append(f"its {lines} lines of the log")
+    if (run.folder / BOARD / domain).is_dir():
+        told.append("its curves for TensorBoard")
+    if (run.folder / REPORT).exists():
+        told.append("the report")
+    return tuple(told)
+
+
+def _kept(run: Run, domain: str) -> tuple[str, ...]:
+    """What was measured with an adapter that the domain had a part in, where no module of its own did it."""
+    results = run.results
+    later = range(1 + results.stages.index(domain), len(results.stages)) if domain in results.stages else ()
+    shared = [
+        results.stages[row]
+        for row in later
+        if any(r == row for r, _ in results.cells) and not any(s.route for s in results.scores.get(row, ()))
+    ]
+    if not shared:
+        return ()
+    told = f"the scores after {', '.join(shared)}, measured when the one adapter of the run held {domain!r}"
+    return (told,)
+
+
 def _rescore(run: Run, row: str, stream: Stream | None, also: Sequence[str] = ()) -> None:
     """A row of how the run does now on what it knows, and on a forgotten domain, whose data may still be
     there."""
@@ -170,6 +211,7 @@ def _clear_traces(run: Run, certificate: Certificate) -> Certificate:
     repeated."""
     folder, domain = run.folder, certificate.forgotten
     (folder / REPORT).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD / domain, ignore_errors=True)
     forget_events(run, domain)
     if not certificate.state_after:
         whole = replace(certificate, state_after=sha256_file(folder / run.record.state))

@@ -22,8 +22,9 @@ from everseg.data.views import view_of
 from everseg.distributed import wait, world
 from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
-from everseg.methods import build, configure
+from everseg.methods import build, configure, long_name
 from everseg.models.names import from_anywhere
+from everseg.progress import listening
 from everseg.runs.data import (
     check_learned,
     fingerprints,
@@ -43,9 +44,12 @@ from everseg.runs.folder import (
     write,
     write_record,
 )
+from everseg.runs.journal import Journal
 from everseg.runs.problem import Problem, check_fits, problem_of
 from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
+from everseg.runs.trackers import check_trackers, trackers
+from everseg.runs.validation import with_validation
 from everseg.types import BaseModel, Evaluate, Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
 
 
@@ -64,6 +68,7 @@ def learn(
     baseline: bool = True,
     precision: Precision = "auto",
     workers: int = 0,
+    track: str | Sequence[str] = (),
     **settings: Any,
 ) -> Run:
     """Learn a stream with a method, in the run folder `out`. The same call resumes; a longer stream adds to
@@ -80,6 +85,7 @@ def learn(
     baseline: also score the untouched base.
     precision: what the base computes in.
     workers: processes that decode images.
+    track: trackers that are told how far a stage is: "tensorboard", "wandb", "mlflow".
     settings: over the preset, with two underscores for each dot: `rank=4`, `tune__fit__epochs=5`.
         `everseg settings METHOD` lists them.
 
@@ -99,7 +105,8 @@ def learn(
             f"the base is of type {type(base).__name__}; give its name, its path, or a loaded base"
         )
     named = base.name if isinstance(base, BaseModel) else from_anywhere(str(base)) if base else ""
-    chosen = assign(configure(method, preset), {k.replace("__", "."): v for k, v in settings.items()})
+    given = {long_name(method, k.replace("__", ".")): v for k, v in settings.items()}
+    chosen = assign(configure(method, preset), given)
     score = problem_of(method).Score.presets().get(preset)
     config = RunConfig(
         method,
@@ -114,7 +121,7 @@ def learn(
     )
     if workers:
         config = everywhere(config, "workers", workers)
-    return run(stream, config, out, base, first=first, until=until, retest=retest)
+    return run(stream, config, out, base, first=first, until=until, retest=retest, track=track)
 
 
 def run(
@@ -126,6 +133,7 @@ def run(
     first: Path | str | None = None,
     until: str | None = None,
     retest: bool = False,
+    track: str | Sequence[str] = (),
 ) -> Run:
     """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
 
@@ -133,7 +141,7 @@ def run(
     what was added. `base` saves loading it again. `first`: another run that has learned the first stage alone
     and from the same data, whose result is taken over instead of training it anew. `until`: the stage to stop
     after. `retest`: where test data of learned stages have changed, score the run as it stands on the new
-    ones, and leave out of the results what was measured on the old ones.
+    ones, and leave out of the results what was measured on the old ones. `track`: trackers, as in `learn`.
 
     All test data that will be scored after a stage are decoded before it is trained, so that no fault in them
     costs a training.
@@ -143,7 +151,8 @@ def run(
         settings, base, seed), or the data of a learned stage changed; a test sample cannot be read; `first`
         does not fit; there is no stage `until`.
     """
-    *_, current = [None, *run_stages(stream, config, out, base, first=first, until=until, retest=retest)]
+    stages_of = run_stages(stream, config, out, base, first=first, until=until, retest=retest, track=track)
+    *_, current = [None, *stages_of]
     return load(out, base) if current is None else current
 
 
@@ -156,10 +165,11 @@ def run_stages(
     first: Path | str | None = None,
     until: str | None = None,
     retest: bool = False,
+    track: str | Sequence[str] = (),
 ) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands, and after
     learned stages were tested again."""
-    out = Path(out)
+    out, track = Path(out), check_trackers(track)
     problem = check_fits(stream, config.method)
     model = base_of(config, base)
     with locked(out) if world().main else nullcontext():
@@ -182,6 +192,7 @@ def run_stages(
         for position, stage in enumerate(todo):
             begun = time.perf_counter()
             data = fingerprints(stream, stage)
+            taught = with_validation(stage, current)
             following = (
                 todo[position + 1 : position + 2] if config.evaluate == "next" else todo[position + 1 :]
             )
@@ -189,18 +200,25 @@ def run_stages(
             last = position + 1 == len(todo)
             _read_ahead(stream, current, problem.scored(current, stream, stage, columns, last=last), read)
             began = time.perf_counter()
+            read_in = began - begun
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             if giver is not None and not current.learned:
                 figures = dict(_take_first(giver, current, stage, data))
+                learned_in = time.perf_counter() - began
             else:
-                figures = dict(current.learner.learn(stage, _scratch(current, stage, data)))
-            learned_in = time.perf_counter() - began
+                scratch = _scratch(current, stage, data)
+                # No adapter is trained on the background, so there is nothing to tell.
+                with trackers(() if stage.background else track, out, stage.name) as listeners:
+                    with listening(Journal(current, stage.name), *listeners):
+                        figures = dict(current.learner.learn(taught, scratch))
+                learned_in = scratch.seconds
+            scoring_began = time.perf_counter()
             current.results, oracle = problem.row(current, stream, stage, columns, last=last)
             if oracle is not None:
                 current.record = replace(current.record, oracle=oracle)
-            scored_in = time.perf_counter() - begun - learned_in
-            _save(current, stage, data, figures, learned_in, scored_in)
+            scored_in = time.perf_counter() - scoring_began + read_in
+            _save(current, taught, data, figures, learned_in, scored_in)
             yield current
 
 
@@ -273,8 +291,10 @@ def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
     if stream.joint is not None:
         return [stream.joint]
     parts: list[Any] = [s.train for s in stream.stages if not s.background]
+    checked: list[Any] = [s.val for s in stream.stages if len(s.val)]
     together: Any = ConcatDataset(parts)
-    return [Stage(0, "all-domains", together, ())]
+    val: Any = ConcatDataset(checked) if checked else ()
+    return [Stage(0, "all-domains", together, (), val=val)]
 
 
 def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) -> None:

@@ -1,6 +1,8 @@
 """What a run says of itself: the types of run.json and of the lines of events.jsonl.
 
-Only `runs.folder` reads and writes them. A key whose value is empty is left out of the files.
+A line of events.jsonl is an `Event`; where it has "event": "progress" it is a `Progress`, and where it has
+"event": "curve" a `Training`. Only `runs.folder` reads and writes the files. A key of run.json whose value is
+empty is left out.
 """
 
 from __future__ import annotations
@@ -122,6 +124,7 @@ class Certificate:
     contribution, data: sha256 of what the domain brought and of its data.
     remaining: sha256 of what is left of each other domain.
     state_before, state_after: sha256 of the learner's state.
+    removed: what else of the run went with it. kept: what it still had a part in.
     """
 
     forgotten: str
@@ -134,11 +137,13 @@ class Certificate:
     remaining: Mapping[str, str]
     state_before: str
     state_after: str = ""
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the certificate's file and for run.json."""
-        values = plain(self)
-        return values if self.state_after else {k: v for k, v in values.items() if k != "state_after"}
+        optional = ("state_after", "removed", "kept")
+        return {k: v for k, v in plain(self).items() if v or k not in optional}
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,67 @@ def _renamed(value: Any, characters: Mapping[int, int]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: _renamed(getattr(value, f.name), characters) for f in fields(value)})
     return value
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A line of events.jsonl: how far a training of a stage was, at one moment; see `everseg.progress`.
+
+    loss: None where it was not a number. val: newest score on the validation images.
+    """
+
+    stage: str
+    fit: str
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float | None
+    images_per_second: float
+    seconds: float
+    seconds_left: float
+    val: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for one line."""
+        return {"event": "progress", **plain(self)}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A line of events.jsonl: what a training of a stage that ended was like.
+
+    epochs: those told of, from 1; of many, some. losses: mean of each. val: scores on the validation images.
+    best: the epoch that was kept; 0 without validation images.
+    """
+
+    stage: str
+    fit: str
+    epochs: tuple[int, ...]
+    losses: tuple[float, ...]
+    val: tuple[float, ...] = ()
+    best: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for one line."""
+        return {"event": "curve", **plain(self)}
+
+
+Line = Event | Progress | Training
+
+
+def read_line(values: Any, where: str) -> Line:
+    """What `to_json` of a line gave.
+
+    Raises:
+        UserError: something else.
+    """
+    kinds: dict[str, type[Progress] | type[Training]] = {"progress": Progress, "curve": Training}
+    if not (isinstance(values, dict) and "event" in values):
+        return Event.from_json(values, where)
+    if values["event"] not in kinds:
+        raise UserError(f"{where} is damaged (no event is called {values['event']!r}); delete the line")
+    return parse(kinds[values["event"]], {k: v for k, v in values.items() if k != "event"}, where)
 
 
 def parse(kind: type[T], values: Any, where: str) -> T:

@@ -15,6 +15,8 @@ from everseg.results import (
     Results,
     Summary,
     average,
+    base_averages,
+    beside_base,
     forgetting,
     forward_transfer,
     routing,
@@ -22,7 +24,7 @@ from everseg.results import (
 )
 from everseg.runs.arrays import as_image, as_prompts
 from everseg.runs.problem import Problem, problem_of
-from everseg.runs.record import Event, Record
+from everseg.runs.record import Event, Line, Record, Training
 from everseg.types import PLAIN, Evaluate, Learner, Precision, PredictsAs
 from everseg.types.pixels import content_key
 
@@ -83,7 +85,7 @@ class Run:
     base: Any
     results: Results
     record: Record
-    log: list[Event] = field(default_factory=list)
+    log: list[Line] = field(default_factory=list)
 
     def __repr__(self) -> str:
         stages = ", ".join(self.learned) or "nothing yet"
@@ -200,7 +202,7 @@ class Run:
 
     def figures(self) -> dict[str, Any]:
         """The run in numbers, for JSON: null where nothing was measured."""
-        scores = {}
+        scores, beside = {}, {}
         for metric in self.results.lower_is_better:
             matrix = self.results.matrix(metric)
             scores[metric] = _nulls(
@@ -211,8 +213,25 @@ class Run:
                     "unseen": unseen_average(matrix),
                 }
             )
+            if not all(map(math.isnan, matrix.baseline)):
+                beside[metric] = {**_nulls(base_averages(matrix)), "domains": self._domains(metric)}
         means = {"means": _nulls(means)} if (means := self.means()) else {}
-        return {"learned": self.learned, "scores": scores, **means, **_nulls(dict(self.summary()))}
+        base = {"untouched_base": beside} if beside else {}
+        return {"learned": self.learned, "scores": scores, **base, **means, **_nulls(dict(self.summary()))}
+
+    def _domains(self, metric: str) -> dict[str, Any]:
+        """Each domain's last score beside the untouched base's."""
+        return {
+            each.domain: _nulls(
+                {
+                    "score": each.score,
+                    "base": each.base,
+                    "learned": each.learned,
+                    "below_base": each.worse,
+                }
+            )
+            for each in beside_base(self.results, metric)
+        }
 
     def means(self) -> dict[str, float]:
         """Further figures of the last row of the results, by name."""
@@ -220,8 +239,13 @@ class Run:
 
     def events(self) -> list[Event]:
         """The last event of each row of the results, in order."""
-        last = {event.stage: event for event in self.log}
+        last = {event.stage: event for event in self.log if isinstance(event, Event)}
         return [last[name] for name in self.results.stages if name in last]
+
+    def trainings(self) -> list[Training]:
+        """The losses of each training of a learned stage, in order."""
+        last = {(line.stage, line.fit): line for line in self.log if isinstance(line, Training)}
+        return [line for name in self.learned for (stage, _), line in last.items() if stage == name]
 
 
 def _nulls(values: dict[str, Any]) -> dict[str, Any]:

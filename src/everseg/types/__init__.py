@@ -223,6 +223,7 @@ class Stage:
 
     train and test are lazy sequences of samples: `stage.train[i]` decodes one. The core never looks inside
     them.
+    val: samples by which the best epoch is chosen; empty where it is the last.
     classes: names of the classes the stage brings; empty for domains. In the labels of train and test the
         first class of the first stage is 1, and counting goes on through the stages.
     background: the stage holds natural images on which the untouched base is the right answer (SAMCL's "COCO"
@@ -237,6 +238,7 @@ class Stage:
     test: Sequence[Any]
     classes: tuple[str, ...] = ()
     background: bool = False
+    val: Sequence[Any] = ()
 
 
 State = dict[str, Any]

@@ -59,7 +59,12 @@ class FineTuning(ClassLearner):
             return supervised(out, batch.labels.to(model.device), config.loss)
 
         return train(
-            model, Crops(stage.train, config.tune, self.seed, stage.name), loss, config.tune, scratch=scratch
+            model,
+            Crops(stage.train, config.tune, self.seed, stage.name),
+            loss,
+            config.tune,
+            scratch=scratch,
+            validate=self.validate(stage),
         )
 
 

@@ -84,7 +84,9 @@ class DFT(ClassLearner):
             decay = (config.tune.later if later else config.tune.first).weight_decay
             groups.append(Group("to come", list(self.to_come), config.tune.head_lr, decay))
         crops = Crops(stage.train, config.tune, self.seed, stage.name)
-        return train(model, crops, loss, config.tune, scratch=scratch, groups=groups)
+        return train(
+            model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage), groups=groups
+        )
 
     @torch.no_grad()
     def _take_over(self, classes: int) -> nn.Conv2d:

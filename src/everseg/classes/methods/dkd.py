@@ -124,7 +124,7 @@ class DKD(ClassLearner):
             return value + masked_mean(told, asked) + kept
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name, self.memory)
-        figures = train(model, crops, loss, config.tune, scratch=scratch)
+        figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
         return {**figures, **self.remember(stage)}
 
     def remember(self, stage: Stage) -> Mapping[str, float]:

@@ -144,7 +144,7 @@ class EIR(ClassLearner):
 
         replayed = InstanceRows(self.pool, config) if config.replay else None
         crops = Crops(stage.train, config.tune, self.seed, stage.name, replayed)
-        figures = train(model, crops, loss, config.tune, scratch=scratch)
+        figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
         return {**figures, **self.remember(stage)}
 
     def _first(self, batch: Batch) -> Tensor:

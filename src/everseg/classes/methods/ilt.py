@@ -64,4 +64,4 @@ class ILT(ClassLearner):
             return value + config.distil * kept + config.encoder * moved
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name)
-        return train(model, crops, loss, config.tune, scratch=scratch)
+        return train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))

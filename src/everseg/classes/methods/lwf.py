@@ -59,4 +59,4 @@ class LwF(ClassLearner):
             return value + config.distil * kept
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name)
-        return train(model, crops, loss, config.tune, scratch=scratch)
+        return train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))

@@ -65,4 +65,4 @@ class MiB(ClassLearner):
             return masked_mean(*unbiased_ce(z, labels, old.channels)) + config.distil * kept
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name)
-        return train(model, crops, loss, config.tune, scratch=scratch)
+        return train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))

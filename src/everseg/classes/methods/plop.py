@@ -77,7 +77,7 @@ class PLOP(ClassLearner):
             kept = (config.features * stages + config.logits * ends) / (len(maps[0]) + 1)
             return told + factor * kept
 
-        return train(model, crops, loss, config.tune, scratch=scratch)
+        return train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
 
     def _medians(self, old: Segmenter, crops: Crops) -> Tensor:
         """The entropy under which a predicted class is believed, for each of the old model's channels."""

@@ -90,7 +90,7 @@ class RCIL(ClassLearner):
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name)
         with nullcontext() if old is None else branched(model):
-            return train(model, crops, loss, config.tune, scratch=scratch)
+            return train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
 
     def _cubes(self, out: Output, before: Output, old: int) -> Tensor:
         """S + C, the mean over the batch."""

@@ -112,7 +112,9 @@ class SSUL(ClassLearner):
 
         marked = Marked(stage.train, config.saliency) if config.saliency else stage.train
         crops = Crops(marked, config.tune, self.seed, stage.name, self.memory)
-        figures = train(model, crops, loss, config.tune, scratch=scratch, groups=groups)
+        figures = train(
+            model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage), groups=groups
+        )
         self.memory.refill(stage.train, model.new(), seed=self.seed, step=len(model.counts))
         return figures
 

@@ -105,6 +105,9 @@ class ClassMaps(Described[SemanticSample]):
     def truth_file(self, index: int) -> str:
         return str(self.pairs[index][1])
 
+    def image_name(self, index: int) -> str:
+        return self.pairs[index][0].name
+
 
 def _maps(
     pairs: Pairs,

@@ -70,6 +70,9 @@ class ClassSamples(Described[SemanticSample]):
     def doubts(self) -> list[str]:
         return self.source.doubts()
 
+    def image_name(self, index: int) -> str:
+        return described(self.source.samples).image_name(int(self.places[index]))
+
     def fingerprint(self) -> str:
         """Hash names, contents of images and maps, and the table."""
         digest, told = hashlib.sha256(self.table.values), described(self.source.samples)
@@ -123,6 +126,10 @@ class Together(Described[SemanticSample]):
     def doubts(self) -> list[str]:
         return list(dict.fromkeys(doubt for part in self.parts for doubt in part.doubts()))
 
+    def image_name(self, index: int) -> str:
+        part, place = self._find(index)
+        return part.image_name(place)
+
     def _find(self, index: int) -> tuple[ClassSamples, int]:
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
@@ -142,11 +149,13 @@ def class_stages(
     test: Sequence[Labelled | None],
     setting: Setting,
     unseen_as: UnseenAs,
+    val: Sequence[Labelled | None] = (),
 ) -> tuple[tuple[Stage, ...], Stage]:
     """The stages of a stream of classes, and all of them as one with every label.
 
     train, test: where each stage's images come from; many stages may share one source. None stands for what
-    is there no more. After a stage all test images so far are scored.
+    is there no more. After a stage all test images so far are scored. val: the same for each stage's own
+    validation images, which are labelled as the test images are.
 
     Raises:
         UserError: a source does not name a class that it is to give.
@@ -154,17 +163,22 @@ def class_stages(
     stages = []
     for t, (name, classes) in enumerate(zip(names, steps.steps, strict=True)):
         learned: list[ClassSamples] = []
-        for split, source in (("train", train[t]), ("test", test[t])):
+        own = val[t] if val else None
+        for split, source in (("train", train[t]), ("test", test[t]), ("val", own)):
             if source is not None:
                 source.legend.check(classes, f"stage {name!r}, {split}: ")
         if (source := train[t]) is not None:
             places = steps.train_images(t, source.present, source.legend, setting)
             learned = [ClassSamples(source, places, steps.train_table(t, source.legend, setting))]
-        stages.append(Stage(t, name, _joined(learned), _seen(test, steps, t, unseen_as), classes))
+        checked = () if own is None else _seen([own] * (t + 1), steps, t, unseen_as)
+        stages.append(
+            Stage(t, name, _joined(learned), _seen(test, steps, t, unseen_as), classes, val=checked)
+        )
     last = len(steps) - 1
     everything = _seen(train, steps, last, "background")
     tested = _seen(test, steps, last, unseen_as)
-    return tuple(stages), Stage(0, "all-classes", everything, tested, steps.seen(last))
+    checked = _seen(val, steps, last, unseen_as) if val else ()
+    return tuple(stages), Stage(0, "all-classes", everything, tested, steps.seen(last), val=checked)
 
 
 def _seen(
@@ -205,17 +219,21 @@ def open_class_stages(
             raise sources.fault(spec.train)
         steps = ClassSteps.split(spec.steps, known, spec.order)
         names = [f"step-{t}" for t in range(len(steps))]
-        given = [(name, spec.train, spec.test) for name in names]
+        given = [(name, spec.train, spec.test, spec.val) for name in names]
     else:
         names = [s.name for s in spec.stages]
-        given = [(s.name, s.train or spec.train or {}, s.test or spec.test or {}) for s in spec.stages]
-    train = [sources.open(split, name, "train") for name, split, _ in given]
-    test = [sources.open(split, name, "test") for name, _, split in given]
+        given = [
+            (s.name, s.train or spec.train or {}, s.test or spec.test or {}, s.val or spec.val)
+            for s in spec.stages
+        ]
+    train = [sources.open(split, name, "train") for name, split, _, _ in given]
+    test = [sources.open(split, name, "test") for name, _, split, _ in given]
+    val = [None if split is None else sources.open(split, name, "val") for name, _, _, split in given]
     if not spec.steps:
         legends = [legend if source is None else source.legend for source in train]
         listed = zip(spec.stages, legends, strict=True)
         steps = ClassSteps(tuple(tuple(_named(c, known, s.name) for c in s.classes) for s, known in listed))
-    return class_stages(names, steps, train, test, spec.setting, spec.unseen_as)
+    return class_stages(names, steps, train, test, spec.setting, spec.unseen_as, val)
 
 
 def _named(given: str | int, legend: Legend | None, stage: str) -> str:

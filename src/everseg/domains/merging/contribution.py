@@ -223,7 +223,9 @@ def tune_domain(
     start, after: as in `Contribution`.
     """
     prepared = prepare(stage.train, base, cache, tune.fit, stage.name, embedded=())
-    figures = fit_adapter(adapter, base, prepared, tune, seed=seed, name=stage.name, scratch=scratch)
+    figures = fit_adapter(
+        adapter, base, prepared, tune, seed=seed, name=stage.name, scratch=scratch, val=stage.val
+    )
     if not len(prepared):
         return figures, None
     began = time.perf_counter()

@@ -116,6 +116,10 @@ class MergedLearner:
             weights[f"down.{x}.weight"] = osrm(second, len(down)).to(down) * down.norm() / len(down) ** 0.5
         return weights
 
+    @property
+    def held_out(self) -> float:
+        return self.config.tune.val
+
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if stage.background:  # The base is right there: nothing to tune on, and no adapter to merge.
             return {}

@@ -47,6 +47,10 @@ class Sequential:
         generator = torch_generator(seed, "adapter")
         self.adapter = fresh_adapter(self.config.adapter, base, self.config.rank, generator)
 
+    @property
+    def held_out(self) -> float:
+        return self.config.tune.val
+
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if stage.background:  # The base is right there: nothing to tune on.
             return {}
@@ -61,6 +65,7 @@ class Sequential:
             seed=self.seed,
             name=stage.name,
             scratch=scratch,
+            val=stage.val,
         )
 
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:

@@ -50,6 +50,10 @@ class Independent:
         self.cache = FeatureCache(base, self.config.cache)
         self.modules: dict[str, AugModule] = {}
 
+    @property
+    def held_out(self) -> float:
+        return self.config.tune.val
+
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if stage.background:
             return {}
@@ -60,7 +64,14 @@ class Independent:
             stage.train, self.base, self.config.cache, self.config.tune.fit, stage.name, embedded=()
         )
         figures = fit_adapter(
-            module, self.base, prepared, self.config.tune, seed=self.seed, name=stage.name, scratch=scratch
+            module,
+            self.base,
+            prepared,
+            self.config.tune,
+            seed=self.seed,
+            name=stage.name,
+            scratch=scratch,
+            val=stage.val,
         )
         self.modules[stage.name] = module
         return figures

@@ -88,6 +88,10 @@ class SAMCL:
         selector = ModuleSelector(self.base.width, (), self.config.selector.mask_unseen, generator)
         return selector.to(self.base.device)
 
+    @property
+    def held_out(self) -> float:
+        return self.config.tune.val
+
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if bare := [name for name in self.selector.names if name not in self.buffer]:
             raise UserError(
@@ -112,6 +116,7 @@ class SAMCL:
                 seed=self.seed,
                 name=stage.name,
                 scratch=scratch,
+                val=stage.val,
             )
             self.modules[stage.name] = module
             self._bank = None

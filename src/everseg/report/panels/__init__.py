@@ -7,6 +7,7 @@ routing   which module each domain's images were sent to
 masks     test images with clicks, true masks and predicted ones
 means     old, new and all classes after each step: key numbers, means, curves, each class
 maps      test images with true and predicted class maps
+training  losses, and scores on validation images, after each epoch
 costs     bytes kept; seconds and memory of each stage
 merges    how well each merge in closed form could be solved
 settings  the run's configuration
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from everseg.report.data import ReportData
-from everseg.report.panels import costs, maps, masks, matrix, means, merges, routing, settings
+from everseg.report.panels import costs, maps, masks, matrix, means, merges, routing, settings, training
 
 Context = Mapping[str, Any]
 
@@ -28,6 +29,7 @@ PANELS: dict[str, Callable[[ReportData], Context | None]] = {
     "masks": masks.context,
     "means": means.context,
     "maps": maps.context,
+    "training": training.context,
     "costs": costs.context,
     "merges": merges.context,
     "settings": settings.context,

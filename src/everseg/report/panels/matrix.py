@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 from everseg.report.cells import (
     Card,
@@ -19,7 +18,17 @@ from everseg.report.cells import (
 )
 from everseg.report.data import ReportData
 from everseg.report.figures import colour_range, label, with_base
-from everseg.results import ResultMatrix, Results, Summary, average, headline, routing
+from everseg.results import (
+    ResultMatrix,
+    Results,
+    Summary,
+    average,
+    base_averages,
+    beside_base,
+    headline,
+    is_worse,
+    routing,
+)
 
 
 def context(data: ReportData) -> dict[str, Any]:
@@ -35,8 +44,10 @@ def _metric(results: Results, summary: Summary, metric: str, index: int) -> dict
         "lower_is_better": matrix.lower_is_better,
         "meaning": meaning(metric, matrix.lower_is_better),
         "cards": cards,
+        "below": [each.sentence() for each in beside_base(results, metric) if each.worse],
         "columns": [
-            f"{c} (background)" if b else c for c, b in zip(matrix.columns, matrix.background, strict=True)
+            f"{c} (background)" if b else c if t < len(matrix.stages) else f"{c} (unseen)"
+            for c, b, t in zip(matrix.columns, matrix.background, matrix.learned_at, strict=True)
         ],
         "rows": heat_map(matrix),
         "curves": curves(results, metric, f"curves {index}"),
@@ -46,16 +57,18 @@ def _metric(results: Results, summary: Summary, metric: str, index: int) -> dict
 def key_numbers(results: Results, summary: Summary, metric: str) -> list[Card]:
     """The figures that papers compare, each with one plain sentence."""
     matrix, found, name = results.matrix(metric), headline(results, metric), label(metric)
-    base = matrix.baseline[matrix.tasks()]
-    untouched = f" Untouched base: {base.mean():.3f}." if len(base) and not np.isnan(base).any() else ""
+    untouched = {
+        key: "" if math.isnan(value) else f" Untouched base: {value:.3f}."
+        for key, value in base_averages(matrix).items()
+    }
     told = f" With the true domain given: {summary['oracle'][metric]:.3f}." if "oracle" in summary else ""
     worse = "below" if matrix.lower_is_better else "above"
     routes = routing(results)
     meanings = {
-        "AA": f"Mean {name} over all learned domains at the end.{untouched}{told}",
+        "AA": f"Mean {name} over all learned domains at the end.{untouched['AA']}{told}",
         "FM": f"Mean change since each domain was learned; 0 is perfect, {worse} 0 is forgetting.",
-        "FT": f"Mean {name} on each domain just before its stage.",
-        "unseen": f"Mean {name} on domains that were never learned.",
+        "FT": f"Mean {name} on each domain just before its stage.{untouched['FT']}",
+        "unseen": f"Mean {name} on domains that were never learned.{untouched['unseen']}",
         "routing": "Share of images sent to their own domain's module.",
         "stored": "Everything that must be kept besides the base model.",
     }
@@ -78,9 +91,15 @@ def heat_map(matrix: ResultMatrix) -> list[tuple[str, list[Cell]]]:
     ends = colour_range(values.ravel().tolist())
     rows = []
     for i, name in enumerate(names):
+        last = i == len(names) - 1 >= offset
         cells = [
             heat_cell(
-                value, ends, matrix.lower_is_better, learned=int(matrix.learned_at[j]), stage=i - offset
+                value,
+                ends,
+                matrix.lower_is_better,
+                learned=int(matrix.learned_at[j]),
+                stage=i - offset,
+                below=last and is_worse(value, float(matrix.baseline[j]), matrix.lower_is_better),
             )
             for j, value in enumerate(values[i].tolist())
         ]

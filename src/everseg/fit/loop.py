@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -14,46 +13,12 @@ from torch.utils.data import DataLoader
 
 from everseg.config import MACHINE, at_least
 from everseg.distributed import add_up, shard, world
-from everseg.errors import UserError, unknown
-from everseg.progress import bar
+from everseg.errors import UserError
+from everseg.fit.validation import Validation
+from everseg.progress import Curve, watch
+from everseg.schedule import Schedule, lr_at
 from everseg.seed import torch_generator
 from everseg.types import Scratch
-
-Schedule = Literal["total", "per_iter_T20", "constant", "poly"]
-
-FLOOR = 1e-7
-"""Where a cosine ends: the published `eta_min`."""
-
-POWER = 0.9
-
-
-def lr_at(step: int, total: int, lr: float, schedule: Schedule = "total", epochs: int = 20) -> float:
-    """The learning rate of step `step` (from 0) of `total`, starting at `lr`.
-
-    "total": one half cosine from `lr` down to `FLOOR`, over all steps: what "cosine decay" says.
-    "per_iter_T20": a cosine whose half period is `epochs` *iterations*. The rate swings between `lr` and
-        `FLOOR` with period 2 * `epochs` during the whole run, so that the parity of the steps in an epoch
-        decides whether training ends at the highest rate or at the lowest.
-    "constant": always `lr`.
-    "poly": (1 - step / total) ** 0.9 of `lr`, as semantic segmentation has it since DeepLab.
-
-    Source: SAMCL, implementation details ("cosine decay"); the published code steps a cosine with T_max = 20
-    epochs after every iteration, which is "per_iter_T20".
-
-    Raises:
-        UserError: no schedule has this name.
-    """
-    if schedule == "constant":
-        return lr
-    if schedule == "poly":
-        return lr * (1 - step / total) ** POWER
-    if schedule == "total":
-        half_period = total
-    elif schedule == "per_iter_T20":
-        half_period = epochs
-    else:
-        raise unknown("schedule", schedule, ("total", "per_iter_T20", "constant", "poly"))
-    return FLOOR + (lr - FLOOR) * (1 + math.cos(math.pi * step / half_period)) / 2
 
 
 class Group(NamedTuple):
@@ -135,6 +100,7 @@ def fit(
     scratch: Scratch,
     scaled: bool = False,
     buffers: Sequence[Tensor] = (),
+    validation: Validation | None = None,
 ) -> dict[str, float]:
     """Minimise `loss` over `examples` by gradient steps on parameters, in place.
 
@@ -155,7 +121,11 @@ def fit(
     buffers: tensors that training changes besides the parameters, such as running statistics. Each process
     has its own in an epoch, and all have the mean after it.
 
-    Returns "loss" (mean of the last epoch over its steps), "steps" and "seconds" of this call.
+    validation: score each epoch and end with the weights and buffers of the best one, the first of equals.
+
+    Returns "loss" (mean of the last epoch over its steps), "steps", "seconds" (with those before an
+    interruption, up to the epoch that was kept), and with `validation` "val" (the best score) and
+    "best_epoch" (from 1).
 
     Raises:
         UserError: the loss is not finite.
@@ -167,10 +137,12 @@ def fit(
     per_epoch, steps = _per_epoch(config, len(examples)), steps_of(config, len(examples))
     epochs = math.ceil(steps / per_epoch) if per_epoch else 0
     scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-    start = _resume(parameters, buffers, optimiser, scaler, scratch.load(name), name)
-    began, mean = time.perf_counter(), float("nan")
-    with bar(name, max(0, steps - start * per_epoch)) as advance:
-        for epoch in range(start, epochs):
+    past = _resume(parameters, buffers, optimiser, scaler, scratch.load(name), name)
+    patience = validation.patience if validation else 0
+    done = min(steps, len(past.losses) * per_epoch)
+    with watch(name, done=done, steps=steps, epochs=epochs, seconds=past.seconds) as meter:
+        while len(past.losses) < epochs and not past.stopped(patience):
+            epoch = len(past.losses)
             generator = torch_generator(seed, name, "order", epoch)
             order = torch.randperm(len(examples), generator=generator).tolist()
             batches = [order[i : i + config.batch] for i in range(0, len(order), config.batch)]
@@ -183,13 +155,14 @@ def fit(
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
                 optimiser.zero_grad()
-                total += _accumulate(parameters, pieces, loss, size, scaler)
+                share = _accumulate(parameters, pieces, loss, size, scaler)
+                total += share
                 scaler.unscale_(optimiser)
                 if config.clip:
                     nn.utils.clip_grad_norm_(parameters, config.clip)
                 scaler.step(optimiser)
                 scaler.update()
-                advance(f"epoch {epoch + 1}/{epochs}")
+                meter.step(share, size, epoch + 1)
             add_up([total])
             mean = float(total) / max(1, len(batches))
             if not math.isfinite(mean):
@@ -199,11 +172,48 @@ def fit(
                     "tune.later.lr=...)"
                 )
             _average(buffers)
+            past.losses.append(mean)
+            if validation is not None:
+                meter.score = past.scored(validation.score(), [*parameters, *buffers])
+            past.seconds = meter.seconds
             if world().main:
-                scratch.save(name, _checkpoint(parameters, buffers, optimiser, scaler, epoch + 1, mean))
-    if start == epochs:  # Interrupted between the last epoch and what follows it.
-        mean = (scratch.load(name) or {}).get("loss", mean)
-    return {"loss": mean, "steps": float(steps), "seconds": time.perf_counter() - began}
+                scratch.save(name, _checkpoint(parameters, buffers, optimiser, scaler, past))
+        meter.end(Curve(name, past.losses, past.scores, past.best))
+        seconds = meter.seconds
+    taken = min(steps, len(past.losses) * per_epoch)
+    figures = {"loss": past.losses[-1] if past.losses else math.nan, "steps": float(taken)}
+    if past.best:
+        with torch.no_grad():
+            for p, value in zip((*parameters, *buffers), past.weights, strict=True):
+                p.copy_(value)
+        figures |= {"val": past.scores[past.best - 1], "best_epoch": float(past.best)}
+    return figures | {"seconds": seconds}
+
+
+@dataclass
+class _Past:
+    """The epochs so far: mean loss and validation score of each, seconds in all, and the weights of the best
+    one, which is counted from 1."""
+
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    weights: list[Tensor] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        return 1 + self.scores.index(max(self.scores)) if self.scores else 0
+
+    def scored(self, score: float, weights: Sequence[Tensor]) -> float:
+        """Note an epoch's score, and its weights if it is the best so far."""
+        self.scores.append(score)
+        if self.best == len(self.scores):
+            self.weights = [w.detach().clone() for w in weights]
+        return score
+
+    def stopped(self, patience: int) -> bool:
+        """Whether so many epochs have gone by without a better score."""
+        return 0 < patience <= len(self.scores) - self.best
 
 
 def _batches(
@@ -288,13 +298,15 @@ def _checkpoint(
     buffers: Sequence[Tensor],
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    epoch: int,
-    loss: float,
+    past: _Past,
 ) -> dict[str, Any]:
     state = optimiser.state_dict()["state"]
     return {
-        "epoch": epoch,
-        "loss": loss,
+        "epoch": len(past.losses),
+        "losses": past.losses,
+        "scores": past.scores,
+        "seconds": past.seconds,
+        "best": past.weights,
         "parameters": [p.detach() for p in parameters],
         "buffers": list(buffers),
         "optimiser": {str(i): dict(entry) for i, entry in state.items()},
@@ -309,10 +321,10 @@ def _resume(
     scaler: torch.amp.GradScaler,
     kept: dict[str, Any] | None,
     name: str,
-) -> int:
-    """Load a checkpoint in place and return the number of epochs already done."""
-    if kept is None:
-        return 0
+) -> _Past:
+    """Load a checkpoint in place and return what is known of the epochs already done."""
+    if kept is None or "losses" not in kept:  # An earlier version kept less: begin again.
+        return _Past()
     found = [*kept["parameters"], *kept.get("buffers", ())]
     if [p.shape for p in (*parameters, *buffers)] != [v.shape for v in found]:
         raise UserError(
@@ -324,4 +336,4 @@ def _resume(
     whole = optimiser.state_dict()
     optimiser.load_state_dict(whole | {"state": {int(i): entry for i, entry in kept["optimiser"].items()}})
     scaler.load_state_dict(kept["scaler"])
-    return int(kept["epoch"])
+    return _Past(list(kept["losses"]), list(kept["scores"]), kept["seconds"], list(kept["best"]))
