@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -10,8 +11,28 @@ class UserError(Exception):
     """Something the user can mend: says what was wrong, where, and what to do, in one sentence.
 
     The command line prints the sentence without a traceback and exits with code 2. Errors of ours are
-    assertions.
+    assertions. Whatever bytes and line breaks the names in it have, it stays one line that can be printed.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """Text on one line that every terminal and file takes.
+
+    A file name may hold any bytes. Those that are not UTF-8 become `\\xfc`, line breaks and other control
+    characters `\\n`, `\\x07`.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that it could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode()
+    return character
 
 
 def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:

@@ -14,7 +14,7 @@ import numpy as np
 from everseg.data.described import Described, described
 from everseg.data.stream import Stream, open_leniently
 from everseg.data.views import Severity, View, view_of
-from everseg.errors import UserError
+from everseg.errors import UserError, printable
 
 OFF_MASK_ERROR = 0.05
 """Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %
@@ -104,7 +104,7 @@ class _Split:
     files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
 
     def finding(self, severity: Severity, file: str, sentence: str) -> Finding:
-        what, _, todo = sentence.partition("; ")
+        what, _, todo = printable(sentence).partition("; ")
         return Finding(severity, self.stage, self.name, file, what, todo)
 
     def summary(self) -> SplitSummary:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from everseg.data.classes.legend import Legend
 from everseg.data.domains.prompts import PromptRule, StoredClicks
+from everseg.data.names import refuse_twice
 from everseg.files import sha256_tensors
+from everseg.types import PromptSample, SemanticSample
 
 
 class Sample(Protocol):
@@ -26,7 +28,7 @@ class Sample(Protocol):
 
 T_co = TypeVar("T_co", bound=Sample, covariant=True)
 
-METHODS = ("fingerprint", "content", "file", "truth_file", "presence", "stored_clicks")
+METHODS = ("fingerprint", "names", "content", "file", "truth_file", "presence", "stored_clicks")
 """What `described` takes from a reader that does not derive from `Described`, beside `legend` and `rule`."""
 
 
@@ -41,12 +43,24 @@ class Described(Sequence[T_co]):
     rule: PromptRule | None = None
 
     def fingerprint(self) -> str:
-        """Hex digest of what all samples are, which does not depend on where files lie."""
+        """Hex digest of what all samples are, which does not depend on where files lie.
+
+        Raises:
+            UserError: two samples have one name.
+        """
         digest = hashlib.sha256()
+        names = []
         for index in range(len(self)):
             name, tensors = _hashed(self[index])
+            names.append(name)
             digest.update(f"{name}|{tensors}\n".encode())
+        if self.names() is None:  # Otherwise they were compared when the stream was opened.
+            refuse_twice(names, "a split")
         return digest.hexdigest()
+
+    def names(self) -> Sequence[str] | None:
+        """The names of all samples, if they are known without decoding any."""
+        return None
 
     def content(self, index: int) -> list[Any]:
         """What one sample is, for fingerprints: plain values such as names and hashes."""
@@ -93,6 +107,11 @@ class _Plain(Described[Any]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def names(self) -> Sequence[str] | None:
+        if not isinstance(self.samples, list | tuple):
+            return None
+        return [s.name for s in self.samples if isinstance(s, PromptSample | SemanticSample)]
 
     def __getitem__(self, index: Any) -> Any:
         return self.samples[index]

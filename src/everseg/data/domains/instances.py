@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import read_labels
+from everseg.data.pairing import Patterns, fixed_folder, one_each, pair_files
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
 
@@ -44,6 +44,7 @@ class NumberedObject:
 class InstancesReader(Samples):
     """Samples of `path/images` and `path/instances` (png up to 16 bits; 0 is background).
 
+    images, masks: globs of the images and of the maps, as for `FolderReader`.
     instances: "each" object is a sample, all of an image "merged" in one, or only the "largest". Images
     without objects are passed over. To count the objects every map is read once, when the reader is made.
     part: [start, stop] of the sorted images; limit: at most so many samples, evenly spaced.
@@ -56,6 +57,8 @@ class InstancesReader(Samples):
         self,
         path: str | Path,
         *,
+        images: Patterns | None = None,
+        masks: Patterns | None = None,
         instances: Choice = "each",
         prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
         clicks: int = 3,
@@ -64,24 +67,25 @@ class InstancesReader(Samples):
         limit: int | None = None,
     ) -> None:
         path = Path(path)
-        pairs, problems = pair_by_stem(path / "images", path / "instances")
+        pairs, problems = pair_files(path, images, masks, folder="instances")
         entries: list[NumberedObject] = []
-        for image, file in take_part(pairs, part):
+        for image, file, name in one_each(take_part(pairs, part), problems):
             try:
                 numbers = _numbers(file, instances)
             except UserError as error:
                 problems.append(str(error))
                 continue
             for number in numbers:
-                name = f"{image.name}#{number}" if instances == "each" else image.name
-                entries.append(NumberedObject(image, file, number, name))
+                own = f"{name}#{number}" if instances == "each" else name
+                entries.append(NumberedObject(image, file, number, own))
         kind: PromptKind = prompts
         super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed))
         if problems:
             raise PartlyReadable(problems, Samples(self.entries, self.rule))
         if not entries:
             raise UserError(
-                f"{path / 'instances'} numbers no object in any image; 0 is background, objects count from 1"
+                f"the maps in {path / fixed_folder(masks or 'instances')} number no object in any image; 0 "
+                "is background, objects count from 1"
             )
 
 

@@ -17,11 +17,10 @@ from PIL import Image
 
 from everseg.data.domains.prompts import FRAME, StoredClicks
 from everseg.data.masks import Threshold, mask_rule, read_mask
+from everseg.data.names import POINTS, is_litter
 from everseg.errors import UserError
 from everseg.files import read_json, write_text
 from everseg.types.pixels import draw_clicks
-
-POINTS = "points.json"
 
 
 def read_points(path: str | Path) -> dict[str, StoredClicks]:
@@ -91,9 +90,7 @@ def write_points(
         raise UserError(f"clicks is {clicks}; a mask needs at least 1")
     if target.exists() and not force:
         raise UserError(f"{target} exists and may be somebody's clicks; give force (--force) to replace it")
-    files = sorted(
-        f for f in folder.iterdir() if f.is_file() and f.name != POINTS and not f.name.startswith(".")
-    )
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.name != POINTS and not is_litter(f.name))
     if not files:
         raise UserError(f"{folder} holds no masks; give the folder that holds the masks")
     rule = mask_rule(threshold, values)
