@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from everseg.data.domains.prompts import PromptRule, StoredClicks
     from everseg.data.domains.voc import VocReader
     from everseg.data.images import read_image
+    from everseg.data.init import Proposal, write_stream_for
     from everseg.data.masks import MaskRule, mask_rule, read_mask
     from everseg.data.readers import READERS
     from everseg.data.samples import Samples
@@ -56,6 +57,7 @@ _PLACES = {
     "mask_rule": "everseg.data.masks",
     "MaskRule": "everseg.data.masks",
     "PromptRule": "everseg.data.domains.prompts",
+    "Proposal": "everseg.data.init",
     "read_image": "everseg.data.images",
     "read_mask": "everseg.data.masks",
     "read_points": "everseg.data.domains.points",
@@ -72,6 +74,7 @@ _PLACES = {
     "voc_maps": "everseg.data.classes.maps",
     "VocReader": "everseg.data.domains.voc",
     "write_points": "everseg.data.domains.points",
+    "write_stream_for": "everseg.data.init",
     "write_synthetic": "everseg.data.synthetic.domains",
     "write_synthetic_classes": "everseg.data.synthetic.classes",
     "write_synthetic_stream": "everseg.data.synthetic.domains",
@@ -95,6 +98,7 @@ __all__ = [
     "Legend",
     "MaskRule",
     "PromptRule",
+    "Proposal",
     "Report",
     "Samples",
     "SplitSummary",
@@ -116,6 +120,7 @@ __all__ = [
     "tight_box",
     "voc_maps",
     "write_points",
+    "write_stream_for",
     "write_synthetic",
     "write_synthetic_classes",
     "write_synthetic_stream",

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from everseg.data.samples import take_evenly
-
 Affix = tuple[str, str]
 """What stands before and after the part that pairs."""
 
 _RUNS = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
 """A name's pieces: numbers, words, and what stands between them."""
 
-LOOK = 400
-"""Names to look at: a folder's names are alike."""
+LOOK = 2000
+"""Names to look at, the first of each list: a folder's names are alike."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def common_affixes(images: Sequence[str], masks: Sequence[str]) -> Affixes | Non
     left, right = _stripped(images), _stripped(masks)
     best: tuple[tuple[int, bool, int, Affix, Affix], Affixes] | None = None
     for (image, here), (mask, there) in product(left.items(), right.items()):
-        if together and (image == mask or image != ("", "")):
+        if together and (image == mask or len("".join(image)) > len("".join(mask))):
             continue
         shared = here.keys() & there.keys()
         if not shared:
@@ -57,7 +55,7 @@ def common_affixes(images: Sequence[str], masks: Sequence[str]) -> Affixes | Non
 
 def _stripped(stems: Sequence[str]) -> dict[Affix, dict[str, str]]:
     """For each affix that many of the stems have, what is left of those; without affix first."""
-    looked_at = take_evenly(stems, LOOK) if stems else stems
+    looked_at = stems[:LOOK]
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     for stem in looked_at:
