@@ -61,6 +61,22 @@ def test_drive_whose_test_images_have_no_truth(tmp_path: Path) -> None:
     assert "test/mask/*.gif is not used: it seems to hold the field of view of test/images" in unsure
 
 
+def test_what_is_no_mask_in_one_split_is_none_in_the_other(tmp_path: Path) -> None:
+    """Fields of view that differ are told by the folder that was passed over beside the masks."""
+    root = layouts.drive(tmp_path / "DRIVE", count=2, truth_of_test=False)
+    for k, file in enumerate(sorted(root.glob("*/mask/*.gif"))):
+        view = np.zeros((40, 48), bool)
+        view[: 10 + 8 * k] = True
+        save(file, view)
+    stages, unsure = begun(root)
+    assert stages["drive"]["test"]["path"] == "training" and "test/mask/*.gif is not used" in unsure
+
+
+def test_a_split_of_one_image_is_no_folder_of_an_image(tmp_path: Path) -> None:
+    stages, _ = begun(layouts.drive(tmp_path / "DRIVE", count=1))
+    assert stages["drive"]["test"]["path"] == "test"
+
+
 def test_chase_keeps_both_eyes_of_a_patient_together(tmp_path: Path) -> None:
     root = layouts.chase(tmp_path / "CHASEDB1", patients=7)
     stages, unsure = begun(root)

@@ -95,6 +95,7 @@ def test_litter_is_passed_over(make_folder: Make) -> None:
             touch(folder / part / name, "im0.png")
     assert len(FolderReader(folder)) == 4
     assert len(FolderReader(folder, images="images/**", masks="masks/**")) == 4
+    assert is_litter("im0.png:Zone.Identifier") and is_litter("Icon\r") and is_litter("$RECYCLE.BIN")
     assert not is_litter("thumbs.png") and not is_litter("im.db")
 
 
@@ -230,6 +231,14 @@ def test_patterns_that_do_not_fit(tmp_path: Path) -> None:
         pair_files(tmp_path, "*.png", "{id}_mask.png", "_mask")
     touch(tmp_path, "x/p1_a.png", "x/p1_b.png", "y/p1.png")
     assert "p1_a.png, p1_b.png have the same id" in said(tmp_path, images="x/*.png", masks="y/{id}.png")
+
+
+def test_what_would_pair_is_said_for_patterns_too(tmp_path: Path) -> None:
+    touch(tmp_path, *(name.replace("training/", "") for name in DRIVE))
+    fix = 'set images: "images/{id}_training.*" and masks: "1st/{id}_manual1.*"'
+    for images, masks in (("images", "1st"), ("images/*.tif", "1st/*.gif")):
+        assert fix in said(tmp_path, images=images, masks=masks)
+    assert len(paired(tmp_path, images="images/{id}_training.*", masks="1st/{id}_manual1.*")) == 3
 
 
 def test_a_number_is_no_beginning_of_a_longer_one() -> None:

@@ -38,7 +38,7 @@ def common_affixes(images: Sequence[str], masks: Sequence[str]) -> Affixes | Non
     left, right = _stripped(images), _stripped(masks)
     best: tuple[tuple[int, bool, int, Affix, Affix], Affixes] | None = None
     for (image, here), (mask, there) in product(left.items(), right.items()):
-        if together and (image == mask or len("".join(image)) > len("".join(mask))):
+        if together and not _tells_apart("".join(image), "".join(mask)):
             continue
         shared = here.keys() & there.keys()
         if not shared:
@@ -51,6 +51,12 @@ def common_affixes(images: Sequence[str], masks: Sequence[str]) -> Affixes | Non
             best = rank, Affixes(image, mask, len(shared))
     least = 1 if together else min(len(next(iter(left.values()))), len(next(iter(right.values())))) / 2
     return best[1] if best and best[1].ids >= max(1, least) else None
+
+
+def _tells_apart(image: str, mask: str) -> bool:
+    """Whether affixes may tell images from masks in one folder: masks have one more, or both have a word.
+    Numbers tell one image from another."""
+    return image != mask and len(image) <= len(mask) and (not image or not re.search(r"\d", image + mask))
 
 
 def _stripped(stems: Sequence[str]) -> dict[Affix, dict[str, str]]:

@@ -52,6 +52,24 @@ def words(text: str) -> list[str]:
     return [word[0].lower() for word in WORD.finditer(text)]
 
 
+SPLITS = {
+    "train": ("train", "training", "tr"),
+    "test": ("test", "testing", "ts"),
+    "val": ("val", "valid", "validation", "dev"),
+}
+"""Words in names of folders that say which split they hold."""
+
+
+def split_of(folder: Sequence[str]) -> str:
+    """The split that a path's parts name, the last of them first; or nothing."""
+    for part in reversed(folder):
+        said = set(words(part))
+        for split, names in SPLITS.items():
+            if said & set(names):
+                return split
+    return ""
+
+
 def role(text: str) -> str:
     """What a name says about its files: "mask", "image" or nothing."""
     said = {*words(text), text.lower()}
@@ -230,7 +248,7 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
 def _folder_per_image(folders: Sequence[Path], parts: tuple[str, ...]) -> Iterator[Group]:
     """Groups of a layout in which every image has a folder: ID/images/x.png and ID/masks/*.png, or
     ID/image.png and ID/mask.png."""
-    if len(folders) < 2:
+    if len(folders) < 2 or any(split_of((folder.name,)) for folder in folders):
         return
     listings = [_listing(folder) for folder in folders]
     below = [{f.name: _images(f) for f in inner} for inner, _ in listings]

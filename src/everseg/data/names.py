@@ -15,13 +15,19 @@ POINTS = "points.json"
 _LITTER = {
     "thumbs.db",
     "ehthumbs.db",
+    "ehthumbs_vista.db",
+    "picasa.ini",
     "desktop.ini",
     "icon\r",
     "__macosx",
     "@eadir",
     "@recycle",
+    "@synoresource",
+    "@tmp",
     "#recycle",
     "$recycle.bin",
+    "system volume information",
+    "__pycache__",
     "lost+found",
 }
 
@@ -29,7 +35,8 @@ _LITTER = {
 def is_litter(name: str) -> bool:
     """Whether file managers, archives and notebooks leave files or folders of this name: `.DS_Store`,
     `._x.png`, `Thumbs.db`, `@eaDir`, `.ipynb_checkpoints` and the like."""
-    return name.startswith(".") or name.lower() in _LITTER
+    low = name.lower()
+    return low.startswith((".", "~$")) or low.endswith(":zone.identifier") or low in _LITTER
 
 
 def composed(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,13 +69,14 @@ def _listed(folder: Path, problems: list[str]) -> list[Path]:
             f"{folder} is not a folder; a folder of samples holds images/ and masks/ (or instances/); say by "
             "images: and masks: where they are if not there"
         )
-    files = [f for f in sorted(folder.iterdir()) if not is_litter(f.name) and f.name != POINTS]
-    for below in (f for f in files if f.is_dir()):
+    with os.scandir(folder) as entries:  # which knows folders without asking for each file
+        listed = sorted((e.name, e.is_dir()) for e in entries if not is_litter(e.name) and e.name != POINTS)
+    for below in (folder / name for name, is_folder in listed if is_folder):
         problems.append(
             f"{below} is a folder among files; move its files up, give it as a stage of its own, or say "
             'images: "images/**" and masks: "masks/**"'
         )
-    files = [f for f in files if not f.is_dir()]
+    files = [folder / name for name, is_folder in listed if not is_folder]
     if not files:
         raise UserError(
             f"{folder} holds no files; a folder of samples holds images/ and masks/ (or instances/)"
@@ -140,7 +142,7 @@ def _lonely(
     fix = f"add masks of the same name with {suffix!r} added" if suffix else "add masks of the same name"
     problems = []
     alone = _alone(files)
-    hint = "" if any(f.partners for f in files) else _hint(images, masks, files, truths)
+    hint = "" if any(f.partners for f in files) else _hint(images, masks, files, truths, images.parent)
     if alone:
         problems.append(
             f"{images} has {some(alone)} without a mask in {masks}; {hint or f'{fix} or remove the images'}"
@@ -157,16 +159,21 @@ def _alone(files: Sequence[_File]) -> list[Path]:
     return [f.path for f in files if not f.partners and not f.twin]
 
 
-def _hint(images: Path, masks: Path, files: Sequence[_File], truths: Sequence[_File]) -> str:
-    """What to write into the stream file so that the files pair, or nothing."""
+def _hint(images: Path, masks: Path, files: Sequence[_File], truths: Sequence[_File], root: Path) -> str:
+    """What to write into the stream file so that the files pair, or nothing. images, masks: their folders,
+    below `root`."""
     found = common_affixes([f.path.stem for f in files], [f.path.stem for f in truths])
     if found is None:
         return ""
     example = f"{files[0].path.name} and {truths[0].path.name}"
-    if found.image == ("", "") and not found.mask[0]:
-        return f"set mask_suffix: {found.mask[1]}" if found.mask[1] else "set mask_suffix to nothing"
-    here, there = (f"{before}{ID}{after}" for before, after in (found.image, found.mask))
-    return f'set images: "{images.name}/{here}.*" and masks: "{masks.name}/{there}.*" for {example}'
+    usual = (images, masks) == (root / "images", root / "masks")
+    if usual and found.image == ("", "") and not found.mask[0]:
+        return f"set mask_suffix: {found.mask[1]}" if found.mask[1] else "leave mask_suffix out"
+    patterns = []
+    for folder, (before, after) in ((images, found.image), (masks, found.mask)):
+        name = f"{before}{ID}{after}.*"
+        patterns.append((folder.relative_to(root) / name).as_posix())
+    return f'set images: "{patterns[0]}" and masks: "{patterns[1]}" for {example}'
 
 
 # ---------------------------------------------------------------- patterns
@@ -209,6 +216,11 @@ def pair_files(
         _match(found, truths)
         problems = [*_twins(root, found), *_twins(root, truths)]
     said = " and ".join(glob.text for glob in mask_globs)
+    if not any(hit.partners for hit in found):
+        places = root / base, root / fixed_folder(tuple(glob.text for glob in mask_globs))
+        if hint := _hint(*places, found, truths, root):
+            what = f"the images {some(_alone(found))} without a mask like {said}"
+            return [], [f"{root} has {what}; {hint}"]
     if alone := _alone(found):
         problems.append(
             f"{root} has the images {some(alone)} without a mask like {said}; add masks, remove the images, "

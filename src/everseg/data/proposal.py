@@ -9,15 +9,8 @@ from dataclasses import dataclass, replace
 
 from everseg.data.affixes import Affix, Affixes, common_affixes
 from everseg.data.globs import ID
-from everseg.data.layout import WORD, Group, words
+from everseg.data.layout import SPLITS, WORD, Group, split_of, words
 from everseg.data.names import POINTS, composed, some
-
-SPLITS = {
-    "train": ("train", "training", "tr"),
-    "test": ("test", "testing", "ts"),
-    "val": ("val", "valid", "validation", "dev"),
-}
-"""Words in names of folders that say which split they hold."""
 
 _GENERIC = frozenset(
     "image images img imgs data dataset datasets input inputs jpegimages original originals".split()
@@ -53,6 +46,7 @@ def data_sets(groups: Sequence[Group]) -> tuple[list[DataSet], list[str]]:
     used: set[Group] = set()
     found: list[DataSet] = []
     views: list[DataSet] = []
+    passed_over: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
     for images in groups:
         if images.role == "mask" or not images.looks:
             continue
@@ -62,14 +56,20 @@ def data_sets(groups: Sequence[Group]) -> tuple[list[DataSet], list[str]]:
         if not candidates:
             continue
         best = max(candidates, key=_fitness)
+        _place(best)
         used |= {images, best.masks}
         for other in candidates:
             if other is not best and _near(other) == _near(best):
                 used.add(other.masks)
+                passed_over.add((best.home, other.masks.folder[-1:]))
                 what = "the field of view" if other.masks.field_of_view else "other masks of the same images"
                 remarks.append(f"{other.masks} is not used: it seems to hold {what}")
-        _place(best)
         (views if best.masks.field_of_view else found).append(best)
+    # Where the masks of one split were taken from another folder, what was left there is left here, too.
+    odd = [pair for pair in found if (pair.home, pair.masks.folder[-1:]) in passed_over]
+    if len(odd) < len(found):
+        views += odd
+        found = [pair for pair in found if pair not in odd]
     for pair in views:
         if found:
             remarks.append(f"{pair.masks} is not used: it seems to hold the field of view of {pair.images}")
@@ -168,16 +168,6 @@ def _one_per_masks(found: list[DataSet], remarks: list[str]) -> list[DataSet]:
 
 def _colour(pair: DataSet) -> tuple[int, bool, int]:
     return _near(pair), any(seen.colour for seen in pair.images.looks), len(pair.images.files)
-
-
-def split_of(folder: Sequence[str]) -> str:
-    """The split that a path's parts name, the last of them first; or nothing."""
-    for part in reversed(folder):
-        said = set(words(part))
-        for split, names in SPLITS.items():
-            if said & set(names):
-                return split
-    return ""
 
 
 def _place(pair: DataSet) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from everseg.data.layout import Group
-from everseg.data.proposal import shared, split_of
+from everseg.data.layout import Group, split_of
+from everseg.data.proposal import shared
 
 Ready = tuple[str, dict[str, dict[str, Any]], list[Group], list[str]]
 """A name, the options of its splits, the groups that belong to it, and what is unsure."""
