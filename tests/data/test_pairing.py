@@ -241,6 +241,19 @@ def test_what_would_pair_is_said_for_patterns_too(tmp_path: Path) -> None:
     assert len(paired(tmp_path, images="images/{id}_training.*", masks="1st/{id}_manual1.*")) == 3
 
 
+def test_patterns_may_leave_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path, *FLAT, "a/x.txt", "b/1_image.png", "b/1_seg.png")
+    images, masks = "../im*.png", f"{tmp_path.as_posix()}/{{id}}_mask.png"
+    pairs, problems = pair_files(tmp_path / "a", images, masks)
+    assert [pair.name for pair in pairs] == ["im1.png", "im10.png"] and not problems
+    pairs, _ = pair_files(tmp_path, "im1.png", "{id}_mask.png")
+    assert [pair.name for pair in pairs] == ["im1.png"]
+    with pytest.raises(UserError, match="have no folder in common"):
+        pair_files(tmp_path, ("*.png", f"{tmp_path.as_posix()}/a/*"), "{id}_mask.png")
+    (problem,) = pair_files(tmp_path / "a", f"{tmp_path.as_posix()}/b/*_image.png", "../b/*_se*.png")[1]
+    assert "1_seg.png" in problem and "set images:" in problem
+
+
 def test_a_number_is_no_beginning_of_a_longer_one() -> None:
     glob = Glob("masks/{id}*.png")
     assert list(glob.ids("im10.png", [4, 3])) == ["im10"] and list(glob.ids("im10.png", [3])) == []
@@ -354,6 +367,7 @@ def test_names_that_occur_twice_are_refused(tmp_path: Path, monkeypatch: pytest.
             Stream.from_yaml(path)
         assert not check(path).ok
     path.write_text("stages: [{name: a, train: {kind: 'twice:Lazy'}, test: {kind: 'twice:Lazy'}}]")
+    assert "two samples named same.png" in str(check(path))
     stream = Stream.from_yaml(path)
     with pytest.raises(UserError, match=r"two samples named same\.png"):
         stream.fingerprint(stream.stages[0])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from everseg.data.described import Described, described
+from everseg.data.names import refuse_twice
 from everseg.data.stream import Stream, open_leniently
 from everseg.data.views import Severity, View, view_of
 from everseg.errors import UserError, printable
@@ -98,6 +99,7 @@ class _Split:
     samples: Described[Any]
     sizes: list[tuple[int, int]] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     prompts: set[str] = field(default_factory=set)
     clicks: int = 0
     off_mask: list[tuple[str, int]] = field(default_factory=list)
@@ -146,6 +148,8 @@ def check(stream: Stream | str | Path) -> Report:
         findings += _read(split, view)
         findings += _clicks_off_mask(split)
         findings += _duplicates(split)
+        if split.samples.names() is None and not stream.stages[0].classes:  # Else they were compared before.
+            findings += _names_twice(split)
     findings += _leaks(splits)
     order = {name: i for i, name in enumerate(dict.fromkeys(s.stage for s in splits))}
     summaries = sorted((s.summary() for s in splits), key=lambda s: order[s.stage])
@@ -164,6 +168,7 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         masks = view.foreground(sample)
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
+        split.names.append(sample.name)
         split.prompts.add(view.prompts(split.samples, sample))
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()
@@ -201,6 +206,13 @@ def _clicks_off_mask(split: _Split) -> Iterator[Finding]:
         split.off_mask[0][0],
         f"{count} of {split.clicks} stored clicks ({share:.2%}) are off their masks ({names}{more}); {todo}",
     )
+
+
+def _names_twice(split: _Split) -> Iterator[Finding]:
+    try:
+        refuse_twice(split.names, "the split")
+    except UserError as error:
+        yield split.finding("error", "", str(error))
 
 
 def _duplicates(split: _Split) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ def composed(text: str) -> str:
 
 def sample_name(image: Path, base: Path) -> str:
     """What the sample of an image is called: the image's path below `base`, with `/`."""
-    name = image.relative_to(base).as_posix()
+    name = image.relative_to(base).as_posix() if image != base else image.name
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -172,7 +172,8 @@ def _hint(images: Path, masks: Path, files: Sequence[_File], truths: Sequence[_F
     patterns = []
     for folder, (before, after) in ((images, found.image), (masks, found.mask)):
         name = f"{before}{ID}{after}.*"
-        patterns.append((folder.relative_to(root) / name).as_posix())
+        start = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        patterns.append((start / name).as_posix())
     return f'set images: "{patterns[0]}" and masks: "{patterns[1]}" for {example}'
 
 
@@ -267,6 +268,10 @@ def _common(folders: Sequence[PurePosixPath]) -> PurePosixPath:
     """The deepest folder that all of these lie in."""
     first, *others = folders
     while not all(other.is_relative_to(first) for other in others):
+        if first == first.parent:
+            raise UserError(
+                f"{first} and {some(map(str, others))} have no folder in common; give one of them"
+            )
         first = first.parent
     return first
 
@@ -296,17 +301,17 @@ def _found(root: Path, globs: Sequence[Glob]) -> list[_Hit]:
 def _without_overlap(images: list[_Hit], masks: list[_Hit]) -> tuple[list[_Hit], list[_Hit]]:
     """Where one file is like both patterns, as in a folder of `{id}.png` and `{id}_mask.png`, the pattern
     that says more about the name takes it."""
-    of_mask = {hit.path: hit.glob.literal for hit in masks}
-    of_image = {hit.path: hit.glob.literal for hit in images}
-    both = of_mask.keys() & of_image.keys()
-    if equal := sorted(path for path in both if of_mask[path] == of_image[path]):
+    of_mask = {os.path.normpath(hit.path): hit.glob.literal for hit in masks}
+    of_image = {os.path.normpath(hit.path): hit.glob.literal for hit in images}
+    more = {path: of_image[path] - of_mask[path] for path in of_mask.keys() & of_image.keys()}
+    if equal := sorted(Path(path) for path, difference in more.items() if not difference):
         raise UserError(
             f"{some(equal)} are like images: and like masks:; write patterns that tell them apart, such as "
             'images: "{id}.jpg" and masks: "{id}_mask.png"'
         )
     return (
-        [hit for hit in images if hit.path not in both or of_image[hit.path] > of_mask[hit.path]],
-        [hit for hit in masks if hit.path not in both or of_mask[hit.path] > of_image[hit.path]],
+        [hit for hit in images if more.get(os.path.normpath(hit.path), 1) > 0],
+        [hit for hit in masks if more.get(os.path.normpath(hit.path), -1) < 0],
     )
 
 
