@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from everseg.errors import UserError
+from everseg.errors import UserError, brief, printable
 from everseg.files import path_from, read_json, write_json, write_text
-from everseg.text import brief, is_file_name, lines_of, printable, read_text
+from everseg.text import is_file_name, lines_of, read_text
 
 BYTES = os.fsdecode(b"M\xfcller\n1.png")
 
@@ -34,13 +34,13 @@ def test_only_ends_of_lines_end_a_line() -> None:
 
 
 def test_what_cannot_be_shown_is_escaped() -> None:
-    assert printable(f"café {BYTES}\0") == "café M\\udcfcller\\n1.png\\x00"
+    assert printable(f"café {BYTES}\0") == "café M\\xfcller\\n1.png\\x00"
     assert brief("x" * 5000) == "x" * 60 + "..." + "x" * 30
 
 
 def test_text_files_take_any_name_and_json_gives_it_back(tmp_path: Path) -> None:
     write_text(tmp_path / "page.html", BYTES)
-    assert (tmp_path / "page.html").read_text() == "M\\udcfcller\n1.png"
+    assert (tmp_path / "page.html").read_text() == "M\\xfcller\n1.png"
     write_json(tmp_path / "a.json", {"image": BYTES})
     assert read_json(tmp_path / "a.json") == {"image": BYTES}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -10,12 +12,44 @@ class UserError(Exception):
     """Something the user can mend: says what was wrong, where, and what to do, in one sentence.
 
     The command line prints the sentence without a traceback and exits with code 2. Errors of ours are
-    assertions.
+    assertions. Whatever bytes and line breaks the names in it have, it stays one line that can be printed.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
     def __str__(self) -> str:
         """The sentence alone, where a process that decodes images has wrapped it in its traceback."""
         return super().__str__().rpartition("everseg.errors.UserError: ")[2].strip()
+
+
+def printable(text: str) -> str:
+    """Text on one line that every terminal and file takes.
+
+    A file name may hold any bytes. Those that are not UTF-8 become `\\xfc`, line breaks and other control
+    characters `\\n`, `\\x07`.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that it could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+def sentence(text: str) -> str:
+    """`printable`, and words of thousands of letters in brief."""
+    return re.sub(r"\S{1000,}", lambda match: brief(match[0]), printable(text))
+
+
+def brief(text: str, longest: int = 120) -> str:
+    """A text for a message, its middle left out where it is very long."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]}...{text[-longest // 4 :]}"
 
 
 def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from everseg.errors import UserError
-from everseg.text import brief, is_file_name, read_text
+from everseg.errors import UserError, brief
+from everseg.text import is_file_name, read_text
 
 
 def _neighbour(path: Path) -> Path:

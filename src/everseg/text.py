@@ -1,7 +1,8 @@
 """Text and file names from any system: files in any encoding, names that are not UTF-8.
 
 Python keeps the bytes of a file name that are not UTF-8 as lone surrogates, which no strict encoder writes.
-What leaves the program as text goes through `printable`, `write_text` or JSON, which escapes them.
+What leaves the program as text goes through `everseg.errors.printable`, `write_text` or JSON, which escapes
+them.
 """
 
 from __future__ import annotations
@@ -34,24 +35,6 @@ def lines_of(text: str) -> list[str]:
     hold any other character.
     """
     return re.split(r"\r\n|\r|\n", text)
-
-
-def printable(text: str) -> str:
-    """A text that every stream takes and that stays on one line: what cannot be shown is escaped."""
-    escaped = text.encode(errors="backslashreplace").decode()
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], escaped)
-
-
-def sentence(text: str) -> str:
-    """`printable`, and words of thousands of letters in brief."""
-    return re.sub(r"\S{1000,}", lambda match: brief(match[0]), printable(text))
-
-
-def brief(text: str, longest: int = 120) -> str:
-    """A text for a message, its middle left out where it is very long."""
-    if len(text) <= longest:
-        return text
-    return f"{text[: longest // 2]}...{text[-longest // 4 :]}"
 
 
 def is_file_name(name: str) -> bool:

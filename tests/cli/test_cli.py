@@ -270,6 +270,16 @@ def test_reporting_and_comparing(everseg_command: Command, made: Made, tmp_path:
     assert set(told) == {str(made.run)}
 
 
+def test_beginning_with_ones_own_data(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    stream = moved(made, tmp_path)
+    done = everseg_command("data", "init", stream.parent, "--out", tmp_path / "own.yaml")
+    assert done.code == 0 and "found:" in done.out and f"wrote {tmp_path / 'own.yaml'}" in done.out
+    assert everseg_command("data", "check", tmp_path / "own.yaml").code == 0
+    again = everseg_command("data", "init", stream.parent, "--out", tmp_path / "own.yaml")
+    refused(again, "own.yaml exists", "--force")
+    assert everseg_command("data", "init", stream.parent, "--out", tmp_path / "own.yaml", "--force").code == 0
+
+
 def test_data_verbs(everseg_command: Command, made: Made, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     done = everseg_command("data", "check", made.stream, "--sheet", sheet)

@@ -68,8 +68,8 @@ def test_every_command_that_names_files(
     run, base = tmp_path / f"run {NAME}", ("--base", micro_folder)
     assert everseg_command("learn", stream, "--method", "zero-shot", "--out", run, *base)[0] == 0
     code, out, _ = everseg_command("report", run)
-    assert code == 0 and "M\\udcfcller" in out
-    assert "M\\udcfcller0.png" in (run / "report.html").read_text()
+    assert code == 0 and "M\\xfcller" in out
+    assert "M\\xfcller0.png" in (run / "report.html").read_text()
     assert everseg_command("compare", run)[0] == 0
     images = sorted((stream.parent / "test" / "images").iterdir())
     code, out, _ = everseg_command(
@@ -85,11 +85,11 @@ def test_checking_names_the_file(everseg_command: Command, stream: Path) -> None
     broken.write_bytes(b"\x89PNG\r\n\x1a\n....")
     (stream.parent / "train" / "masks" / f"{NAME}1.png").unlink()
     code, out, err = everseg_command("data", "check", stream, "--sheet", stream.parent / "sheet.png")
-    assert (code, "M\\udcfcller0.png is not an image" in out) == (2 if err.startswith("error") else 1, True)
+    assert (code, "M\\xfcller0.png is not an image" in out) == (2 if err.startswith("error") else 1, True)
     code, out, _ = everseg_command("data", "check", stream, "--json")
     assert code == 1 and str(broken) in [finding["file"] for finding in json.loads(out)["findings"]]
     code, _, err = everseg_command("learn", stream, "--out", stream.parent / "run")
-    assert code == 2 and "M\\udcfcller1.png" in err and err.count("\n") == 1
+    assert code == 2 and "M\\xfcller1.png" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("argument", ["x" * 5000, "a\nb", NAME])

@@ -225,7 +225,7 @@ GOOD = ([IMAGE], [MASK])
         ({"a": (None, [MASK])}, {"a": GOOD}, {}, r"train\['a'\], images is None"),
         ({"a": ({"x": IMAGE}, [MASK])}, {"a": GOOD}, {}, "images is of type dict"),
         ({"a": ([IMAGE, IMAGE[:9]], [MASK, MASK])}, {"a": GOOD}, {}, r"train\['a'\]: mask 00001"),
-        ({"a": (["x/1.png", "y/1.png"], [MASK, MASK])}, {"a": GOOD}, {}, "two files of one name"),
+        ({"a": (["x/1.png", "x/1.png"], [MASK, MASK])}, {"a": GOOD}, {}, "two samples named 1.png"),
         ({"a": (["none.png"], [MASK])}, {"a": GOOD}, {}, "none.png"),
         ({"a": GOOD, "b": GOOD}, {"a": GOOD, "b": GOOD}, {"background": "a"}, "must be the last"),
         ({"a": GOOD}, {"a": GOOD}, {"background": "natural"}, "background 'natural'"),

@@ -23,9 +23,8 @@ from everseg.cli import data, settings, doctor, merge, export, imports, pool  # 
 
 # isort: on
 from everseg.cli.shared import HELP, app
-from everseg.errors import UserError
+from everseg.errors import UserError, brief, sentence
 from everseg.progress import console as remarks
-from everseg.text import brief, sentence
 
 
 @app.callback(invoke_without_command=True, help=HELP)

@@ -13,6 +13,24 @@ from everseg.progress import remark
 from everseg.types import Setting
 
 
+@data_app.command("init")
+def data_init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that holds images and masks.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Stream file to write; default: stream.yaml in FOLDER.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace a stream file that is there.")] = False,
+) -> None:
+    """Look at a folder of images and masks and write a stream file for it."""
+    from everseg.data import write_stream_for
+
+    written = write_stream_for(folder, out, force)
+    print("\n".join(["found:", *(f"  {sentence}" for sentence in written.found)]))
+    if written.doubts:
+        print("\n".join(["unsure:", *(f"  {sentence}" for sentence in written.doubts)]))
+    print(f"wrote {written.path}; edit it, then run: everseg data check {written.path}")
+
+
 @data_app.command("check")
 def data_check(
     stream: StreamFile,

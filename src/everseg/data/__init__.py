@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from everseg.data.domains.prompts import PromptRule, StoredClicks
     from everseg.data.domains.voc import VocReader
     from everseg.data.images import read_image
+    from everseg.data.init import Proposal, write_stream_for
     from everseg.data.masks import MaskRule, mask_rule
     from everseg.data.meaning import read_mask
     from everseg.data.readers import READERS
@@ -57,6 +58,7 @@ _PLACES = {
     "mask_rule": "everseg.data.masks",
     "MaskRule": "everseg.data.masks",
     "PromptRule": "everseg.data.domains.prompts",
+    "Proposal": "everseg.data.init",
     "read_image": "everseg.data.images",
     "read_mask": "everseg.data.meaning",
     "read_points": "everseg.data.domains.points",
@@ -73,6 +75,7 @@ _PLACES = {
     "voc_maps": "everseg.data.classes.maps",
     "VocReader": "everseg.data.domains.voc",
     "write_points": "everseg.data.domains.points",
+    "write_stream_for": "everseg.data.init",
     "write_synthetic": "everseg.data.synthetic.domains",
     "write_synthetic_classes": "everseg.data.synthetic.classes",
     "write_synthetic_stream": "everseg.data.synthetic.domains",
@@ -96,6 +99,7 @@ __all__ = [
     "Legend",
     "MaskRule",
     "PromptRule",
+    "Proposal",
     "Report",
     "Samples",
     "SplitSummary",
@@ -117,6 +121,7 @@ __all__ = [
     "tight_box",
     "voc_maps",
     "write_points",
+    "write_stream_for",
     "write_synthetic",
     "write_synthetic_classes",
     "write_synthetic_stream",

@@ -15,10 +15,10 @@ import numpy as np
 
 from everseg.data.described import Described, described
 from everseg.data.images import orientation
+from everseg.data.names import twice
 from everseg.data.stream import Stream, open_leniently
-from everseg.data.trial import names_twice
 from everseg.data.views import Severity, View, view_of
-from everseg.errors import UserError
+from everseg.errors import UserError, printable
 from everseg.types import VOID
 
 OFF_MASK_ERROR = 0.05
@@ -153,7 +153,7 @@ class _Split:
     faulty: bool = False
 
     def finding(self, severity: Severity, file: str, sentence: str) -> Finding:
-        what, _, todo = sentence.partition("; ")
+        what, _, todo = printable(sentence).partition("; ")
         self.faulty |= severity == "error"
         return Finding(severity, self.stage, self.name, file, what, todo)
 
@@ -216,8 +216,8 @@ def check(stream: Stream | str | Path) -> Report:
             findings += [split.finding("warning", "", doubt) for doubt in split.samples.doubts()]
         findings += _duplicates(split)
         findings += _wrong_classes(split)
-        if split.name == "test" and view.scored_by_name:
-            findings += (split.finding("error", "", sentence) for sentence in names_twice(split.names))
+        if split.samples.names() is None and view.scored_by_name:  # Else they were compared before.
+            findings += (split.finding("error", "", sentence) for sentence in twice(split.names, "the split"))
         findings += _unfit_for_fingerprint(split)
     findings += _leaks(splits)
     order = {name: i for i, name in enumerate(dict.fromkeys(s.stage for s in splits))}
@@ -239,6 +239,7 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         masks = view.foreground(sample)
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
+        split.names.append(sample.name)
         split.prompts.add(view.prompts(split.samples, sample))
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from everseg.data.classes.legend import Legend
 from everseg.data.domains.prompts import PromptRule, StoredClicks
+from everseg.data.names import refuse_twice
 from everseg.files import sha256_tensors
+from everseg.types import PromptSample, SemanticSample
 
 
 class Sample(Protocol):
@@ -29,6 +31,7 @@ T_co = TypeVar("T_co", bound=Sample, covariant=True)
 
 METHODS = (
     "fingerprint",
+    "names",
     "content",
     "file",
     "image_name",
@@ -54,12 +57,24 @@ class Described(Sequence[T_co]):
     notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """Hex digest of what all samples are, which does not depend on where files lie."""
+        """Hex digest of what all samples are, which does not depend on where files lie.
+
+        Raises:
+            UserError: two samples have one name.
+        """
         digest = hashlib.sha256()
+        names = []
         for index in range(len(self)):
             name, tensors = _hashed(self[index])
+            names.append(name)
             digest.update(f"{name}|{tensors}\n".encode(errors="surrogateescape"))
+        if self.names() is None:  # Otherwise they were compared when the stream was opened.
+            refuse_twice(names, "a split")
         return digest.hexdigest()
+
+    def names(self) -> Sequence[str] | None:
+        """The names of all samples, if they are known without decoding any."""
+        return None
 
     def content(self, index: int) -> list[Any]:
         """What one sample is, for fingerprints: plain values such as names and hashes."""
@@ -120,6 +135,11 @@ class _Plain(Described[Any]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def names(self) -> Sequence[str] | None:
+        if not isinstance(self.samples, list | tuple):
+            return None
+        return [s.name for s in self.samples if isinstance(s, PromptSample | SemanticSample)]
 
     def __getitem__(self, index: Any) -> Any:
         return self.samples[index]

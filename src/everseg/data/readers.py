@@ -16,10 +16,12 @@ from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
+from everseg.data.described import described
 from everseg.data.domains.coco import CocoReader
 from everseg.data.domains.folder import FolderReader
 from everseg.data.domains.instances import InstancesReader
 from everseg.data.domains.voc import VocReader
+from everseg.data.names import refuse_twice
 from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
 from everseg.files import path_from
@@ -129,6 +131,8 @@ def open_samples(
         raise UserError(
             f"kind {kind!r} gave a {type(samples).__name__}; a reader gives a sequence of samples"
         )
+    if (names := described(samples).names()) is not None:
+        refuse_twice(names, f"the split of kind {kind!r}")
     return samples
 
 

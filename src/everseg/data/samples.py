@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from everseg.data.described import Described
 from everseg.data.domains.prompts import PromptRule, StoredClicks
 from everseg.data.images import DECODING, decode_image, read_file
-from everseg.errors import UserError
+from everseg.errors import UserError, printable
 from everseg.files import sha256_file
 from everseg.types import PromptSample
 
@@ -30,7 +30,9 @@ class Entry(Protocol):
 
     @property
     def name(self) -> str:
-        """The image's file name; with `#n` for one object of several. Unique within a split."""
+        """The image's path within the split, mostly its file name; with `#n` for one object of several.
+        Unique within a split.
+        """
 
     @property
     def image(self) -> Path: ...
@@ -51,15 +53,21 @@ class Samples(Described[PromptSample]):
     """Entries and a rule for prompts, as a sequence that decodes `self[i]` when asked.
 
     Every sample has one mask (N = 1). `key` is the image's content hash and the name of the decoding.
+    resize_masks: resize masks of another size to the image's (nearest).
     """
 
     rule: PromptRule
 
-    def __init__(self, entries: Sequence[Entry], rule: PromptRule, said: str = "") -> None:
-        """said: what the values in the files of masks mean, in words."""
+    def __init__(
+        self, entries: Sequence[Entry], rule: PromptRule, said: str = "", *, resize_masks: bool = False
+    ) -> None:
+        """said: what the values in the files of masks mean, in words. resize_masks: resize masks of another
+        size to that of the image (nearest).
+        """
         self.entries = tuple(entries)
         self.rule = rule
         self.said = said
+        self.resize_masks = resize_masks
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -78,11 +86,13 @@ class Samples(Described[PromptSample]):
             UserError: a file is unreadable, the mask is empty, or the sizes of image and mask differ.
         """
         if isinstance(index, slice):
-            return Samples(self.entries[index], self.rule, self.said)
+            return Samples(self.entries[index], self.rule, self.said, resize_masks=self.resize_masks)
         entry = self.entries[index]
         file = read_file(entry.image)
         image = decode_image(file, entry.image)
         mask = entry.mask()
+        if self.resize_masks:
+            mask = _resized(mask, (image.shape[1], image.shape[2]), entry.image)
         if mask.shape != tuple(image.shape[1:]):
             raise UserError(
                 f"{entry.image} is {image.shape[2]}x{image.shape[1]} (after EXIF orientation) but its mask "
@@ -94,7 +104,8 @@ class Samples(Described[PromptSample]):
 
     def fingerprint(self) -> str:
         """Hash names, contents of images and masks, and prompts, but not where files lie."""
-        digest = hashlib.sha256(json.dumps([DECODING, self.rule.describe()]).encode())
+        resized = ["masks resized"] if self.resize_masks else []
+        digest = hashlib.sha256(json.dumps([DECODING, self.rule.describe(), *resized]).encode())
         for index, entry in enumerate(self.entries):
             stored = self.stored_clicks(index)
             clicks = [stored.points, stored.labels] if stored else None
@@ -102,6 +113,9 @@ class Samples(Described[PromptSample]):
             line = [entry.name, content(entry.image), truth, clicks]
             digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.entries]
 
     def file(self, index: int) -> str:
         return str(self.entries[index].image)
@@ -121,6 +135,31 @@ class Samples(Described[PromptSample]):
         return self.entries[index].stored if "stored" in self.rule.kind else None
 
 
+def _resized(mask: NDArray[np.bool_], size: tuple[int, int], image: Path) -> NDArray[np.bool_]:
+    """A mask in the size (H, W) of its image, by the nearest pixel.
+
+    Raises:
+        UserError: one is upright and the other lies on its side, or the object vanishes.
+    """
+    if mask.shape == size:
+        return mask
+    (height, width), (own_height, own_width) = size, mask.shape
+    if (height - width) * (own_height - own_width) < 0:
+        raise UserError(
+            f"{image} is {width}x{height} and its mask {own_width}x{own_height}: one lies on its side, which "
+            "resize_masks does not change; turn it"
+        )
+    rows = (np.arange(height) + 0.5) * own_height / height
+    columns = (np.arange(width) + 0.5) * own_width / width
+    resized = mask[rows.astype(int)][:, columns.astype(int)]
+    if not resized.any():
+        raise UserError(
+            f"the object of {image} vanishes when its mask is resized from {own_width}x{own_height} to "
+            f"{width}x{height}; save the mask in the size of the image"
+        )
+    return resized
+
+
 class PartlyReadable(UserError):
     """Some files of a split cannot be used; `problems` are whole sentences, `rest` is what remains without
     them.
@@ -131,7 +170,7 @@ class PartlyReadable(UserError):
     def __init__(self, problems: Sequence[str], rest: Sequence[Any]) -> None:
         more = f" (and {len(problems) - 1} more: `everseg data check` lists all)" if len(problems) > 1 else ""
         super().__init__(problems[0] + more)
-        self.problems = tuple(problems)
+        self.problems = tuple(map(printable, problems))
         self.rest = rest
 
 

@@ -16,6 +16,7 @@ from everseg.data.classes.stages import class_stages, open_class_stages
 from everseg.data.classes.steps import ClassSteps, UnseenAs
 from everseg.data.described import described
 from everseg.data.domains.arrays import Arrays, array_samples
+from everseg.data.names import refuse_twice
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import (
@@ -98,6 +99,8 @@ class Stream:
                 raise UserError(
                     f"{where}stage {stage.name!r} has index {stage.index}, not {index}; count on into unseen"
                 )
+            if (names := described(stage.test).names()) is not None:
+                refuse_twice(names, f"{where}stage {stage.name!r}, test")
 
     @staticmethod
     def from_yaml(path: str | Path, learned: Sequence[str] = ()) -> Stream:

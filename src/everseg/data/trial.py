@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from everseg.errors import UserError
@@ -30,10 +29,3 @@ class Trial:
             return Tried(self.samples[index].name, "")
         except UserError as error:
             return Tried("", str(error))
-
-
-def names_twice(names: Sequence[str]) -> Iterator[str]:
-    """A sentence about each name that several samples of a test split have, where scores are kept by name."""
-    for name, count in Counter(names).items():
-        if name and count > 1:
-            yield f"{count} samples are named {name!r}; rename them, or remove all but one"

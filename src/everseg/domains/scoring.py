@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -67,7 +67,9 @@ def score(
         for batch in loader:
             predictions = predict([s.query() for s in batch])
             for sample, prediction in zip(batch, predictions, strict=True):
-                scores.append((mine[len(scores)], _score(sample, prediction, column, config)))
+                place = mine[len(scores)]
+                name = sample.name or f"{place:05d}"  # Scores are kept by name, and a sample need have none.
+                scores.append((place, replace(_score(sample, prediction, column, config), image=name)))
             advance("")
     everyone = [pair for part in gather(scores) for pair in part]
     return [s for _, s in sorted(everyone, key=lambda pair: pair[0])]

@@ -86,8 +86,9 @@ def _named(samples: Sequence[PromptSample], names: Sequence[str]) -> list[Prompt
     found = {}
     for position in range(len(samples)):
         sample = samples[position]
-        if sample.name in names:
-            found[sample.name] = sample
+        name = sample.name or f"{position:05d}"  # as in its score
+        if name in names:
+            found[name] = sample
     return [found[name] for name in names if name in found]
 
 

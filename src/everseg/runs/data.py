@@ -10,8 +10,9 @@ from typing import Any
 from torch.utils.data import DataLoader, Subset
 
 from everseg.data import Stream
+from everseg.data.names import twice
 from everseg.data.stream import Fingerprints
-from everseg.data.trial import Trial, Tried, names_twice
+from everseg.data.trial import Trial, Tried
 from everseg.distributed import gather, shard
 from everseg.errors import UserError
 from everseg.progress import bar
@@ -102,7 +103,7 @@ def read_ahead(stage: Stage, workers: int, *, by_name: bool) -> None:
     everyone = [tried for part in gather(mine) for tried in part]
     faults = [tried.fault for tried in everyone if tried.fault]
     if by_name:
-        faults += names_twice([tried.name for tried in everyone])
+        faults += twice([tried.name for tried in everyone], "the split")
     if faults:
         more = f" (and {len(faults) - 1} more: `everseg data check` lists all)" if len(faults) > 1 else ""
         raise UserError(f"stage {stage.name!r}, test: {faults[0]}{more}")

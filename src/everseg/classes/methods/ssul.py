@@ -178,7 +178,8 @@ class Marked(Sequence[SemanticSample]):
 
     def __getitem__(self, index: Any) -> Any:
         sample = self.samples[index]
-        path = self.folder / f"{Path(sample.name).stem}.png"
+        name = Path(sample.name)
+        path = self.folder / name.parent / f"{name.stem}.png"
         if not path.is_file():
             raise UserError(f"{sample.name} has no saliency map {path}; make one, or leave saliency out")
         bright = torch.from_numpy(np.asarray(open_image(read_file(path), path).convert("L")) > 127)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
 import numpy as np
@@ -16,11 +16,12 @@ from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, read_map
 from everseg.data.classes.voc_colours import VOC_TABLE
 from everseg.data.described import Described, described
-from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.voclist import read_voc_list
 from everseg.data.images import DECODING, decode_image, read_file
 from everseg.data.masks import colour_of
+from everseg.data.names import sample_name
 from everseg.data.numbers import Table, table_of
+from everseg.data.pairing import Patterns, one_each, pair_by_stem, pair_files
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.errors import UserError
@@ -35,7 +36,8 @@ class ClassMaps(Described[SemanticSample]):
     numbers in the files.
 
     legend: what the numbers are, where the layout says so. index: a list of the classes in each map, which
-    saves reading them; see `presence.listed`. colours: the number of each colour, for maps in colour.
+    saves reading them; see `presence.listed`. colours: the number of each colour, for maps in colour. names:
+    what the samples are called; by default the images' file names.
     """
 
     def __init__(
@@ -44,8 +46,12 @@ class ClassMaps(Described[SemanticSample]):
         legend: Legend | None = None,
         index: Path | None = None,
         colours: Table | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.pairs, self.legend, self.listing, self.colours = tuple(pairs), legend, index, colours
+        if names is None:
+            names = [sample_name(image, image.parent) for image, _ in self.pairs]
+        self._names = tuple(names)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -64,7 +70,8 @@ class ClassMaps(Described[SemanticSample]):
             UserError: a file is unreadable, the map is none, or the sizes of image and map differ.
         """
         if isinstance(index, slice):
-            return ClassMaps(self.pairs[index], self.legend, self.listing, self.colours)
+            pairs, names = self.pairs[index], self._names[index]
+            return ClassMaps(pairs, self.legend, self.listing, self.colours, names)
         image_path, map_path = self.pairs[index]
         file = read_file(image_path)
         image = decode_image(file, image_path)
@@ -75,7 +82,10 @@ class ClassMaps(Described[SemanticSample]):
                 f"map {map_path} is {labels.shape[1]}x{labels.shape[0]}; make both of one size"
             )
         key = f"{hashlib.sha256(file).hexdigest()}:{DECODING}"
-        return SemanticSample(image, labels, image_path.name, key)
+        return SemanticSample(image, labels, self._names[index], key)
+
+    def names(self) -> tuple[str, ...]:
+        return self._names
 
     def presence(self) -> Bools:
         """As in `Described`.
@@ -85,19 +95,20 @@ class ClassMaps(Described[SemanticSample]):
             UserError: the list given as index is wrong.
         """
         if self.listing is not None:
-            return listed(self.listing, [image.stem for image, _ in self.pairs])
+            return listed(self.listing, [str(PurePosixPath(name).with_suffix("")) for name in self._names])
         present, faults = occurring([path for _, path in self.pairs], self.colours)
         if faults:
-            good = [pair for i, pair in enumerate(self.pairs) if i not in faults]
-            raise PartlyReadable(
-                [str(e) for e in faults.values()], ClassMaps(good, self.legend, colours=self.colours)
-            )
+            good = [i for i in range(len(self)) if i not in faults]
+            pairs, names = [self.pairs[i] for i in good], [self._names[i] for i in good]
+            rest = ClassMaps(pairs, self.legend, colours=self.colours, names=names)
+            raise PartlyReadable([str(e) for e in faults.values()], rest)
         return present
 
     def content(self, index: int) -> list[Any]:
         """Names and content hashes of the files of one sample."""
         image, path = self.pairs[index]
-        return [DECODING, content(image), content(path)]
+        nested = [self._names[index]] if "/" in self._names[index] else []
+        return [DECODING, content(image), content(path), *nested]
 
     def file(self, index: int) -> str:
         return str(self.pairs[index][0])
@@ -160,20 +171,28 @@ def ade20k_maps(
 def folder_maps(
     path: Path,
     *,
+    images: Patterns | None = None,
+    masks: Patterns | None = None,
     mask_suffix: str = "",
     mask_colours: dict[int, str | tuple[int, int, int]] | None = None,
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
 ) -> ClassMaps:
-    """`images/` and `masks/` paired by stem, masks being class maps in grey, with a palette, or in colour.
+    """`images/` and `masks/` paired by stem, or what the globs `images` and `masks` say, as for
+    `FolderReader`; masks are class maps in grey, with a palette, or in colour.
 
     mask_colours: the colour of each number, as in {1: "#800000", 2: [0, 128, 0]}, for maps in colour.
     """
-    pairs, problems = pair_by_stem(path / "images", path / "masks", mask_suffix)
+    found, problems = pair_files(path, images, masks, mask_suffix)
+    chosen = list(one_each(take_evenly(take_part(found, part), limit), problems))
     colours = {number: colour_of(colour) for number, colour in (mask_colours or {}).items()}
     table = table_of(colours) if mask_colours is not None else None
-    return _maps(pairs, problems, None, part, limit, index, table)
+    pairs, names = [(image, mask) for image, mask, _ in chosen], [name for *_, name in chosen]
+    maps = ClassMaps(pairs, None, index, table, names)
+    if problems:
+        raise PartlyReadable(problems, maps)
+    return maps
 
 
 CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {

@@ -73,6 +73,10 @@ class ClassSamples(Described[SemanticSample]):
     def image_name(self, index: int) -> str:
         return described(self.source.samples).image_name(int(self.places[index]))
 
+    def names(self) -> list[str] | None:
+        names = described(self.source.samples).names()
+        return None if names is None else [names[place] for place in self.places]
+
     def fingerprint(self) -> str:
         """Hash names, contents of images and maps, and the table."""
         digest, told = hashlib.sha256(self.table.values), described(self.source.samples)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from everseg.data.images import read_image
 from everseg.data.masks import mask_rule
 from everseg.data.meaning import settled
+from everseg.data.names import refuse_twice, sample_name
 from everseg.data.numbers import read_labels
 from everseg.errors import UserError
 from everseg.types import Prompts, PromptSample
@@ -48,9 +50,8 @@ def array_samples(
         )
     if not images:
         raise UserError(f"{what} has no images; give at least one")
-    names = [Path(x).name if isinstance(x, str | Path) else f"{i:05d}" for i, x in enumerate(images)]
-    if len(set(names)) < len(names):
-        raise UserError(f"{what} has two files of one name; names must differ within a split")
+    names = _names(images)
+    refuse_twice(names, what)
     files = [Path(mask) for mask in masks if isinstance(mask, str | Path)]
     meaning = settled([] if numbered else files, mask_rule())
     found: list[PromptSample] = []
@@ -74,6 +75,18 @@ def _listed(given: Any, what: str) -> list[Any]:
         about = "None" if given is None else f"of type {type(given).__name__}"
         raise UserError(f"{what} is {about}; give lists or arrays of images and of masks")
     return list(given)
+
+
+def _names(images: Sequence[Any]) -> list[str]:
+    """File names, or places of images in memory. Where files of several folders have one name, it is their
+    path from the folder that all of them lie in."""
+    paths = [Path(x) if isinstance(x, str | Path) else None for x in images]
+    flat = [f"{i:05d}" if path is None else sample_name(path, path.parent) for i, path in enumerate(paths)]
+    files = [path.absolute() for path in paths if path is not None]
+    if len(set(flat)) == len(flat) or not files:
+        return flat
+    base = Path(os.path.commonpath([file.parent for file in files]))
+    return [n if p is None else sample_name(p.absolute(), base) for n, p in zip(flat, paths, strict=True)]
 
 
 def _objects(sample: PromptSample) -> Iterator[PromptSample]:

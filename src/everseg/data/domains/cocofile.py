@@ -13,9 +13,9 @@ from PIL import Image
 from everseg.data.domains.faults import Faults, places
 from everseg.data.domains.shapes import NoShape, Shape, number, rectangle, shape_of, whole
 from everseg.data.listing import Listing
-from everseg.errors import UserError, unknown
+from everseg.errors import UserError, brief, unknown
 from everseg.files import read_json
-from everseg.text import brief, is_file_name
+from everseg.text import is_file_name
 
 Id = int | str
 LEAVE_OUT = "correct or remove it, or set skip_faulty: true"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everseg.text import brief
+from everseg.errors import brief
 
 
 @dataclass

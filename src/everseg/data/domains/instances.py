@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import BORDER
 from everseg.data.numbers import labels_of, refuse_blurred
+from everseg.data.pairing import Patterns, fixed_folder, one_each, pair_files
 from everseg.data.raster import packed, read_raster
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
@@ -47,6 +47,7 @@ class NumberedObject:
 class InstancesReader(Samples):
     """Samples of `path/images` and `path/instances` (png up to 16 bits or in colour; 0 is background).
 
+    images, masks: globs of the images and of the maps, as for `FolderReader`.
     instances: "each" object is a sample, all of an image "merged" in one, or only the "largest". Images
     without objects are passed over. To count the objects every map is read once, when the reader is made.
     part: [start, stop] of the sorted images; limit: at most so many samples, evenly spaced.
@@ -59,6 +60,8 @@ class InstancesReader(Samples):
         self,
         path: str | Path,
         *,
+        images: Patterns | None = None,
+        masks: Patterns | None = None,
         instances: Choice = "each",
         prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
         clicks: int = 3,
@@ -67,17 +70,17 @@ class InstancesReader(Samples):
         limit: int | None = None,
     ) -> None:
         path = Path(path)
-        pairs, problems = pair_by_stem(path / "images", path / "instances")
+        pairs, problems = pair_files(path, images, masks, folder="instances")
         entries: list[NumberedObject] = []
-        for image, file in take_part(pairs, part):
+        for image, file, name in one_each(take_part(pairs, part), problems):
             try:
                 numbers = _numbers(file, instances)
             except UserError as error:
                 problems.append(str(error))
                 continue
             for number in numbers:
-                name = f"{image.name}#{number}" if instances == "each" else image.name
-                entries.append(NumberedObject(image, file, number, name))
+                own = f"{name}#{number}" if instances == "each" else name
+                entries.append(NumberedObject(image, file, number, own))
         kind: PromptKind = prompts
         maps = len({entry.path for entry in entries})
         said = f"numbers of objects, {len(entries)} samples in {maps} of {len(pairs)} files"
@@ -86,7 +89,8 @@ class InstancesReader(Samples):
             raise PartlyReadable(problems, Samples(self.entries, self.rule, self.said))
         if not entries:
             raise UserError(
-                f"{path / 'instances'} numbers no object in any image; 0 is background, objects count from 1"
+                f"the maps in {path / fixed_folder(masks or 'instances')} number no object in any image; 0 "
+                "is background, objects count from 1"
             )
 
 

@@ -19,12 +19,11 @@ from everseg.data.domains.prompts import FRAME, StoredClicks
 from everseg.data.listing import Meant
 from everseg.data.masks import Threshold, mask_rule
 from everseg.data.meaning import settled
+from everseg.data.names import POINTS, is_litter
 from everseg.data.samples import PartlyReadable
 from everseg.errors import UserError
 from everseg.files import read_json, write_text
 from everseg.types.pixels import draw_clicks
-
-POINTS = "points.json"
 
 
 def read_points(path: str | Path) -> dict[str, StoredClicks]:
@@ -44,11 +43,13 @@ def read_points(path: str | Path) -> dict[str, StoredClicks]:
 class PointsFile:
     """A points.json: its usable entries, and the faults of the others.
 
+    folder: where masks lie; those in folders below it may be named by their path from there.
+
     Raises:
         UserError: not JSON, or not a mapping.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
         tree = read_json(path, names=True)
         if not isinstance(tree, dict):
             raise UserError(
@@ -57,6 +58,7 @@ class PointsFile:
             )
         self.clicks: dict[str, StoredClicks] = {}
         self.faults = Faults(path)
+        self.folder = path.parent if folder is None else folder
         self._keys = Meant(tree)
         stems: dict[str, list[str]] = {}
         for key, value in tree.items():
@@ -84,7 +86,12 @@ class PointsFile:
         return clicks
 
     def _key(self, image: Path, mask: Path) -> str | None:
-        """The key that means this pair: the mask's name, the image's, or either without its ending."""
+        """The key that means this pair: the mask's path, its name, the image's, or a name without its
+        ending."""
+        if mask.is_relative_to(self.folder):
+            below = mask.relative_to(self.folder).as_posix()
+            if (found := self._keys.find(below)) is not None:
+                return found
         named = self._keys.find(mask.name) or self._keys.find(image.name)
         if named is not None:
             return named
@@ -162,9 +169,7 @@ def write_points(
         raise UserError(f"clicks is {clicks}; a mask needs at least 1")
     if target.exists() and not force:
         raise UserError(f"{target} exists and may be somebody's clicks; give force (--force) to replace it")
-    files = sorted(
-        f for f in folder.iterdir() if f.is_file() and f.name != POINTS and not f.name.startswith(".")
-    )
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.name != POINTS and not is_litter(f.name))
     if not files:
         raise UserError(f"{folder} holds no masks; give the folder that holds the masks")
     meaning = settled(files, mask_rule(threshold, values))

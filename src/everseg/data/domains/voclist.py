@@ -21,8 +21,8 @@ from pathlib import Path
 from everseg.data.domains.faults import Faults
 from everseg.data.listing import Listing, Stems
 from everseg.data.samples import take_evenly, take_part
-from everseg.errors import UserError, unknown
-from everseg.text import brief, is_file_name, lines_of, read_text
+from everseg.errors import UserError, brief, unknown
+from everseg.text import is_file_name, lines_of, read_text
 
 _LABEL = re.compile(r"(.*\S)\s+[+-]?[01]")
 _ENDING = re.compile(r"(.+)\.(jpe?g|png|bmp|gif|webp|tiff?)", re.IGNORECASE)

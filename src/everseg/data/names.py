@@ -1,0 +1,80 @@
+"""Names of files: which are litter, which are the same name, and what a sample is called."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from everseg.errors import UserError, printable
+
+POINTS = "points.json"
+"""Clicks stored beside masks."""
+
+_LITTER = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "ehthumbs_vista.db",
+    "picasa.ini",
+    "desktop.ini",
+    "icon\r",
+    "__macosx",
+    "@eadir",
+    "@recycle",
+    "@synoresource",
+    "@tmp",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "__pycache__",
+    "lost+found",
+}
+
+
+def is_litter(name: str) -> bool:
+    """Whether file managers, archives and notebooks leave files or folders of this name: `.DS_Store`,
+    `._x.png`, `Thumbs.db`, `@eaDir`, `.ipynb_checkpoints` and the like."""
+    low = name.lower()
+    return low.startswith((".", "~$")) or low.endswith(":zone.identifier") or low in _LITTER
+
+
+def composed(text: str) -> str:
+    """The text with each accented letter as one character (NFC): macOS writes them as two."""
+    return unicodedata.normalize("NFC", text)
+
+
+def sample_name(image: Path, base: Path) -> str:
+    """What the sample of an image is called: the image's path below `base`, with `/`."""
+    name = image.relative_to(base).as_posix() if image != base else image.name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return printable(name)
+    return name
+
+
+def some(files: Iterable[str | Path]) -> str:
+    """Up to three file names, and how many more there are."""
+    names = [f if isinstance(f, str) else f.name for f in files]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def twice(names: Sequence[str], what: str) -> list[str]:
+    """A sentence if names occur twice in a split, because scores are kept by name; `what` is its subject.
+
+    Samples without a name are not compared.
+    """
+    found = [name for name, count in Counter(names).items() if count > 1 and name]
+    if not found:
+        return []
+    return [
+        f"{what} has two samples named {some(found)}; scores are kept by name, so give each sample of a "
+        "split a name of its own"
+    ]
+
+
+def refuse_twice(names: Sequence[str], what: str) -> None:
+    """Raise `UserError` where names occur `twice`."""
+    for sentence in twice(names, what):
+        raise UserError(sentence)
