@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,11 +200,14 @@ def main() -> None:
 
         if given.rounds:
             peaks = []
+            subprocess.run([*python, PAINT, root / "large", "1", "1024"], check=True)
             for count in (20, 200):
-                large = root / f"large{count}"
-                subprocess.run([*python, PAINT, large, str(count), "1024"], check=True)
-                asked = ("predict", root / "run", large / "images", "--prompts", large / "prompts.csv")
-                code, took, most = measured(everseg(*asked, "--out", large / "out"))
+                copies = root / f"large{count}"
+                copies.mkdir()
+                for n in range(count):
+                    shutil.copy(root / "large" / "images" / "00" / "000000.png", copies / f"{n}.png")
+                asked = ("predict", root / "run", copies, "--point", "500,500", "--out", root / f"of{count}")
+                code, took, most = measured(everseg(*asked))
                 print(f"{count} images of a megapixel: {most:.0f} MB, {count / took:.1f} images/s")
                 peaks.append(most)
                 failed |= code != 0

@@ -1,13 +1,14 @@
 """Prompted objects of one image: all at once, or each in a window of a large image.
 
-In a large image an object is segmented in a window around its prompts:
+In a large image an object is segmented in a window around its prompts, centred on them and moved inwards near
+the image's border:
 
-    1. The window is a square of `tile` pixels centred on the prompts, or larger so that a box lies in it with
-       `halo` pixels on each side; near the image's border it is moved inwards.
-    2. Where the mask of clicks reaches an inner edge of the window, the object may go on beyond: the window
-       is doubled, until the mask lies inside or the window is the image.
+    a box      one window: a square of `tile` pixels, or larger so that `halo` pixels lie around the box
+    clicks     windows of `tile` pixels, twice as many, ... up to the image. Of those in which the mask keeps
+               `halo` pixels away from every inner edge, so that the object is whole, the smallest is taken
+               whose predicted IoU is at least nine tenths of the best one's.
 
-The result depends on the prompts and on what is around them, never on a grid; and no object is cut in two. An
+The result depends on the prompts and on what is around them, never on a grid, and no object is cut in two. An
 object larger than a tile is segmented at the scale at which it fits into a window.
 """
 
@@ -94,33 +95,71 @@ def _mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray[tuple[int, int], 
 
 
 def _in_window(predict: Predict, image: Tensor, one: Prompts, tiling: Tiling, key: str) -> Segmented:
-    height, width = image.shape[-2:]
     corners = [t.reshape(-1, 2) for t in (one.points, one.boxes) if t is not None]
     low, high = torch.cat(corners).amin(0), torch.cat(corners).amax(0)
-    (x, y), extent = ((low + high) / 2).tolist(), float((high - low).max())
+    centre, extent = ((low + high) / 2).tolist(), float((high - low).max())
     side = max(tiling.tile, round(extent) + 2 * tiling.halo)
+    first: Segmented | None = None
+    whole: list[Segmented] = []
     while True:
-        w, h = min(side, width), min(side, height)
-        left = min(max(round(x - w / 2), 0), width - w)
-        top = min(max(round(y - h / 2), 0), height - h)
-        moved = torch.tensor([left, top], dtype=torch.float32)
-        inside = Prompts(
-            None if one.points is None else one.points - moved,
-            one.labels,
-            None if one.boxes is None else one.boxes - moved.repeat(2),
-        )
-        window = image[:, top : top + h, left : left + w]
-        query = Query(window, inside, f"{key}:{left},{top},{w},{h}" if key else "", lasting=False)
-        (prediction,) = predict([query])
-        mask = _mask(prediction.logits[0], (h, w))
-        cut = (
-            (left > 0 and mask[:, 0].any())
-            or (top > 0 and mask[0].any())
-            or (left + w < width and mask[:, -1].any())
-            or (top + h < height and mask[-1].any())
-        )
-        if one.boxes is not None or not cut:
-            return Segmented(
-                Region.of(mask, left, top, (height, width)), float(prediction.iou[0]), prediction.route
-            )
+        window = _window(centre, side, image)
+        found = _seen(predict, image, one, window, key)
+        first = first or found
+        if one.boxes is not None:
+            return found
+        if not _cut(found.region, window, tiling.halo):
+            whole.append(found)
+            if found.iou >= NEARLY:
+                break
+        if (window[2], window[3]) == (image.shape[-1], image.shape[-2]):
+            break
         side *= 2
+    best = max((seen.iou for seen in whole), default=0.0)
+    return next((seen for seen in whole if seen.iou >= NEARLY * best), first)
+
+
+NEARLY = 0.9
+"""Share of the best predicted IoU that a smaller window needs. No estimate is much above 1, so that one of as
+much ends the search."""
+
+Window = tuple[int, int, int, int]
+"""Left, top, width and height."""
+
+
+def _window(centre: Sequence[float], side: int, image: Tensor) -> Window:
+    height, width = image.shape[-2:]
+    w, h = min(side, width), min(side, height)
+    left = min(max(round(centre[0] - w / 2), 0), width - w)
+    return left, min(max(round(centre[1] - h / 2), 0), height - h), w, h
+
+
+def _seen(predict: Predict, image: Tensor, one: Prompts, window: Window, key: str) -> Segmented:
+    """One object, as the model sees it in a window."""
+    left, top, w, h = window
+    moved = torch.tensor([left, top], dtype=torch.float32)
+    inside = Prompts(
+        None if one.points is None else one.points - moved,
+        one.labels,
+        None if one.boxes is None else one.boxes - moved.repeat(2),
+    )
+    part = image[:, top : top + h, left : left + w]
+    name = f"{key}:{left},{top},{w},{h}" if key else ""
+    (prediction,) = predict([Query(part, inside, name, lasting=False)])
+    region = Region.of(
+        _mask(prediction.logits[0], (h, w)), left, top, (int(image.shape[-2]), int(image.shape[-1]))
+    )
+    return Segmented(region, float(prediction.iou[0]), prediction.route)
+
+
+def _cut(region: Region, window: Window, halo: int) -> bool:
+    """Whether a mask is empty, or so near an edge of its window inside the image that the object may go on
+    beyond."""
+    left, top, w, h = window
+    x, y, width, height = region.bbox
+    return (
+        not region.count
+        or (left > 0 and x < left + halo)
+        or (top > 0 and y < top + halo)
+        or (left + w < region.size[1] and x + width > left + w - halo)
+        or (top + h < region.size[0] and y + height > top + h - halo)
+    )
