@@ -14,6 +14,8 @@ from torch.utils.data import ConcatDataset
 
 from everseg.data import Stream, check, write_synthetic_stream
 from everseg.data.held_out import hold_out
+from everseg.data.synthetic.classes import write_synthetic_classes
+from everseg.data.synthetic.objects import LOOKS
 from everseg.errors import UserError
 from everseg.types import Prompts, PromptSample
 
@@ -132,6 +134,35 @@ def test_the_background_takes_none(tmp_path: Path) -> None:
     path = write_synthetic_stream(tmp_path, ("lesions",), train=2, test=2, size=64)
     path.write_text(f"{path.read_text()}  val: natural/test\n")
     with pytest.raises(UserError, match=r"background: no module is trained for it.*remove val:"):
+        Stream.from_yaml(path)
+
+
+def test_steps_of_classes_have_validation_images(tmp_path: Path) -> None:
+    """Labelled as test images are, with all classes so far; of the stream's source or of their own."""
+    kinds = list(LOOKS)[:3]
+    path = write_synthetic_classes(tmp_path, "1-1", train=6, test=4, size=48, kinds=kinds)
+    plain = Stream.from_yaml(path)
+    path.write_text(f"{path.read_text()}val: {{path: test}}\n")
+    stream = Stream.from_yaml(path)
+    assert stream.joint is not None and len(stream.joint.val) == 4
+    for stage, before in zip(stream.stages, plain.stages, strict=True):
+        assert len(before.val) == 0 < len(stage.val)
+        assert stream.fingerprint(stage) != plain.fingerprint(before)
+        labels = {int(v) for sample in stage.val for v in sample.labels.unique()}
+        assert labels == set(range(stage.index + 2))
+    assert [s.split for s in check(stream).splits if s.stage == "step-2"] == ["train", "test", "val"]
+    own = "\n".join(
+        [
+            f"classes: [{', '.join(kinds)}]\ntrain: train\ntest: test\nstages:",
+            f"  - {{name: one, classes: [{kinds[0]}]}}",
+            f"  - {{name: two, classes: [{kinds[1]}], val: {{path: test, part: [0, 2]}}}}",
+        ]
+    )
+    path.write_text(own)
+    one, two = Stream.from_yaml(path).stages
+    assert (len(one.val), len(two.val)) == (0, 2)
+    path.write_text(own.replace("path: test, part", "path: nowhere, part"))
+    with pytest.raises(UserError, match=r"stage 'two', val: .*nowhere"):
         Stream.from_yaml(path)
 
 

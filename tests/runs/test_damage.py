@@ -175,6 +175,7 @@ def test_results_of_other_types(folder: Path, micro: Any, what: str) -> None:
         b'{"stage": "\xff"}',
         b'{"event": "nothing", "stage": "lesions"}',
         b'{"event": "progress", "stage": "lesions"}',
+        b'{"event": [1], "stage": "lesions"}',
         b'{"event": "curve", "stage": "lesions", "fit": "lesions", "epochs": [1], "losses": ["low"]}',
     ],
 )

@@ -135,6 +135,9 @@ def test_a_tracker_that_is_not_there_is_refused_before_anything_is_learned(
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="unknown tracker 'tensorbord': did you mean 'tensorboard'"):
         check_trackers("tensorbord")
+    for wrong in (5, None, [5]):
+        with pytest.raises(UserError, match="give names of trackers: tensorboard, wandb, mlflow"):
+            check_trackers(wrong)  # type: ignore[arg-type]
 
 
 def test_one_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

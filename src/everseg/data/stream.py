@@ -194,7 +194,7 @@ class Stream:
             UserError: an image or a mask of another kind, lists of two lengths, or a domain without test
                 images.
         """
-        for given, what in ((train, "train"), (test, "test")):
+        for given, what in ((train, "train"), (test, "test"), ({} if val is None else val, "val")):
             if not isinstance(given, Mapping):
                 raise UserError(
                     f"{what} is of type {type(given).__name__}; give a dict such as "

@@ -24,7 +24,7 @@ from everseg.errors import UserError, unknown
 from everseg.files import locked, read_json, write_json
 from everseg.methods import build, configure, long_name
 from everseg.models.names import from_anywhere
-from everseg.progress import listening
+from everseg.progress import listening, remark
 from everseg.runs.data import (
     check_learned,
     fingerprints,
@@ -212,6 +212,8 @@ def run_stages(
                 with trackers(() if stage.background else track, out, stage.name) as listeners:
                     with listening(Journal(current, stage.name), *listeners):
                         figures = dict(current.learner.learn(taught, scratch))
+                if len(taught.val) and "best_epoch" not in figures and world().main:
+                    remark(f"{config.method} has not used the validation images of {stage.name!r}")
                 learned_in = scratch.seconds
             scoring_began = time.perf_counter()
             current.results, oracle = problem.row(current, stream, stage, columns, last=last)

@@ -326,9 +326,10 @@ def read_line(values: Any, where: str) -> Line:
     kinds: dict[str, type[Progress] | type[Training]] = {"progress": Progress, "curve": Training}
     if not (isinstance(values, dict) and "event" in values):
         return Event.from_json(values, where)
-    if values["event"] not in kinds:
-        raise UserError(f"{where} is damaged (no event is called {values['event']!r}); delete the line")
-    return parse(kinds[values["event"]], {k: v for k, v in values.items() if k != "event"}, where)
+    kind = values["event"]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(f"{where} is damaged (no event is called {kind!r}); delete the line")
+    return parse(kinds[kind], {k: v for k, v in values.items() if k != "event"}, where)
 
 
 def parse(kind: type[T], values: Any, where: str) -> T:

@@ -20,9 +20,12 @@ def check_trackers(names: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the trackers, each once.
 
     Raises:
-        UserError: there is no such tracker, or its package is not installed.
+        UserError: these are no names, there is no such tracker, or its package is not installed.
     """
-    given = dict.fromkeys([names] if isinstance(names, str) else names)
+    listed = [names] if isinstance(names, str) else names
+    if not (isinstance(listed, Sequence) and all(isinstance(name, str) for name in listed)):
+        raise UserError(f"track is {names!r}; give names of trackers: {', '.join(TRACKERS)}")
+    given = dict.fromkeys(listed)
     for name in given:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)

@@ -175,6 +175,9 @@ def class_stages(
             places = steps.train_images(t, source.present, source.legend, setting)
             learned = [ClassSamples(source, places, steps.train_table(t, source.legend, setting))]
         checked = () if own is None else _seen([own] * (t + 1), steps, t, unseen_as)
+        if own is not None and not len(checked):
+            named = ", ".join(steps.seen(t))
+            raise UserError(f"stage {name!r}, val: no image has one of {named}; check its options")
         stages.append(
             Stage(t, name, _joined(learned), _seen(test, steps, t, unseen_as), classes, val=checked)
         )
