@@ -30,7 +30,7 @@ def doctor(
 ) -> None:
     """Look at the machine and the base, measure for a minute or so, and say what a run would take."""
     from everseg.data import Stream
-    from everseg.doctor import examine, lines
+    from everseg.doctor import examine, text
     from everseg.domains.scoring import ScoreConfig
     from everseg.methods import configure
     from everseg.runs.problem import only_domains, refuse_classes
@@ -48,11 +48,7 @@ def doctor(
     )
     opened = None if stream is None else only_domains(Stream.from_yaml(stream), "doctor forecasts domains")
     found = examine(config, opened)
-    if as_json:
-        print(json.dumps(found.to_json()))
-    else:
-        for line in lines(found):
-            print(line)
+    print(json.dumps(found.to_json()) if as_json else text(found).rstrip())
     if found.error:
         raise UserError(found.error)
     if not found.fits:
