@@ -66,8 +66,11 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except USAGE as error:
-        if error.format_message():  # Not where the help was printed, for want of any argument.
-            print(f"error: {error.format_message()}", file=sys.stderr)
+        said = error.format_message()
+        if said.startswith("Usage:"):  # A group of commands was named without a command: this is its help.
+            print(said)
+        else:
+            print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

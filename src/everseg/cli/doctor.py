@@ -20,7 +20,9 @@ def doctor(
         typer.Option(metavar="STREAM", help="Stream file (YAML); default: one domain of 100 images."),
     ] = None,
     method: Method = "samcl",
-    base: Annotated[str, typer.Option(help="tiny (embedded), a file, a folder, or a hub id.")] = "tiny",
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="tiny (embedded), a file, a folder, or a hub id.")
+    ] = "tiny",
     preset: Preset = "paper",
     settings: Settings = None,
     precision: Annotated[
@@ -28,7 +30,7 @@ def doctor(
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Look at the machine and the base, measure for a minute or so, and say what a run would take."""
+    """Forecast the time, memory and storage of a run. Measures for a minute or so."""
     from everseg.data import Stream
     from everseg.doctor import examine, text
     from everseg.domains.scoring import ScoreConfig

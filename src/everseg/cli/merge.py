@@ -41,10 +41,12 @@ OldDomain = Annotated[str | None, typer.Option("--domain", hidden=True)]
 @app.command()
 def merge(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or files of single contributions.")
+        list[Path], typer.Argument(metavar="RUN", help="Run folders, or files of single contributions.")
     ],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    rule: Annotated[str | None, typer.Option(help=f"{', '.join(RULES)}; default: regmean.")] = None,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.")],
+    rule: Annotated[
+        str | None, typer.Option(metavar="RULE", help=f"{', '.join(RULES)}; default: regmean.")
+    ] = None,
     method: Annotated[str | None, typer.Option(hidden=True)] = None,
     weighting: Annotated[
         Weighting, typer.Option(help="Every domain counts the same, or by its images or objects.")
@@ -55,7 +57,9 @@ def merge(
     stream: Annotated[
         Path | None, typer.Option(metavar="STREAM", help="Stream file; score after each domain merged.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Base model; default: that of the first run.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Base model; default: that of the first run.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,7 +123,7 @@ def _weight(text: str) -> tuple[str, float]:
 @app.command()
 def forget(
     run: RunFolder,
-    stage: Annotated[str | None, typer.Option(help="The stage to forget.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="The stage to forget.")] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
     rescore: Rescore = None,
@@ -128,7 +132,7 @@ def forget(
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forget one learned stage, leave the others as they are, and certify how exactly."""
+    """Forget one learned stage and certify how exactly. The others stay as they are."""
     from everseg.results import table
     from everseg.runs.folder import load
     from everseg.runs.forget import forget as forget_stage
@@ -149,8 +153,12 @@ def forget(
 @app.command()
 def reweigh(
     run: RunFolder,
-    weight: Annotated[float, typer.Option(help="Its new weight; others keep theirs, mostly 1.")],
-    stage: Annotated[str | None, typer.Option(help="The stage that is to count more or less.")] = None,
+    weight: Annotated[
+        float, typer.Option(metavar="FACTOR", help="Its new weight; others keep theirs, mostly 1.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="The stage that is to count more or less.")
+    ] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
     rescore: Rescore = None,

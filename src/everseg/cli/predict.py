@@ -16,9 +16,9 @@ from everseg.errors import UserError
 def predict(
     run: RunFolder,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files; all get the same prompts.")
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files; all get the same prompts.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and JSON.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for masks, overlays and JSON.")],
     point: Annotated[
         list[str] | None, typer.Option(metavar="X,Y", help="A click on the object, in pixels.")
     ] = None,
@@ -31,12 +31,15 @@ def predict(
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option(help="Use this stage's module instead of letting the method choose; plain: the base."),
+        typer.Option(
+            metavar="STAGE",
+            help="Use this stage's module instead of letting the method choose; plain: the base.",
+        ),
     ] = None,
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment images with clicks or boxes; a run of classes needs neither.
+    """Segment images with clicks or boxes. A run of classes needs neither.
 
     Writes a mask or a class map, an overlay and a JSON file per image.
     """
