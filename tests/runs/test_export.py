@@ -124,7 +124,7 @@ def test_bare_transformers_gives_the_runs_masks(
     (base, folder), (method, kind, _) = folders[name], FAMILIES[name]
     code, said, _ = everseg("export", folder, "--to", "sam", "--out", tmp_path / "sam")
     assert code == 0
-    assert said.startswith("lesions, cracks, natural in ")
+    assert said.startswith("lesions, cracks in ")
     run = load(folder)
     assert equal(theirs(kind.from_pretrained(tmp_path / "sam").eval(), run), ours(run))
     assert not equal(theirs(kind.from_pretrained(base).eval(), run), ours(run))

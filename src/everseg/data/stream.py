@@ -31,7 +31,7 @@ from everseg.errors import UserError, unknown
 from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stream:
     """Stages to learn in order, and domains only ever tested.
 
@@ -80,6 +80,14 @@ class Stream:
                 raise UserError(
                     f"{where}stage {stage.name!r} has index {stage.index}, not {index}; count on into unseen"
                 )
+
+    def __repr__(self) -> str:
+        lines = [f"Stream({self.name!r}) of {len(self.stages)} stages"]
+        for index, stage in enumerate((*self.stages, *self.unseen)):
+            unseen = index >= len(self.stages)
+            kind = " (background)" if stage.background else " (unseen)" if unseen else ""
+            lines.append(f"  {stage.name}{kind}: {len(stage.train)} training, {len(stage.test)} test images")
+        return "\n".join(lines)
 
     @staticmethod
     def from_yaml(path: str | Path, learned: Sequence[str] = ()) -> Stream:
