@@ -137,8 +137,7 @@ def forget(
     from everseg.runs.folder import load
     from everseg.runs.forget import forget as forget_stage
 
-    name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore))
+    name, opened = _asked(run, stage, domain, stream, rescore, score)
     certificate = forget_stage(run, name, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps(certificate.to_json()))
@@ -171,8 +170,7 @@ def reweigh(
     from everseg.results import table
     from everseg.runs.forget import reweigh as reweigh_stage
 
-    name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore))
+    name, opened = _asked(run, stage, domain, stream, rescore, score)
     changed = reweigh_stage(run, name, weight, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps({"domain": name, "weight": weight, "run": str(run)}))
@@ -182,15 +180,23 @@ def reweigh(
     print(f"{name} counts {weight:g} in {run}")
 
 
-def _stream(run: Path, named: Path | None, rescore: bool | None) -> Stream | None:
-    """What to score on: the named stream, else the run's own, else nothing, with a remark."""
+def _asked(
+    run: Path,
+    stage: str | None,
+    domain: str | None,
+    stream: Path | None,
+    rescore: bool | None,
+    score: bool | None,
+) -> tuple[str, Stream | None]:
+    """The stage, and what to score on: the named stream, else the run's own, else nothing, with a remark."""
     from everseg.runs.folder import read_record
 
-    if rescore is False:
-        return None
+    name = required("--stage", renamed("--domain", domain, "--stage", stage))
+    if renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore) is False:
+        return name, None
     own = read_record(run).stream
-    source = named or (Path(own) if own else None)
+    source = stream or (Path(own) if own else None)
     if source is None or not source.is_file():
         remark(f"not scored again: the stream of {run} is not at hand; name one with --stream")
-        return None
-    return open_stream(source, run)
+        return name, None
+    return name, open_stream(source, run)
