@@ -111,11 +111,11 @@ def micro_resnet() -> Any:
 
 
 def micro_backbone() -> SemanticBase:
-    """The base of a method that learns classes: `micro_resnet`, frozen."""
+    """The base of a method that learns classes: `micro_resnet`, frozen, for a narrow head."""
     from everseg.models.semantic.backbones import set_momentum
     from everseg.models.semantic.base import SemanticBase
     from everseg.models.semantic.load import as_backbone
 
     backbone = as_backbone(micro_resnet(), "micro")
     set_momentum(backbone)
-    return SemanticBase(backbone, "micro")
+    return SemanticBase(backbone, "micro", width=32)
