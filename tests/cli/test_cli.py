@@ -616,7 +616,7 @@ def test_a_domain_is_forgotten_and_another_counts_double(
         (["merge", "{a}", "{b}", "--rule", "concrete"], "kept no samples"),
         (
             ["merge", "{a}", "{b}", "--rule", "ties", "--set", "merger.options={{kep: 1}}"],
-            "option of ties 'kep'",
+            "option of rule ties 'kep'",
         ),
         (["merge", "{samcl}"], "kept nothing that can be merged"),
         (["forget", "{a}", "--stage", "cracks"], "has not learned 'cracks'; it learned lesions"),
