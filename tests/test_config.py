@@ -138,6 +138,21 @@ def test_a_number_out_of_range_is_refused_under_its_whole_name(
     assert str(caught.value).startswith(said)
 
 
+def test_a_number_out_of_range_is_refused_wherever_it_comes_from() -> None:
+    for wrong in ({"batch": 2.5}, {"batch": True}, {"lr": "fast"}, {"lr": None}):
+        with pytest.raises(UserError, match=rf"{next(iter(wrong))} is .*; it must be a"):
+            FitConfig(**wrong)
+    assert problem_of("samcl").Score(size="original").size == "original"
+    with pytest.raises(UserError, match="size is 'whole'; it must be a whole number from 1"):
+        problem_of("samcl").Score(size="whole")
+    kept = plain(configure("samcl"))
+    kept["tune"]["fit"]["lr"] = -1
+    with pytest.raises(
+        UserError, match=r"run.json: setting 'tune.fit.lr' is damaged .*\(it is -1.0; it must"
+    ):
+        restore(find("samcl").Config, kept, "run.json")
+
+
 def test_an_option_of_a_rule_is_refused_with_the_rule() -> None:
     for options, said in (
         ("{keep: 3}", "(of rule ties) is 3.0; it must be a number from 0 to 1"),

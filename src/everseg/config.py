@@ -71,10 +71,10 @@ class Checked:
     """Base of frozen dataclasses whose numbers must lie in the ranges that their fields' types declare."""
 
     def __post_init__(self) -> None:
-        for name, kind, allowed in _ranges(type(self)):  # type: ignore[arg-type]  # classes can be hashed
+        for name, kind, allowed, words in _ranges(type(self)):  # type: ignore[arg-type]  # can be hashed
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                if not isinstance(number, str):  # A field may also take words.
+                if number not in words:
                     allowed.check(name, number, kind is int)
 
 
@@ -91,15 +91,18 @@ def ascending(config: Any, *names: str) -> None:
 
 
 @lru_cache
-def _ranges(config: type) -> list[tuple[str, type, Range]]:
-    """(field, int or float, range) of each field whose type declares a range, in a union or tuple too."""
+def _ranges(config: type) -> list[tuple[str, type, Range, tuple[Any, ...]]]:
+    """(field, int or float, range, words that stand for a number) of each field whose type declares a range,
+    in a union or tuple too."""
 
-    def declared(hint: Any) -> Iterator[tuple[type, Range]]:
+    def declared(hint: Any, words: tuple[Any, ...] = ()) -> Iterator[tuple[type, Range, tuple[Any, ...]]]:
         for mark in getattr(hint, "__metadata__", ()):
             if isinstance(mark, Range):
-                yield hint.__origin__, mark
-        for part in get_args(hint):
-            yield from declared(part)
+                yield hint.__origin__, mark, words
+        parts = get_args(hint)
+        words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+        for part in parts:
+            yield from declared(part, words)
 
     hints = get_type_hints(config, include_extras=True)
     return [(f.name, *found) for f in dataclasses.fields(config) for found in declared(hints[f.name])]
@@ -213,7 +216,7 @@ def restore(kind: type[C], values: dict[str, Any], where: str) -> C:
         first = error.errors()[0]
         place, said = [str(p) for p in first["loc"] if str(p).isidentifier()], first["msg"].lower()
         if isinstance(cause := first.get("ctx", {}).get("error"), SettingError):
-            place, said = [*place, cause.name], cause.reason
+            place, said = [*place, cause.name], f"it {cause.reason}"
         name = ".".join(place) or "as a whole"
         raise UserError(
             f"{where}: setting {name!r} is damaged or of another version ({said}); restore it from a copy"
