@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import pytest
 
+from everseg import merge
 from everseg.config import Setting, describe, differences, override, plain, restore
 from everseg.errors import UserError
 from everseg.fit import FitConfig
@@ -111,6 +114,81 @@ def test_a_wrong_assignment_is_refused_with_its_own_words(assignment: str, said:
 def test_numbers_that_cannot_be_trained_with_are_refused(assignment: str) -> None:
     with pytest.raises(UserError, match=assignment.partition("=")[0]):
         override(FitConfig(), [assignment])
+
+
+@pytest.mark.parametrize(
+    ("method", "assignment", "said"),
+    [
+        ("samcl", "tune.loss.focal_gamma=-1", "tune.loss.focal_gamma is -1.0; it must be a number from 0"),
+        ("samcl", "tune.fit.lr=.inf", "tune.fit.lr is inf; it must be a number from 0"),
+        ("samcl", "tune.fit.batch=0", "tune.fit.batch is 0; it must be a whole number from 1"),
+        ("regcl", "merge.offdiag=2", "merge.offdiag is 2.0; it must be a number from 0 to 1"),
+        ("mib", "distil=-1", "distil is -1.0; it must be a number from 0"),
+        ("eir", "paste.jitter=[2, 1]", "paste.jitter is [2.0, 1.0]; write the lower number first"),
+        ("eir", "tune.area=[0, 1]", "tune.area is 0.0; it must be a number above 0"),
+        ("ssul", "tune.replay=1", "tune.replay is 1; give a share below 1"),
+        ("merged", "merger.options={drop: 2}", "unknown option of rule average"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_under_its_whole_name(
+    method: str, assignment: str, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        configure(method, "paper", [assignment])
+    assert str(caught.value).startswith(said)
+
+
+def test_a_number_out_of_range_is_refused_wherever_it_comes_from() -> None:
+    for wrong in ({"batch": 2.5}, {"batch": True}, {"lr": "fast"}, {"lr": None}):
+        with pytest.raises(UserError, match=rf"{next(iter(wrong))} is .*; it must be a"):
+            FitConfig(**wrong)
+    assert problem_of("samcl").Score(size="original").size == "original"
+    with pytest.raises(UserError, match="size is 'whole'; it must be a whole number from 1"):
+        problem_of("samcl").Score(size="whole")
+    kept = plain(configure("samcl"))
+    kept["tune"]["fit"]["lr"] = -1
+    with pytest.raises(
+        UserError, match=r"run.json: setting 'tune.fit.lr' is damaged .*\(it is -1.0; it must"
+    ):
+        restore(find("samcl").Config, kept, "run.json")
+
+
+def test_an_option_of_a_rule_is_refused_with_the_rule() -> None:
+    for options, said in (
+        ("{keep: 3}", "(of rule ties) is 3.0; it must be a number from 0 to 1"),
+        ("{keep: few}", "(of rule ties) is 'few'; it must be a number"),
+        ("{combine: max}", "(of rule ties) is 'max'; it must be one of mean, sum"),
+    ):
+        with pytest.raises(UserError) as caught:
+            configure("merged", "paper", ["merger.rule=ties", f"merger.options={options}"])
+        assert said in str(caught.value) and str(caught.value).startswith("merger.options.")
+
+
+def settings_classes() -> Iterator[type]:
+    """Every configuration of a method, a score or a rule of merging, with its parts."""
+    waiting = [type(configure(name)) for name in METHODS]
+    waiting += [problem_of(name).Score for name in ("samcl", "eir")] + [
+        merge.find(name) for name in merge.RULES
+    ]
+    seen = set()
+    while waiting:
+        kind = waiting.pop()
+        if kind in seen:
+            continue
+        seen.add(kind)
+        yield kind
+        waiting += [h for h in get_type_hints(kind).values() if dataclasses.is_dataclass(h)]
+
+
+def test_every_number_declares_its_range() -> None:
+    free = {("Layerwise", "anchor")}  # an index, counted from either end
+    kinds = list(settings_classes())
+    assert len(kinds) > 40
+    for kind in kinds:
+        hints = get_type_hints(kind, include_extras=True)
+        for f in dataclasses.fields(kind):
+            if re.search(r"\b(int|float)\b", str(hints[f.name])) and (kind.__name__, f.name) not in free:
+                assert "Range(" in str(hints[f.name]) or f.name == "options", f"{kind.__name__}.{f.name}"
 
 
 @pytest.mark.parametrize(("method", "preset"), PRESETS)

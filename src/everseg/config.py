@@ -9,9 +9,11 @@ import inspect
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -25,16 +27,85 @@ MACHINE = {"machine": True}
 differ each time a run goes on, because nothing that is learned depends on it."""
 
 
-def at_least(config: Any, least: float, *names: str) -> None:
-    """Refuse values of numeric fields below `least`, infinite or NaN.
+class SettingError(UserError, ValueError):
+    """A setting has a value that it cannot have. reason: that value, and what it may be."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name, self.reason = name, reason
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field may have, declared in its type. `above`: `least` itself is not one of them."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False
+
+    def check(self, name: str, value: Any, whole: bool) -> None:
+        """Refuse what is no number, infinite, NaN or out of the range.
+
+        Raises:
+            SettingError: it is.
+        """
+        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        inside = number and math.isfinite(value) and self.least <= value <= self.most
+        if not inside or (self.above and value == self.least):
+            raise SettingError(name, f"is {value!r}; it must be a {'whole ' * whole}number{self}")
+
+    def __str__(self) -> str:
+        lower = "" if self.least == -math.inf else f" {'above' if self.above else 'from'} {self.least:g}"
+        return lower + ("" if self.most == math.inf else f" to {self.most:g}")
+
+
+Number = Annotated[float, Range()]
+Amount = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(0)]
+Size = Annotated[int, Range(1)]
+
+
+class Checked:
+    """Base of frozen dataclasses whose numbers must lie in the ranges that their fields' types declare."""
+
+    def __post_init__(self) -> None:
+        for name, kind, allowed, words in _ranges(type(self)):  # type: ignore[arg-type]  # can be hashed
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number not in words:
+                    allowed.check(name, number, kind is int)
+
+
+def ascending(config: Any, *names: str) -> None:
+    """Refuse pairs (low, high) whose low is above their high.
 
     Raises:
-        UserError: one is.
+        SettingError: one is.
     """
     for name in names:
-        value = getattr(config, name)
-        if not least <= value < math.inf:
-            raise UserError(f"{name} is {value}; it must be a number from {least:g}")
+        low, high = getattr(config, name)
+        if low > high:
+            raise SettingError(name, f"is {plain((low, high))}; write the lower number first")
+
+
+@lru_cache
+def _ranges(config: type) -> list[tuple[str, type, Range, tuple[Any, ...]]]:
+    """(field, int or float, range, words that stand for a number) of each field whose type declares a range,
+    in a union or tuple too."""
+
+    def declared(hint: Any, words: tuple[Any, ...] = ()) -> Iterator[tuple[type, Range, tuple[Any, ...]]]:
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, Range):
+                yield hint.__origin__, mark, words
+        parts = get_args(hint)
+        words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+        for part in parts:
+            yield from declared(part, words)
+
+    hints = get_type_hints(config, include_extras=True)
+    return [(f.name, *found) for f in dataclasses.fields(config) for found in declared(hints[f.name])]
 
 
 def override(config: C, assignments: Iterable[str]) -> C:
@@ -68,7 +139,7 @@ def assign(config: C, values: Mapping[str, Any]) -> C:
     return config
 
 
-def _assign(config: C, path: list[str], value: Any, text: str, where: str) -> C:
+def _assign(config: C, path: list[str], value: Any, text: str, where: str, group: tuple[str, ...] = ()) -> C:
     assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     names = [f.name for f in dataclasses.fields(config)]
     head, *rest = path
@@ -78,13 +149,17 @@ def _assign(config: C, path: list[str], value: Any, text: str, where: str) -> C:
     if rest:
         if not dataclasses.is_dataclass(current):
             raise UserError(f"{where}: {head!r} is a single value, it has no parts")
-        new = _assign(current, rest, value, text, where)
+        new = _assign(current, rest, value, text, where, (*group, head))
     else:
         if dataclasses.is_dataclass(current):
             parts = ", ".join(f"{head}.{f.name}" for f in dataclasses.fields(current))
             raise UserError(f"{where}: {head!r} is a group; set one of {parts}")
         new = _checked(get_type_hints(type(config))[head], value, text, where)
-    return dataclasses.replace(config, **{head: new})
+    try:
+        return dataclasses.replace(config, **{head: new})
+    except SettingError as error:
+        key = ".".join([*group, error.name])
+        raise SettingError(key, error.reason) from error
 
 
 def _checked(kind: Any, value: Any, text: str, where: str) -> Any:
@@ -139,10 +214,12 @@ def restore(kind: type[C], values: dict[str, Any], where: str) -> C:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"] if str(p).isidentifier()) or "as a whole"
+        place, said = [str(p) for p in first["loc"] if str(p).isidentifier()], first["msg"].lower()
+        if isinstance(cause := first.get("ctx", {}).get("error"), SettingError):
+            place, said = [*place, cause.name], f"it {cause.reason}"
+        name = ".".join(place) or "as a whole"
         raise UserError(
-            f"{where}: setting {place!r} is damaged or of another version ({first['msg'].lower()}); "
-            "restore it from a copy"
+            f"{where}: setting {name!r} is damaged or of another version ({said}); restore it from a copy"
         ) from error
 
 

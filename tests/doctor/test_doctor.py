@@ -22,7 +22,7 @@ import torch
 
 from everseg import RunConfig, cli, configure, doctor
 from everseg.data import Stream, SyntheticDomain, write_synthetic_stream
-from everseg.doctor import examine, lines
+from everseg.doctor import examine, text
 from everseg.doctor import machine as machines
 from everseg.doctor.forecast import Forecast, advise, forecast
 from everseg.doctor.machine import Machine, host_memory, look
@@ -258,7 +258,7 @@ def test_a_probe_that_the_system_ends_says_what_it_did(
     monkeypatch.setattr(sys, "executable", str(script))
     found = examine(a_config())
     assert found.probe.host == 5 and not found.fits and found.forecast is None
-    told = list(lines(found))
+    told = text(found).splitlines()
     assert "memory ran out while it measured read of 16" in told[-2] and "smaller base" in told[-1]
     script.write_text("#!/bin/sh\necho 'RuntimeError: no such thing' >&2\nexit 1\n")
     with pytest.raises(UserError, match="failed while it loaded the base: RuntimeError: no such thing"):

@@ -22,7 +22,7 @@ from everseg.domains.heatmap import click_heatmap
 from everseg.domains.selector import ModuleSelector, from_released
 from everseg.models.promptable.names import FOURIER, original_names
 from everseg.models.promptable.protocol import TAP, Features, FramePrompts
-from everseg.models.promptable.sam import MEAN, STD, Sam
+from everseg.models.promptable.sam import Sam
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
@@ -60,7 +60,7 @@ def base() -> Iterator[Sam]:
 
 @pytest.fixture(scope="module")
 def tap(base: Sam) -> Features:
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Sam.mean, Sam.std))
     return base.trunk(((formula.image() - mean) / std)[None])
 
 

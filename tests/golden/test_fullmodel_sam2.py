@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.selector import ModuleSelector, from_released
 from everseg.models.promptable.protocol import TAP, Features, FramePrompts
-from everseg.models.promptable.sam2 import MEAN, STD, Sam2
+from everseg.models.promptable.sam2 import Sam2
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
@@ -78,7 +78,7 @@ def base() -> Iterator[Sam2]:
 
 @pytest.fixture(scope="module")
 def tap(base: Sam2) -> Features:
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Sam2.mean, Sam2.std))
     return base.trunk(((formula.image() / 255 - mean) / std)[None])
 
 

@@ -301,11 +301,13 @@ class Breaks:
 
 
 def test_broken_off_at_any_write_it_ends_with_the_same_bytes(
-    whole: Path, micro: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    micro: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small = Stream((stage(0, "lesions", count=2), stage(1, "cracks", count=2)))
+    settings, whole = config(baseline=False), tmp_path / "whole"
     with monkeypatch.context() as patch:
         counting = Breaks(patch, at=0, after=False)
-        run(stream(), config(), tmp_path / "counted", micro)
+        run(small, settings, whole, micro)
     writes = counting.count
     # Two stages: what the work is made of, two epochs, state, results, run.json.
     assert writes == 12
@@ -314,8 +316,8 @@ def test_broken_off_at_any_write_it_ends_with_the_same_bytes(
         with monkeypatch.context() as patch:
             Breaks(patch, at, after=at % 2 == 0)
             with pytest.raises(KeyboardInterrupt):
-                run(stream(), config(), out, micro)
-        done = run(stream(), config(), out, micro)
+                run(small, settings, out, micro)
+        done = run(small, settings, out, micro)
         assert kept(out) == kept(whole), f"broken off at write {at}"
         assert len(done.summary()["stage_seconds"]) == 2
         assert not list(out.glob(".*.partial"))

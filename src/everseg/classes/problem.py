@@ -22,13 +22,14 @@ from everseg.models.semantic.base import load_semantic_base
 from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import Results, average_over_steps, class_means, retested_classes, with_class_row
 from everseg.types import ImageQuery, Precision, Prompts, RunView, Stage
+from everseg.types.brief import Brief
 
 if TYPE_CHECKING:
     from everseg.data import Stream
 
 
-@dataclass(frozen=True, eq=False)
-class ClassMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassMap(Brief):
     """What a run of classes says of one image.
 
     labels: (H, W) uint8, the channel of each pixel, 0 the background.

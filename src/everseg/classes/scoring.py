@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from everseg.classes.confusion import Absent, Confusion
-from everseg.config import MACHINE, at_least
+from everseg.config import MACHINE, Checked, Count, Size
 from everseg.data import CentreCropped
 from everseg.distributed import shard
 from everseg.progress import bar
@@ -21,25 +21,19 @@ Label = Callable[[Sequence[ImageQuery]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class ClassScoreConfig:
+class ClassScoreConfig(Checked):
     """How class maps are compared with the truth."""
 
-    size: Literal["original"] | int = 512
+    size: Literal["original"] | Size = 512
     """Side of the centre square that is scored, after the short side is resized to it; "original": full size.
     [MiB, DKD, EIR: 512; SSUL: 513]"""
     absent: Absent = "zero"
     """IoU of a class without a pixel in the truth: 0 ("zero"), or left out of all means ("exclude"). [DKD,
     EIR: zero; MiB: exclude]"""
-    batch: int = field(default=16, metadata=MACHINE)
+    batch: Size = field(default=16, metadata=MACHINE)
     """Images predicted together."""
-    workers: int = field(default=0, metadata=MACHINE)
+    workers: Count = field(default=0, metadata=MACHINE)
     """Processes that decode images; 0: decode in the main process."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "batch")
-        at_least(self, 0, "workers")
-        if self.size != "original":
-            at_least(self, 1, "size")
 
     @classmethod
     def presets(cls) -> dict[str, ClassScoreConfig]:

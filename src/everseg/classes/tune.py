@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.classes.losses import masked_mean, soft_bce, unbiased_ce
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Count, Positive, SettingError, Share, Size, ascending
 from everseg.distributed import shard
-from everseg.errors import UserError
 from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
 from everseg.models.precision import resolved
 from everseg.models.semantic.segmenter import Init, Output, Segmenter
@@ -38,44 +37,42 @@ Loss = Literal["ce", "bce"]
 
 
 @dataclass(frozen=True)
-class ClassTuneConfig:
+class ClassTuneConfig(Checked):
     """How a step is trained."""
 
     first: FitConfig
     """Gradient steps of the first step."""
     later: FitConfig
     """Gradient steps of each later step."""
-    crop: int = 512
+    crop: Size = 512
     """Side of the training crops, in pixels. [DKD, EIR, MiB: 512; SSUL: 513]"""
-    area: tuple[float, float] = (0.5, 2.0)
+    area: tuple[Positive, Positive] = (0.5, 2.0)
     """Share of the image's area that a crop covers, as a range; a crop that does not fit is drawn again.
     [EIR's code]"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability that a crop is mirrored. [EIR's code]"""
-    head_lr: float = 10.0
+    head_lr: Amount = 10.0
     """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
     freeze_norm: bool = True
     """Freeze batch normalisation and dropout after the first step. [DKD, EIR: yes; MiB's code: no]"""
     decay_old: bool = False
     """Apply weight decay to all weights after the first step, not only to the new classifier. [DKD, EIR: no;
     MiB: yes]"""
-    replay: float = 0.0
+    replay: Share = 0.0
     """Minimum share of an epoch's examples that come from a memory, repeated as often as needed; 0: each
     once. [SSUL: 0.5]"""
-    val: float = 0.0
+    val: Share = 0.0
     """Share of a stage's training images held out to choose the best epoch by; 0: none, unless the stream has
     val:. [ours]"""
-    patience: int = 0
+    patience: Count = 0
     """Stop after so many epochs without a better score on the held-out images; 0: train to the end. [ours]"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_validation(self)
-        at_least(self, 1, "crop")
-        at_least(self, 0, "flip", "head_lr", "replay")
-        if self.replay >= 1:
-            raise UserError(
-                f"replay is {self.replay:g}; give a share below 1: new images are trained on, too"
-            )
+        ascending(self, "area")
+        if self.replay == 1:
+            raise SettingError("replay", "is 1; give a share below 1: new images are trained on, too")
 
     @classmethod
     def sigmoid(cls) -> ClassTuneConfig:

@@ -86,8 +86,11 @@ def main() -> None:
         _say(str(error))
         sys.exit(2)
     except USAGE as error:
-        if error.format_message():  # Not where the help was printed, for want of any argument.
-            _say(error.format_message())
+        said = error.format_message()
+        if said.startswith("Usage:"):  # A group of commands was named without a command: this is its help.
+            print(said)
+        else:
+            _say(said)
         sys.exit(2)
     except Interrupted:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

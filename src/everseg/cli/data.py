@@ -34,10 +34,12 @@ def data_init(
 @data_app.command("check")
 def data_check(
     stream: StreamFile,
-    sheet: Annotated[Path | None, typer.Option(help="PNG with samples of every stage.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PNG with samples of every stage.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every file of a stream and say what is wrong with each; exit code 1 if anything is."""
+    """Read every file of a stream and say what is wrong. Exit code 1 if anything is."""
     import dataclasses
 
     from everseg.data import check, contact_sheet
@@ -56,16 +58,18 @@ def data_check(
 
 @data_app.command("points")
 def data_points(
-    masks: Annotated[Path, typer.Argument(help="Folder of masks.")],
+    masks: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of masks.")],
     seed: Seed = 0,
-    clicks: Annotated[int, typer.Option(min=1, help="On each mask.")] = 3,
+    clicks: Annotated[int, typer.Option(min=1, metavar="N", help="Clicks per mask.")] = 3,
     mask_threshold: Annotated[
         str | None,
-        typer.Option(help="Grey value above which is object, or '==255'; default: as the masks say."),
+        typer.Option(
+            metavar="VALUE", help="Grey value above which is object, or '==255'; default: as the masks say."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace a points.json that is there.")] = False,
 ) -> None:
-    """Draw clicks on every mask and write points.json beside them, in SAMCL's form but with a seed."""
+    """Draw seeded clicks on every mask into a points.json."""
     from everseg.data import write_points
 
     number = mask_threshold is not None and mask_threshold.isdigit()
@@ -75,15 +79,18 @@ def data_points(
 
 @data_app.command("synthetic")
 def data_synthetic(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     domain: Annotated[
-        list[str] | None, typer.Option(help="Domain to paint, such as polyps; default: all but natural.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Domain to paint, such as polyps; may be repeated; default: all but natural."
+        ),
     ] = None,
-    train: Annotated[int, typer.Option(min=1, help="Training images per domain.")] = 60,
-    test: Annotated[int, typer.Option(min=1, help="Test images per domain.")] = 20,
+    train: Annotated[int, typer.Option(min=1, metavar="N", help="Training images per domain.")] = 60,
+    test: Annotated[int, typer.Option(min=1, metavar="N", help="Test images per domain.")] = 20,
     seed: Seed = 0,
 ) -> None:
-    """Write made-up domains as image folders with a stream file."""
+    """Write made-up domains with a stream file."""
     from everseg.data import SCENES, write_synthetic_stream
 
     print(write_synthetic_stream(out, tuple(domain or SCENES), train=train, test=test, seed=seed))
@@ -91,15 +98,17 @@ def data_synthetic(
 
 @data_app.command("synthetic-classes")
 def data_synthetic_classes(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    steps: Annotated[str, typer.Option(help="Class split; 4-2: four classes, then two per step.")] = "4-2",
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    steps: Annotated[
+        str, typer.Option(metavar="SPLIT", help="Class split; 4-2: four classes, then two per step.")
+    ] = "4-2",
     setting: Annotated[Setting, typer.Option(help="Which images and labels a step has.")] = "overlapped",
-    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 240,
-    test: Annotated[int, typer.Option(min=1, help="Test images.")] = 60,
-    size: Annotated[int, typer.Option(min=48, help="Side of an image in pixels.")] = 128,
+    train: Annotated[int, typer.Option(min=1, metavar="N", help="Training images.")] = 240,
+    test: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 60,
+    size: Annotated[int, typer.Option(min=48, metavar="N", help="Side of an image in pixels.")] = 128,
     seed: Seed = 0,
 ) -> None:
-    """Write made-up images of eight classes with class maps, and a stream file that brings them in steps."""
+    """Write made-up classes with a stream file."""
     from everseg.data import write_synthetic_classes
 
     print(write_synthetic_classes(out, steps, train, test, seed, size, setting))

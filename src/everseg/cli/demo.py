@@ -73,10 +73,12 @@ def _gain(example: MaskExample) -> float:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, runs and reports.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for data, runs and reports.")] = Path(
+        "runs/demo"
+    ),
     seed: Seed = 0,
 ) -> None:
-    """Learn a synthetic stream with and without forgetting; nothing is downloaded."""
+    """Learn a synthetic stream with and without forgetting. Nothing is downloaded."""
     from everseg.results import compare_table, table
 
     shown = []

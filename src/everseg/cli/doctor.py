@@ -20,7 +20,9 @@ def doctor(
         typer.Option(metavar="STREAM", help="Stream file (YAML); default: one domain of 100 images."),
     ] = None,
     method: Method = "samcl",
-    base: Annotated[str, typer.Option(help="tiny (embedded), a file, a folder, or a hub id.")] = "tiny",
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="tiny (embedded), a file, a folder, or a hub id.")
+    ] = "tiny",
     preset: Preset = "paper",
     settings: Settings = None,
     precision: Annotated[
@@ -28,9 +30,9 @@ def doctor(
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Look at the machine and the base, measure for a minute or so, and say what a run would take."""
+    """Forecast the time, memory and storage of a run. Measures for a minute or so."""
     from everseg.data import Stream
-    from everseg.doctor import examine, lines
+    from everseg.doctor import examine, text
     from everseg.domains.scoring import ScoreConfig
     from everseg.methods import configure
     from everseg.runs.problem import only_domains, refuse_classes
@@ -48,11 +50,7 @@ def doctor(
     )
     opened = None if stream is None else only_domains(Stream.from_yaml(stream), "doctor forecasts domains")
     found = examine(config, opened)
-    if as_json:
-        print(json.dumps(found.to_json()))
-    else:
-        for line in lines(found):
-            print(line)
+    print(json.dumps(found.to_json()) if as_json else text(found).rstrip())
     if found.error:
         raise UserError(found.error)
     if not found.fits:

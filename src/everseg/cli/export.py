@@ -19,11 +19,13 @@ def export(
         ExportForm,
         typer.Option(help="sam: the base with what was learned folded in; peft: the adapter alone."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write; an earlier export in it is replaced.")
+    ],
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write what a run with adapter=linear has learned as a plain SAM, or as an adapter for peft."""
+    """Write a run as a plain SAM or as an adapter for peft. It needs adapter=linear."""
     from everseg.runs.export import export as export_run
     from everseg.runs.folder import load
 

@@ -20,23 +20,30 @@ def import_samcl(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder of modules, *.pth, and module_selector.pth.")
     ],
-    base: Annotated[str, typer.Option(help="The base they were made for: a folder, a file or a hub id.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="The base they were made for: a folder, a file or a hub id.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.")],
     stream: Annotated[
         Path | None,
-        typer.Option(help="Stream file whose training images fill the buffer, to learn on later."),
+        typer.Option(
+            metavar="STREAM", help="Stream file whose training images fill the buffer, to learn on later."
+        ),
     ] = None,
     order: Annotated[
         str, typer.Option(metavar="A,B,...", help="The selector's classes in order; default: as published.")
     ] = "",
     background: Annotated[
-        str, typer.Option(help="The class without a module: the untouched base; default: as published.")
+        str,
+        typer.Option(
+            metavar="NAME", help="The class without a module: the untouched base; default: as published."
+        ),
     ] = "",
     settings: Settings = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run of SAMCL's published modules, or of those that its published code has trained."""
+    """Make a run of modules that SAMCL's authors or their code trained."""
     from everseg.data import Stream
     from everseg.domains.released import BACKGROUND
     from everseg.models.names import from_anywhere

@@ -35,11 +35,16 @@ if TYPE_CHECKING:
 @app.command()
 def learn(
     stream: StreamFile,
-    out: Annotated[Path, typer.Option(help="Run folder; the same command again goes on with it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="RUN", help="Run folder; the same command again goes on with it.")
+    ],
     method: Method = "samcl",
     base: Annotated[
         str,
-        typer.Option(help="Checkpoint, folder, or hub id; default: tiny (embedded), for classes mobilenet."),
+        typer.Option(
+            metavar="BASE",
+            help="Checkpoint, folder, or hub id; default: tiny (embedded), for classes mobilenet.",
+        ),
     ] = "",
     preset: Preset = "paper",
     seed: Seed = 0,
@@ -73,7 +78,7 @@ def learn(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn the stages of STREAM that the run has not learned yet, and score after each."""
+    """Learn the new stages of STREAM and score after each. The same command resumes."""
     from everseg.config import everywhere, override
     from everseg.distributed import world
     from everseg.methods import configure
@@ -121,7 +126,9 @@ def learn(
 @app.command()
 def evaluate(
     run: RunFolder,
-    stream: Annotated[Path | None, typer.Option(help="Another stream file; default: the run's own.")] = None,
+    stream: Annotated[
+        Path | None, typer.Option(metavar="STREAM", help="Another stream file; default: the run's own.")
+    ] = None,
     oracle: Annotated[
         bool, typer.Option(help="Let each image's own module predict (methods with modules only).")
     ] = False,

@@ -41,10 +41,12 @@ OldDomain = Annotated[str | None, typer.Option("--domain", hidden=True)]
 @app.command()
 def merge(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or files of single contributions.")
+        list[Path], typer.Argument(metavar="RUN", help="Run folders, or files of single contributions.")
     ],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    rule: Annotated[str | None, typer.Option(help=f"{', '.join(RULES)}; default: regmean.")] = None,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.")],
+    rule: Annotated[
+        str | None, typer.Option(metavar="RULE", help=f"{', '.join(RULES)}; default: regmean.")
+    ] = None,
     method: Annotated[str | None, typer.Option(hidden=True)] = None,
     weighting: Annotated[
         Weighting, typer.Option(help="Every domain counts the same, or by its images or objects.")
@@ -55,7 +57,9 @@ def merge(
     stream: Annotated[
         Path | None, typer.Option(metavar="STREAM", help="Stream file; score after each domain merged.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Base model; default: that of the first run.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Base model; default: that of the first run.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,7 +123,7 @@ def _weight(text: str) -> tuple[str, float]:
 @app.command()
 def forget(
     run: RunFolder,
-    stage: Annotated[str | None, typer.Option(help="The stage to forget.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="The stage to forget.")] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
     rescore: Rescore = None,
@@ -128,13 +132,12 @@ def forget(
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forget one learned stage, leave the others as they are, and certify how exactly."""
+    """Forget one learned stage and certify how exactly. The others stay as they are."""
     from everseg.results import table
     from everseg.runs.folder import load
     from everseg.runs.forget import forget as forget_stage
 
-    name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore))
+    name, opened = _asked(run, stage, domain, stream, rescore, score)
     certificate = forget_stage(run, name, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps(certificate.to_json()))
@@ -153,8 +156,12 @@ def forget(
 @app.command()
 def reweigh(
     run: RunFolder,
-    weight: Annotated[float, typer.Option(help="Its new weight; others keep theirs, mostly 1.")],
-    stage: Annotated[str | None, typer.Option(help="The stage that is to count more or less.")] = None,
+    weight: Annotated[
+        float, typer.Option(metavar="FACTOR", help="Its new weight; others keep theirs, mostly 1.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="The stage that is to count more or less.")
+    ] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
     rescore: Rescore = None,
@@ -167,8 +174,7 @@ def reweigh(
     from everseg.results import table
     from everseg.runs.forget import reweigh as reweigh_stage
 
-    name = required("--stage", renamed("--domain", domain, "--stage", stage))
-    opened = _stream(run, stream, renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore))
+    name, opened = _asked(run, stage, domain, stream, rescore, score)
     changed = reweigh_stage(run, name, weight, stream=opened, contribution=contribution, base=base)
     if as_json:
         print(json.dumps({"domain": name, "weight": weight, "run": str(run)}))
@@ -178,15 +184,23 @@ def reweigh(
     print(f"{name} counts {weight:g} in {run}")
 
 
-def _stream(run: Path, named: Path | None, rescore: bool | None) -> Stream | None:
-    """What to score on: the named stream, else the run's own, else nothing, with a remark."""
+def _asked(
+    run: Path,
+    stage: str | None,
+    domain: str | None,
+    stream: Path | None,
+    rescore: bool | None,
+    score: bool | None,
+) -> tuple[str, Stream | None]:
+    """The stage, and what to score on: the named stream, else the run's own, else nothing, with a remark."""
     from everseg.runs.folder import read_record
 
-    if rescore is False:
-        return None
+    name = required("--stage", renamed("--domain", domain, "--stage", stage))
+    if renamed("--score/--no-score", score, "--rescore/--no-rescore", rescore) is False:
+        return name, None
     own = read_record(run).stream
-    source = named or (Path(own) if own else None)
+    source = stream or (Path(own) if own else None)
     if source is None or not source.is_file():
         remark(f"not scored again: the stream of {run} is not at hand; name one with --stream")
-        return None
-    return open_stream(source, run)
+        return name, None
+    return name, open_stream(source, run)

@@ -18,11 +18,13 @@ SHOWN = 3
 @pool_app.command("show")
 def show_pool(
     place: Place,
-    out: Annotated[Path | None, typer.Option(help="PNG with every instance, by class.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PNG with every instance, by class.")
+    ] = None,
     items: Annotated[bool, typer.Option("--items", help="List every instance with its ID.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a pool of instances holds: how many, how large, of which classes, from which images."""
+    """Say how many instances a pool holds, of which classes and images."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

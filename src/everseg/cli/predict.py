@@ -30,7 +30,7 @@ def predict(
         list[Path],
         typer.Argument(metavar="PATH...", help="Image files, folders of images, or quoted patterns."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for masks, overlays and JSON.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for masks, overlays and JSON.")],
     point: Annotated[
         list[str] | None, typer.Option(metavar="X,Y", help="A click on the object, in pixels.")
     ] = None,
@@ -59,12 +59,15 @@ def predict(
     workers: Annotated[int, typer.Option(min=0, help="Threads that read and write images.")] = 2,
     stage: Annotated[
         str | None,
-        typer.Option(help="Use this stage's module instead of letting the method choose; plain: the base."),
+        typer.Option(
+            metavar="STAGE",
+            help="Use this stage's module instead of letting the method choose; plain: the base.",
+        ),
     ] = None,
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment images with clicks or boxes; a run of classes needs neither.
+    """Segment images with clicks or boxes. A run of classes needs neither.
 
     Writes a mask or a class map, an overlay and a JSON file per image. Goes on past images that fail and ends
     with exit code 3 then; the same command goes on where it stopped.

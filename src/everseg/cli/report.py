@@ -16,11 +16,15 @@ from everseg.progress import remark
 @app.command()
 def report(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the run.")] = None,
-    examples: Annotated[int, typer.Option(min=0, max=20, help="Test images shown per domain.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="HTML file; default: report.html in the run.")
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(min=0, max=20, metavar="N", help="Test images shown per domain.")
+    ] = 3,
     base: BaseHere = None,
 ) -> None:
-    """Write one self-contained HTML page: result matrix, forgetting, routing, storage, examples."""
+    """Write one HTML page: scores, forgetting, storage, examples."""
     from everseg.report.collect import collect
     from everseg.report.page import write_report
     from everseg.runs.folder import load
@@ -33,8 +37,8 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    metric: Annotated[str, typer.Option(help="iou, f1 or mae.")] = "iou",
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    metric: Annotated[str, typer.Option(metavar="NAME", help="iou, f1 or mae.")] = "iou",
     as_json: AsJson = False,
 ) -> None:
     """Compare runs side by side, and each domain with the untouched base."""

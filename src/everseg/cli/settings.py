@@ -24,7 +24,7 @@ def settings(
     preset: Preset = "paper",
     as_json: AsJson = False,
 ) -> None:
-    """List the settings of a method: values in a preset, meanings, and sources of the defaults."""
+    """List the settings of a method with values, meanings and sources."""
     from everseg.runs.problem import problem_of
 
     score = problem_of(method).Score

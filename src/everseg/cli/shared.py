@@ -27,7 +27,14 @@ HELP = (
     "Continual learning for Segment Anything: learn domains or classes one after another, without old images."
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+# Help is plain text: panels and columns of types leave the words no room in a terminal of 80 columns.
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=HELP,
+)
 data_app = typer.Typer(no_args_is_help=True, help="Check, make and look at the data of a stream.")
 app.add_typer(data_app, name="data")
 pool_app = typer.Typer(no_args_is_help=True, help="Look at the stored instances of a run, and delete some.")
@@ -37,17 +44,26 @@ app.add_typer(import_app, name="import")
 
 StreamFile = Annotated[Path, typer.Argument(metavar="STREAM", help="Stream file (YAML).")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
-Method = Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or package.module:Class.")]
-Preset = Annotated[
-    str, typer.Option(help="paper, or reference: quirks of the published code; some methods have more.")
+Method = Annotated[
+    str, typer.Option(metavar="METHOD", help=f"{', '.join(METHODS)}, or package.module:Class.")
 ]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="PRESET", help="paper, or reference: quirks of the published code; some methods have more."
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as tune.fit.epochs=5."),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images; 0 uses this one.")]
-BaseHere = Annotated[str | None, typer.Option("--base", help="Path of the base model, if it has moved.")]
+Workers = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Processes that decode images; 0 uses this one.")
+]
+BaseHere = Annotated[
+    str | None, typer.Option("--base", metavar="BASE", help="Path of the base model, if it has moved.")
+]
 ScoreSettings = Annotated[
     list[str] | None,
     typer.Option("--score", metavar="KEY=VALUE", help="Change how images are scored, such as size=original."),

@@ -50,7 +50,7 @@ class Fingerprints(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stream:
     """Stages to learn in order, and domains only ever tested.
 
@@ -101,6 +101,14 @@ class Stream:
                 )
             if (names := described(stage.test).names()) is not None:
                 refuse_twice(names, f"{where}stage {stage.name!r}, test")
+
+    def __repr__(self) -> str:
+        lines = [f"Stream({self.name!r}) of {len(self.stages)} stages"]
+        for index, stage in enumerate((*self.stages, *self.unseen)):
+            unseen = index >= len(self.stages)
+            kind = " (background)" if stage.background else " (unseen)" if unseen else ""
+            lines.append(f"  {stage.name}{kind}: {len(stage.train)} training, {len(stage.test)} test images")
+        return "\n".join(lines)
 
     @staticmethod
     def from_yaml(path: str | Path, learned: Sequence[str] = ()) -> Stream:

@@ -6,10 +6,11 @@ timed and weighed in a process of their own, then multiplied by how often a run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everseg.data import Stream
 from everseg.doctor.forecast import Forecast, advise, cache_of, each, forecast
@@ -19,7 +20,7 @@ from everseg.results import bytes_text
 from everseg.runs.run import RunConfig
 from everseg.types import Stage
 
-__all__ = ["Findings", "Forecast", "Machine", "Probe", "examine", "lines"]
+__all__ = ["Findings", "Forecast", "Machine", "Probe", "examine", "text"]
 
 EXAMPLE = 100
 """Training and test images of the domain that is forecast where no stream is given."""
@@ -82,64 +83,38 @@ def examine(config: RunConfig, stream: Stream | None = None, folder: Path | None
     return replace(found, forecast=made, fits=fits, advice=said)
 
 
-def lines(found: Findings) -> Iterator[str]:
-    """The findings for people, line by line."""
-    m, b, made = found.machine, found.probe.base, found.forecast
-    device = f"; {m.gpu}, {_free(m.gpu_memory_free, m.gpu_memory)}" if m.gpu else ""
-    yield (
-        f"machine   {m.system}, {m.cores} cores, {m.threads} of them used, "
-        f"memory {_free(m.memory_free, m.memory)}{device}; {bytes_text(m.disk_free)} free in {m.disk}"
+def text(found: Findings) -> str:
+    """The findings for people."""
+    made, machine, probe, cache = found.forecast, found.machine, found.probe, cache_of(found.config)
+    units = {
+        "images read": probe.read,
+        "objects trained on": probe.step,
+        "images scored": probe.look,
+        "scored again": probe.again,
+    }
+    templates = Environment(
+        loader=PackageLoader("everseg.doctor"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    yield "versions  " + ", ".join(f"{name} {number}" for name, number in m.versions.items())
-    if found.error:
-        yield f"base      {found.config.base} cannot be loaded"
-    if b:
-        yield (
-            f"base      {b['name']}: {b['parameters']:,} parameters, {bytes_text(b['bytes'])}, weights "
-            f"{b['fingerprint'][:12]}"
-        )
-        yield (
-            f"          {b['image_size']} x {b['image_size']} pixels, {b['grid']} x {b['grid']} tokens of "
-            f"width {b['width']}, blocks {b['adapted'][0]} to {b['adapted'][-1]} of {b['depth']} are adapted"
-        )
-    if made is not None:
-        yield from _forecast_lines(found, made)
-    yield from (f"advice    {sentence}" for sentence in found.advice)
-
-
-def _forecast_lines(found: Findings, made: Forecast) -> Iterator[str]:
-    m, probe, cache = found.machine, found.probe, cache_of(found.config)
-    speeds = {"images read": probe.read, "objects trained on": probe.step, "images scored": probe.look}
-    speeds["scored again"] = probe.again
-    told = ", ".join(f"{1 / each(c):.3g} {name}" for name, c in speeds.items() if c)
-    yield f"speed     per second: {told} (measured in {probe.seconds:.0f} s)\n"
-    of = f"a run of {found.stream}" if found.stream else f"one domain of {EXAMPLE} + {EXAMPLE} images"
-    yield f"forecast of {of} with {found.config.method}, preset {found.config.preset}"
-    wide = max(len(s.name) for s in made.stages)
-    for s in made.stages:
-        yield (
-            f"  {s.name:<{wide}}  reading {_time(s.reading):>8}  training {_time(s.training):>8}  "
-            f"scoring {_time(s.scoring):>8}  memory {bytes_text(s.peak_memory_bytes):>9}"
-        )
-    yield f"time      {_time(made.seconds)} in all; other work on the machine makes it longer"
-    needed = bytes_text(made.peak_memory_bytes)
-    yield f"memory    {needed} at the most: {_parts(made.peak)}"
-    yield f"kept      {_parts(made.stored)}; each further domain adds {bytes_text(made.stored_a_domain)}"
-    where = {"memory": "in memory", "disk": "on the disk", "off": "not kept"}[cache.where]
-    yield (
-        f"features  {bytes_text(made.feature_bytes)} per image, {bytes_text(made.cache_bytes)} for all "
-        f"({where}, at most {bytes_text(cache.budget)} at a time)"
+    templates.filters |= {"bytes": bytes_text, "parts": _parts, "time": _time}
+    return templates.get_template("findings.txt").render(
+        found=found,
+        m=machine,
+        b=probe.base,
+        f=made,
+        cache=cache,
+        where={"memory": "in memory", "disk": "on disk", "off": "not kept"}[cache.where],
+        what=f"a run of {found.stream}" if found.stream else f"one domain of {EXAMPLE} + {EXAMPLE} images",
+        wide=max((len(s.name) for s in made.stages), default=0) if made else 0,
+        speeds=[f"{1 / each(costs):.3g} {name}" for name, costs in units.items() if costs],
+        free=machine.gpu_memory_free if machine.gpu else machine.memory_free,
     )
-    free, answer = bytes_text(m.gpu_memory_free if m.gpu else m.memory_free), "yes" if found.fits else "no"
-    yield f"fits      {answer}: it needs {needed} and 15 % to spare; {free} are free"
 
 
 def _parts(parts: dict[str, int]) -> str:
     return ", ".join(f"{what} {bytes_text(count)}" for what, count in parts.items() if count) or "nothing"
-
-
-def _free(free: int, total: int) -> str:
-    return f"{bytes_text(free)} free of {bytes_text(total)}"
 
 
 def _time(seconds: float) -> str:

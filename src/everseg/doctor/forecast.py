@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import ConcatDataset
 
@@ -17,6 +17,7 @@ from everseg.doctor.probe import Cost, Probe
 from everseg.domains.cache import CacheConfig
 from everseg.domains.prepare import PREDICT_BATCH
 from everseg.domains.scoring import BATCH
+from everseg.fit import FitConfig
 from everseg.methods import find
 from everseg.results import bytes_text
 from everseg.runs.run import RunConfig
@@ -58,6 +59,10 @@ def cache_of(config: RunConfig) -> CacheConfig:
     return getattr(config.settings, "cache", CacheConfig())
 
 
+def fit_of(config: RunConfig) -> FitConfig | None:
+    return getattr(getattr(config.settings, "tune", None), "fit", None)
+
+
 def order(config: RunConfig, stream: Stream) -> list[tuple[Stage, list[Stage]]]:
     """Each stage that a run learns, with the stages that are scored after it."""
     learned, unseen = list(stream.stages), list(stream.unseen)
@@ -72,65 +77,72 @@ def order(config: RunConfig, stream: Stream) -> list[tuple[Stage, list[Stage]]]:
 
 def forecast(probe: Probe, config: RunConfig, stream: Stream, gpu: bool = False) -> Forecast:
     """What a run of the stream takes by what the probe measured. gpu: whether it has an accelerator."""
-    cache, settings, size = cache_of(config), config.settings, probe.feature_bytes
-    fit: Any = getattr(getattr(settings, "tune", None), "fit", None)
+    cache, fit, size = cache_of(config), fit_of(config), probe.feature_bytes
     read, look, again, step = (each(c) for c in (probe.read, probe.look, probe.again, probe.step))
+    in_memory = cache.where == "memory"
     stages: list[StageForecast] = []
     host_peak, peak = Parts(), Parts()
-    seen: dict[str, int] = {}
-    modules = 0
+    seen: dict[str, int] = {}  # test images by domain: the cache knows them after their first scoring
 
     def held(images: int) -> int:
-        return min(images, cache.budget // size) * size if cache.where == "memory" else 0
-
-    def moment(
-        what: str, costs: Sequence[Cost], rows: int, features: int, kept: int = 0
-    ) -> tuple[Parts, Parts]:
-        """What a phase has in memory: of the host and of the accelerator."""
-        host = {"the program and the base": probe.host, "features in the cache": features}
-        host |= {"training objects": kept, what: int(line([(c.rows, c.host) for c in costs], rows))}
-        return host, {"the base": probe.gpu, what: int(line([(c.rows, c.gpu) for c in costs], rows))}
+        return min(images, cache.budget // size) * size if in_memory else 0
 
     work = order(config, stream)
-    for stage, columns in work:
-        reading = training = 0.0
+    for number, (stage, columns) in enumerate(work, 1):
         images, objects = len(stage.train), round(probe.objects * len(stage.train))
-        moments = [moment("loading it", [Cost(1, 0, probe.loading, 0)], 1, 0)]
-        if probe.step and (probe.reads_background or not stage.background):
-            reading = images * read
-            room = held(sum(seen.values())) + held(images)
-            kept = min(cache.budget, objects * probe.row_bytes) if cache.where == "memory" else 0
-            moments.append(moment("reading images", probe.read, min(PREDICT_BATCH, images), room, kept))
-        if probe.step and not stage.background:
-            modules += 1
-            steps = fit.steps or fit.epochs * -(-objects // fit.batch)
-            again_read = read * (1 - held(images) / (images * size)) if cache.where == "memory" else 0
-            training = steps * fit.batch * (step + again_read)
-            training += max(0.0, line(list(probe.rest.items()), images) - reading)
-            rows = min(fit.batch, fit.micro_batch or fit.batch, objects)
-            moments.append(moment("a training step", probe.step, rows, room, kept))
-        known = () if cache.where == "off" else seen
+        tested, known = sum(len(c.test) for c in columns), () if cache.where == "off" else seen
+        reading = training = 0.0
         scoring = sum(len(c.test) * (again if c.name in known else look) for c in columns)
-        tested = sum(len(c.test) for c in columns)
-        scoring += tested * probe.more * max(0, modules - 1)
+        phases = [Phase("loading it", [Cost(1, 0, probe.loading, 0)], 1, 0)]
+        if fit and (probe.reads_background or not stage.background):
+            reading = images * read
+            features = held(sum(seen.values())) + held(images)
+            rows = min(cache.budget, objects * probe.row_bytes) if in_memory else 0
+            phases.append(Phase("reading images", probe.read, min(PREDICT_BATCH, images), features, rows))
+        if fit and not stage.background:
+            steps = fit.steps or fit.epochs * -(-objects // fit.batch)
+            read_again = read * (1 - held(images) / (images * size)) if in_memory else 0
+            training = steps * fit.batch * (step + read_again)
+            training += max(0.0, line(list(probe.rest.items()), images) - reading)
+            together = min(fit.batch, fit.micro_batch or fit.batch, objects)
+            phases.append(Phase("a training step", probe.step, together, features, rows))
         seen |= {c.name: len(c.test) for c in columns}
-        room = held(sum(seen.values()))
-        if stage is work[-1][0] and config.baseline:  # The untouched base has a cache of its own.
+        features = held(sum(seen.values()))
+        if number == len(work) and config.baseline:  # The untouched base has a cache of its own.
             scoring += tested * (again if cache.where == "disk" else look)
-            room *= 2
-        if stage is work[-1][0] and issubclass(find(config.method), PredictsAs):  # with each domain's module
+            features *= 2
+        if number == len(work) and issubclass(find(config.method), PredictsAs):  # with each domain's module
             own = sum(len(c.test) for c in stream.stages if not c.background)
             scoring += own * (look if cache.where == "off" else again)
         rows = min(BATCH, max(len(c.test) for c in columns))
-        moments.append(moment("predicting and scoring", probe.look, rows, room))
-        host_peak = max(host_peak, *(h for h, _ in moments), key=total)
-        here = max((g for _, g in moments), key=total) if gpu else host_peak  # Each stage counts it anew.
-        peak = max(peak, here, key=total)
+        phases.append(Phase("predicting and scoring", probe.look, rows, features))
+        host_peak = max(host_peak, *(phase.host(probe) for phase in phases), key=total)
+        here = max((phase.gpu(probe) for phase in phases), key=total) if gpu else host_peak
+        peak = max(peak, here, key=total)  # The accelerator's is counted anew in each stage.
         stages.append(StageForecast(stage.name, reading, training, scoring, total(here)))
     seconds = sum(s.reading + s.training + s.scoring for s in stages)
     everything = sum(len(s.train) + len(s.test) for s in (*stream.stages, *stream.unseen)) * size
     stored = _stored(probe, config, stream)
     return Forecast(tuple(stages), seconds, total(peak), peak, host_peak, *stored, size, everything)
+
+
+class Phase(NamedTuple):
+    """Something that a stage does: `rows` rows of it at these costs, beside the bytes that are kept."""
+
+    what: str
+    costs: Sequence[Cost]
+    rows: int
+    features: int
+    objects: int = 0
+
+    def host(self, probe: Probe) -> Parts:
+        working = int(line([(c.rows, c.host) for c in self.costs], self.rows))
+        kept = {"features in the cache": self.features, "training objects": self.objects}
+        return {"the program and the base": probe.host, **kept, self.what: working}
+
+    def gpu(self, probe: Probe) -> Parts:
+        working = int(line([(c.rows, c.gpu) for c in self.costs], self.rows))
+        return {"the base": probe.gpu, self.what: working}
 
 
 def total(parts: Parts) -> int:
@@ -207,7 +219,7 @@ def _has_room(found: Forecast, machine: Machine) -> bool:
 
 def _lighter(probe: Probe, config: RunConfig, stream: Stream, machine: Machine) -> str:
     """Settings with which the run would fit, the gentlest first."""
-    fit: Any = getattr(getattr(config.settings, "tune", None), "fit", None)
+    fit = fit_of(config)
     rows = min(fit.batch, fit.micro_batch or fit.batch) if fit else 1
     why = {
         f"tune.fit.micro_batch={n}": "the same gradients in smaller pieces" for n in (8, 4, 2, 1) if n < rows

@@ -1,15 +1,16 @@
-"""What the units of a run cost, measured on images of its stream in a process of its own.
+"""Measure what the units of a run cost, on images of its stream, in a process of its own.
 
-The process imports what a run imports and calls what a run calls, so that its peak memory includes what the
-allocator holds on to. It sends what it knows after each measurement, so that nothing is lost if the system
-ends it for want of memory.
+The process imports what a run imports and calls what a run calls, so its peak memory includes what the
+allocator holds on to. It sends the probe before each measurement, so nothing is lost if the system ends it
+for want of memory.
 
-A unit is measured for one row and for the rows that a run takes together, but no more than the largest split
-of the stream has. Where those would take too much time or memory, fewer are measured.
+A unit is measured for one row, then for the rows that a run takes together: at most as many as the largest
+split of the stream has, and fewer where they would take too much time or memory.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from everseg.methods import build
 from everseg.models.precision import resolved
 from everseg.models.promptable.load import load_base
 from everseg.runs.run import RunConfig
-from everseg.types import NoScratch, PromptSample, Stage
+from everseg.types import Learner, NoScratch, PromptSample, Stage
 
 PATIENCE = 20.0
 """Seconds that one measurement should take. Slower units are measured with fewer rows, but at least two."""
@@ -61,7 +62,7 @@ class Cost:
 
 @dataclass
 class Probe:
-    """What was measured, in bytes and seconds. The costs of a unit are in the order of their rows."""
+    """What was measured, in bytes and seconds. The costs of a unit are in the order of measurement."""
 
     doing: str = "it loaded the base"
     error: str = ""  # why the base cannot be loaded
@@ -77,7 +78,6 @@ class Probe:
     step: list[Cost] = field(default_factory=list)  # objects in one training step
     look: list[Cost] = field(default_factory=list)  # images predicted and scored
     again: list[Cost] = field(default_factory=list)  # the same with known features
-    more: float = 0.0  # further seconds of predicting an image, per module beyond the first
     rest: dict[int, float] = field(default_factory=dict)  # learning so many images without the steps
     state: list[dict[str, int]] = field(default_factory=list)  # kept after 1, 1, 2 images, 1 of background
     reads_background: bool = False
@@ -96,21 +96,21 @@ def measure(config: RunConfig, stream: Stream | None = None) -> Probe:
     code = "import everseg.cli; from everseg.doctor.probe import answer; answer()"
     command = [sys.executable, "-W", "ignore", "-c", code]
     probe, began = Probe(), time.perf_counter()
-    with TemporaryFile() as question, TemporaryFile() as answers, TemporaryFile() as said:
-        pickle.dump((config, stream), question)
-        question.seek(0)
-        status = subprocess.run(command, stdin=question, stdout=answers, stderr=said).returncode
-        answers.seek(0)
-        with suppress(EOFError, pickle.UnpicklingError):  # the end, perhaps in the middle of an answer
-            while True:
-                probe = pickle.load(answers)
-        said.seek(0)
-        complaint = said.read().decode(errors="replace").strip()
-    if status > 0:
-        raise UserError(f"the probe failed while {probe.doing}: {complaint.rpartition(chr(10))[2]}")
-    probe.stopped = probe.doing if status < 0 else probe.stopped
+    done = subprocess.run(command, input=pickle.dumps((config, stream)), capture_output=True)
+    answers = io.BytesIO(done.stdout)
+    with suppress(EOFError, pickle.UnpicklingError):  # the end, perhaps in the middle of an answer
+        while True:
+            probe = pickle.load(answers)
+    if done.returncode > 0:
+        *_, complaint = ["", *done.stderr.decode(errors="replace").strip().splitlines()]
+        raise UserError(f"the probe failed while {probe.doing}: {complaint}")
+    if done.returncode < 0:  # A signal ended it.
+        probe.stopped = probe.doing
     probe.seconds = time.perf_counter() - began
     return probe
+
+
+# ---------------------------------------------------------------- in the process of its own
 
 
 def answer() -> None:
@@ -125,7 +125,23 @@ def answer() -> None:
             sys.exit(str(error))
 
 
-# ---------------------------------------------------------------- in the process of its own
+def measurements(config: RunConfig, stream: Stream | None = None) -> Iterator[Probe]:
+    """The probe as it grows, before each measurement and at the end."""
+    probe = Probe()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            base = load_base(config.base, device=world().device, precision=config.precision)
+            probe.base = _facts(base)
+            for doing in Bench(probe, base, config, stream, folder).measured():
+                probe.doing = doing
+                yield probe
+        except UserError as error:
+            if probe.base:  # It is not to blame.
+                raise
+            probe.error = str(error)
+        except (MemoryError, torch.OutOfMemoryError):
+            probe.stopped = probe.doing
+    yield probe
 
 
 class Spread(Sequence[PromptSample]):
@@ -151,125 +167,116 @@ class Spread(Sequence[PromptSample]):
         return replace(sample, key=f"{self.name}-{index}")
 
 
-def measurements(config: RunConfig, stream: Stream | None = None) -> Iterator[Probe]:
-    """The probe as it grows."""
-    probe = Probe()
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        try:
-            base = load_base(config.base, device=world().device, precision=config.precision)
-            for doing in _measured(probe, base, config, stream, folder):
-                probe.doing = doing
-                yield probe
-        except UserError as error:
-            if probe.base:  # It is not to blame.
-                raise
-            probe.error = str(error)
-        except (MemoryError, torch.OutOfMemoryError):
-            probe.stopped = probe.doing
-    yield probe
+class Bench:
+    """The units of a run on a loaded base, each a method that does it for so many rows."""
 
+    def __init__(
+        self, probe: Probe, base: Any, config: RunConfig, stream: Stream | None, folder: str
+    ) -> None:
+        stages = () if stream is None else (*stream.stages, *stream.unseen)
+        splits: list[Any] = [split for s in stages for split in (s.train, s.test) if len(split)]
+        self.samples: Any = ConcatDataset(splits or [[SyntheticDomain("polyps", 1, base.image_size)[0]]])
+        self.most = max(map(len, splits), default=sys.maxsize)
+        self.probe, self.base, self.config = probe, base, config
+        self.cached = "cache" in vars(config.settings)
+        self.settings = override(config.settings, [f"cache.folder={folder}"] if self.cached else [])
+        self.tune: TuneConfig | None = getattr(config.settings, "tune", None)
+        self.learner = self.build()
+        self.tested: Sequence[PromptSample] = ()
 
-def _measured(
-    probe: Probe, base: Any, config: RunConfig, stream: Stream | None, folder: str
-) -> Iterator[str]:
-    """Measure one unit after another and note it in the probe; say what comes next."""
-    probe.base = _facts(base)
-    loaded = peak()[0]
-    reset_peak()
-    probe.host, probe.gpu = peak()
-    probe.loading = loaded - probe.host
-    cached, cuda = "cache" in vars(config.settings), world().device.type == "cuda"
-    settings = override(config.settings, [f"cache.folder={folder}"] if cached else [])
-    tune, cache = getattr(settings, "tune", None), getattr(settings, "cache", CacheConfig())
-    stages = () if stream is None else (*stream.stages, *stream.unseen)
-    splits: list[Any] = [split for s in stages for split in (s.train, s.test) if len(split)]
-    samples: Any = ConcatDataset(splits or [[SyntheticDomain("polyps", 1, base.image_size)[0]]])
-    most = max(map(len, splits), default=sys.maxsize)
-    learner, seen = build(config.method, base, settings, config.seed), Spread(samples, 0)
+    def build(self, *settings: str) -> Learner:
+        """A new learner, with further settings."""
+        config = self.config
+        return build(config.method, self.base, override(self.settings, settings), config.seed)
 
-    def cost(work: Callable[[int], Any], rows: int) -> Cost:
-        """The cost of so many rows. A unit that does more than a run's unit says how long that part took."""
-        reset_peak()
-        began = time.perf_counter()
-        own = work(rows)
-        if cuda:
-            torch.cuda.synchronize()
-        seconds = own if isinstance(own, float) else time.perf_counter() - began
-        host, gpu = peak()
-        return Cost(rows, seconds, max(0, host - probe.host), max(0, gpu - probe.gpu))
+    def prepared(self, rows: int) -> Prepared:
+        cache = getattr(self.settings, "cache", CacheConfig())
+        return prepare(Spread(self.samples, rows), self.base, cache, (self.tune or TuneConfig()).fit, "probe")
 
-    def prepared(rows: int) -> Prepared:
-        return prepare(Spread(samples, rows), base, cache, (tune or TuneConfig()).fit, "probe")
+    def read(self, rows: int) -> None:
+        """Decode images and pass them through the trunk."""
+        self.probe.objects = len(self.prepared(rows)) / rows
 
-    def read(rows: int) -> None:
-        probe.objects = len(prepared(rows)) / rows
-
-    def step(rows: int) -> float:
-        nonlocal learner
+    def step(self, rows: int) -> float:
+        """Learn a stage of so many images; the seconds are those of one training step."""
         steps = min(rows, 2)
         asked = [f"tune.fit.batch={rows}", f"tune.fit.steps={steps}", "tune.fit.micro_batch=0"]
-        learner = build(config.method, base, override(settings, asked), config.seed)
+        self.learner = self.build(*asked)
         began = time.perf_counter()
-        figures = learner.learn(Stage(0, "probe", Spread(samples, rows), ()), NoScratch())
+        figures = self.learner.learn(Stage(0, "probe", Spread(self.samples, rows), ()), NoScratch())
         whole = time.perf_counter() - began
         fitted = figures.get("seconds", whole)
-        probe.rest[rows] = min(probe.rest.get(rows, whole), whole - fitted)
+        self.probe.rest[rows] = min(self.probe.rest.get(rows, whole), whole - fitted)
         return fitted / steps
 
-    def look(rows: int) -> None:
-        nonlocal seen
-        seen = Spread(samples, rows)
-        again(rows)
+    def look(self, rows: int) -> None:
+        """Predict and score images that are new to the cache."""
+        self.tested = Spread(self.samples, rows)
+        self.again(rows)
 
-    def again(rows: int) -> None:
-        score(learner.predict, seen, "probe", config.score)
+    def again(self, rows: int) -> None:
+        """Predict and score the same images again."""
+        score(self.learner.predict, self.tested, "probe", self.config.score)
 
-    units: list[tuple[str, Callable[[int], Any], int]] = [("read", read, PREDICT_BATCH)]
-    if tune is not None:
-        units.append(("step", step, min(tune.fit.batch, tune.fit.micro_batch or tune.fit.batch)))
-    units.append(("look", look, BATCH))
-    together = []
-    for kind, work, rows in units:
-        yield f"it measured {kind} of 1"
-        for _ in range(2):  # The first time is slow for being the first.
-            began = time.process_time()
-            one = cost(work, 1)
-            seconds = min(one.seconds, time.process_time() - began)  # without what other programs take
-            if seconds > 5:
-                break
-        free, heavy = (torch.cuda.mem_get_info()[0], one.gpu) if cuda else (host_memory()[1], one.host)
-        getattr(probe, kind).append(one)
-        together.append((kind, work, affordable(min(rows, most), seconds, heavy, free)))
-    # In turns, as a run does: what one unit has freed the next takes, and both leave gaps.
-    began = time.perf_counter()
-    for kind, work, rows in together * ROUNDS:
-        slow = len(getattr(probe, kind)) > 1 and time.perf_counter() - began > 2 * PATIENCE
-        if rows > 1 and not slow:
-            yield f"it measured {kind} of {rows}"
-            getattr(probe, kind).append(cost(work, rows))
+    def cost(self, unit: Callable[[int], float | None], rows: int) -> Cost:
+        """What a unit takes. One that does more than a run's unit returns the seconds of that part."""
+        reset_peak()
+        began = time.perf_counter()
+        part = unit(rows)
+        if world().device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began if part is None else part
+        host, gpu = peak()
+        return Cost(rows, seconds, max(0, host - self.probe.host), max(0, gpu - self.probe.gpu))
 
-    yield "it measured what is kept"
-    probe.again.append(cost(again, len(seen)))
-    kept = prepared(1)
-    features = kept.cache.features([kept.samples[0].query()])
-    width = 2 if kept.cache.dtype == torch.float16 else 4
-    probe.feature_bytes = sum(v.numel() * width + TENSOR for v in features.values())
-    # Beside the truth, a bit per pixel, a pixel of the image, and the prompts twice.
-    probe.row_bytes = kept[0].truth.numel() // 8 + 5 * TENSOR
-    # What is kept does not depend on what is seen: all stages have the same images, known from the disk.
-    asked = ["tune.fit.epochs=0", "tune.fit.steps=0"] if tune is not None else []
-    asked += ["cache.where=disk"] if cached else []
-    learner = build(config.method, base, override(settings, asked), config.seed)
-    taken = []
-    for index, images in enumerate((1, 1, 2, 1)):
-        seen = Spread(samples, images)
-        seen.name = 0
-        learner.learn(Stage(index, f"probe-{index}", seen, (), background=index == 3), NoScratch())
-        probe.state.append({kind: state_bytes(value) for kind, value in learner.state_dict().items()})
-        probe.reads_background = seen.reads > 0
-        taken.append(cost(again, images).seconds / images)
-    if taken[2] > 1.5 * taken[0]:  # else one pass serves all modules
-        probe.more = (taken[2] - taken[0]) / 2
+    def measured(self) -> Iterator[str]:
+        """Measure one unit after another and note it in the probe; say what comes next."""
+        probe, tune, began = self.probe, self.tune, time.perf_counter()
+        cuda = world().device.type == "cuda"
+        loaded = peak()[0]
+        reset_peak()
+        probe.host, probe.gpu = peak()
+        probe.loading = loaded - probe.host
+        units: list[tuple[list[Cost], Callable[[int], float | None], int]]
+        units = [(probe.read, self.read, PREDICT_BATCH), (probe.look, self.look, BATCH)]
+        if tune is not None:
+            batch = min(tune.fit.batch, tune.fit.micro_batch or tune.fit.batch)
+            units.insert(1, (probe.step, self.step, batch))
+        together = []
+        for costs, unit, rows in units:
+            yield f"it measured {unit.__name__} of 1"
+            one = self.cost(unit, 1)
+            if one.seconds < PATIENCE / 4:  # The first time is slow because it is the first.
+                one = self.cost(unit, 1)
+            costs.append(one)
+            free, heavy = (torch.cuda.mem_get_info()[0], one.gpu) if cuda else (host_memory()[1], one.host)
+            together.append((costs, unit, affordable(min(rows, self.most), one.seconds, heavy, free)))
+        # In turns, as a run does: what one unit has freed the next takes, and both leave gaps.
+        for costs, unit, rows in together * ROUNDS:
+            slow = len(costs) > 1 and time.perf_counter() - began > 3 * PATIENCE
+            if rows > 1 and not slow:
+                yield f"it measured {unit.__name__} of {rows}"
+                costs.append(self.cost(unit, rows))
+        probe.again.append(self.cost(self.again, len(self.tested)))
+        yield "it measured what is kept"
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Note the bytes that are kept: of an image's features, of a training row, and by the learner."""
+        kept = self.prepared(1)
+        features = kept.cache.features([kept.samples[0].query()])
+        width = 2 if kept.cache.dtype == torch.float16 else 4
+        self.probe.feature_bytes = sum(v.numel() * width + TENSOR for v in features.values())
+        # Beside the truth, a bit per pixel, a pixel of the image, and the prompts twice.
+        self.probe.row_bytes = kept[0].truth.numel() // 8 + 5 * TENSOR
+        # The learner's bytes do not depend on what it is shown, nor on how long it trains.
+        asked = ["tune.fit.epochs=0", "tune.fit.steps=0"] if self.tune is not None else []
+        learner = self.build(*asked)
+        for index, images in enumerate((1, 1, 2, 1)):
+            seen = Spread(self.samples, images)
+            learner.learn(Stage(index, f"probe-{index}", seen, (), background=index == 3), NoScratch())
+            self.probe.state.append({kind: state_bytes(part) for kind, part in learner.state_dict().items()})
+            self.probe.reads_background = seen.reads > 0
 
 
 def affordable(rows: int, seconds: float, heavy: int, free: int) -> int:

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from everseg.config import MACHINE, at_least
+from everseg.config import MACHINE, Checked, Count
 from everseg.models.precision import resolved
 from everseg.models.promptable.protocol import Features, Promptable
 from everseg.types import Query
 
 
 @dataclass(frozen=True)
-class CacheConfig:
+class CacheConfig(Checked):
     """Where the features of the frozen trunk are kept."""
 
     where: Literal["memory", "disk", "off"] = field(default="memory", metadata=MACHINE)
@@ -30,14 +30,11 @@ class CacheConfig:
     precision: Literal["fp16", "fp32"] = "fp16"
     """Precision that features are rounded to, whether they are kept or not, so that a run may continue with
     another `where` and end with the same bits."""
-    budget: int = field(default=4 * 2**30, metadata=MACHINE)
+    budget: Count = field(default=4 * 2**30, metadata=MACHINE)
     """Bytes of features to keep at most; further ones are computed each time, because evicting would lose
     every entry just before an epoch comes back to it."""
     folder: str = field(default="", metadata=MACHINE)
     """Folder of "disk"; empty: ~/.cache/everseg/features."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "budget")
 
 
 RECENT = 4

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everseg.config import Amount, Checked, Number
+
 __all__ = [
     "REFERENCE",
     "LossConfig",
@@ -35,20 +37,20 @@ Reduction = Literal["mean", "reference"]
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked):
     """Loss of a promptable model's masks. The defaults are the `paper` preset."""
 
     upsample: Literal["bilinear", "nearest", "none"] = "bilinear"
     """How logits are brought to the size of the truth: "bilinear"; "nearest"; "none" averages the truth over
     the block of each logit instead, which gives the numbers of "nearest" at a sixteenth of the work. [Segment
     Anything: bilinear; SAMCL's code: nearest]"""
-    dice_weight: float = 10.0
+    dice_weight: Amount = 10.0
     """Weight of the Dice loss, where the focal loss has 1. [SAMCL, eq. 7]"""
-    focal_scale: float = 0.8
+    focal_scale: Amount = 0.8
     """Factor of the focal loss; it does not balance the classes. [SAMCL's code]"""
-    focal_gamma: float = 2.0
+    focal_gamma: Amount = 2.0
     """Focusing exponent of the focal loss. [SAMCL's code]"""
-    iou_threshold: float = 0.0
+    iou_threshold: Number = 0.0
     """Logit above which a pixel counts as predicted in the IoU that the IoU head learns; 0 is a probability
     of 1/2. [SAMCL's code: 0.5]"""
     reduction: Reduction = "mean"

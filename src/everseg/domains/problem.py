@@ -34,13 +34,14 @@ from everseg.types import (
     RunView,
     Stage,
 )
+from everseg.types.brief import Brief
 
 if TYPE_CHECKING:
     from everseg.data import Stream
 
 
-@dataclass(frozen=True, eq=False)
-class Masks:
+@dataclass(frozen=True, eq=False, repr=False)
+class Masks(Brief):
     """What a run of domains says of one image.
 
     masks: (N, H, W) bool, one per object.

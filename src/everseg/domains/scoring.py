@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from everseg.config import MACHINE, at_least
+from everseg.config import MACHINE, Checked, Count, Size
 from everseg.distributed import gather, shard
 from everseg.progress import bar
 from everseg.results import ImageScore
@@ -22,21 +22,16 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(Checked):
     """How the masks of a domain are compared with the truth."""
 
-    size: Literal["original"] | int = "original"
+    size: Literal["original"] | Size = "original"
     """Pixels in which masks are compared: "original", or the side of the square that both are stretched to.
     [SAMCL's code: 1024]"""
     resize: Literal["bilinear", "nearest"] = "bilinear"
     """How logits are brought to that size. [SAMCL's code: nearest]"""
-    workers: int = field(default=0, metadata=MACHINE)
+    workers: Count = field(default=0, metadata=MACHINE)
     """Processes that decode images; 0: decode in the main process."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "workers")
-        if self.size != "original":
-            at_least(self, 1, "size")
 
     @classmethod
     def presets(cls) -> dict[str, ScoreConfig]:

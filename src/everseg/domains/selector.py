@@ -8,30 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Count, Range, Size
 from everseg.errors import UserError
 
 
 @dataclass(frozen=True)
-class SelectorConfig:
+class SelectorConfig(Checked):
     """How the module selector remembers and trains. The defaults are the `paper` preset."""
 
-    size: int = 300
+    size: Size = 300
     """Embeddings kept per domain. [SAMCL]"""
     precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the kept embeddings. [SAMCL: fp32]"""
-    lr: float = 0.01
+    lr: Amount = 0.01
     """Learning rate of plain SGD over the whole buffer, after each domain. [SAMCL's code]"""
-    epochs: int = 25
+    epochs: Count = 25
     """Passes over the whole buffer after each domain. [SAMCL]"""
-    batch: int = 24
-    """Embeddings per gradient step. [SAMCL's code]"""
+    batch: Annotated[int, Range(2)] = 24
+    """Embeddings per gradient step; batch normalisation needs two. [SAMCL's code]"""
     balance: bool = True
     """Weigh each domain by its inverse size, so that a domain of 80 images is not drowned by one of 300.
     [ours; SAMCL's code: no]"""
@@ -39,11 +39,6 @@ class SelectorConfig:
     """Recompute BatchNorm's statistics over the whole buffer after training. [ours; SAMCL's code: no]"""
     mask_unseen: bool = True
     """Never choose a class that has not been learned yet. [ours; SAMCL's code: no]"""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "size")
-        at_least(self, 2, "batch")  # BatchNorm wants two
-        at_least(self, 0, "lr", "epochs")
 
 
 REFERENCE = SelectorConfig(balance=False, settle=False, mask_unseen=False)

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from everseg.config import Checked, Count, Share
 from everseg.distributed import shard
 from everseg.domains.cache import FeatureCache
 from everseg.domains.heatmap import click_heatmap
@@ -37,20 +38,21 @@ from everseg.types import PromptPrediction, PromptSample, Query, Route, Scratch
 
 
 @dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Checked):
     """How an adapter is trained."""
 
     fit: FitConfig = field(default_factory=FitConfig)
     """The gradient steps."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss that the steps minimise."""
-    val: float = 0.0
+    val: Share = 0.0
     """Share of a stage's training images held out to choose the best epoch by; 0: none, unless the stream has
     val:. [ours]"""
-    patience: int = 0
+    patience: Count = 0
     """Stop after so many epochs without a better score on the held-out images; 0: train to the end. [ours]"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_validation(self)
 
     @classmethod

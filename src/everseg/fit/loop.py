@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from everseg.config import MACHINE, at_least
+from everseg.config import MACHINE, Amount, Checked, Count, Share, Size
 from everseg.distributed import add_up, shard, world
 from everseg.errors import UserError
 from everseg.fit.validation import Validation
@@ -31,44 +31,38 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(Checked):
     """How the gradient steps of one stage are taken."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the stage's training examples. [SAMCL: 20; DKD, EIR: 60; SSUL: 50; MiB, PLOP: 30]"""
-    steps: int = 0
+    steps: Count = 0
     """Train for this many gradient steps, in as many epochs as that takes; 0: `epochs` decides."""
-    batch: int = 8
+    batch: Size = 8
     """Examples per gradient step, over all processes together. [SAMCL: 8; EIR, MiB, PLOP: 24; SSUL: 32]"""
-    lr: float = 5e-3
+    lr: Amount = 5e-3
     """Learning rate at the start of the stage. [SAMCL: 0.005; DKD, EIR: 0.001, then 0.0001; MiB, PLOP: 0.01,
     then 0.001]"""
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser; "sgd" uses Nesterov momentum where `momentum` is above 0. [SAMCL: AdamW in the text, Adam in
     the code; DKD, EIR: SGD]"""
-    weight_decay: float = 0.0
+    weight_decay: Amount = 0.0
     """Weight decay. [SAMCL's code: 0; DKD, EIR, MiB: 0.0001]"""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Momentum of "sgd". [DKD, EIR]"""
     schedule: Schedule = "total"
     """Learning rate over time: "total" is one half cosine over all steps, "per_iter_T20" a cosine with a half
     period of `epochs` iterations, "poly" (1 - step / total) ** 0.9. [SAMCL: total in the text, per_iter_T20
     in the code; DKD, EIR: poly]"""
-    clip: float = 0.0
+    clip: Amount = 0.0
     """Maximum norm of the gradient; 0: no clipping. [SAMCL's code: none]"""
     drop_last: bool = False
     """Skip the last batch of an epoch if it is incomplete, unless it is the only one. [SAMCL: no; DKD, EIR:
     yes]"""
-    micro_batch: int = 0
+    micro_batch: Count = 0
     """Examples per forward pass in each process, with accumulated gradients; 0: the whole batch."""
-    workers: int = field(default=0, metadata=MACHINE)
+    workers: Count = field(default=0, metadata=MACHINE)
     """Processes that decode images; 0: decode in the main process."""
-
-    def __post_init__(self) -> None:
-        at_least(
-            self, 0, "epochs", "steps", "lr", "weight_decay", "momentum", "clip", "micro_batch", "workers"
-        )
-        at_least(self, 1, "batch")
 
 
 class Examples(Protocol):

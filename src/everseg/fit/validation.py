@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from everseg.config import at_least
+from everseg.config import SettingError
 from everseg.errors import UserError
 
 
@@ -33,14 +33,13 @@ class ValidationConfig(Protocol):
 
 
 def check_validation(config: ValidationConfig) -> None:
-    """Check the settings of validation.
+    """Check that validation leaves something to train on.
 
     Raises:
-        UserError: a share that leaves nothing to train on, or a negative patience.
+        SettingError: it does not.
     """
-    at_least(config, 0, "val", "patience")
-    if config.val >= 1:
-        raise UserError(f"val is {config.val:g}; give a share below 1: the other images are trained on")
+    if config.val == 1:
+        raise SettingError("val", "is 1; give a share below 1: the other images are trained on")
 
 
 def validation_of(

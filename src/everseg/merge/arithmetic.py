@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from everseg.config import Number
 from everseg.merge.average import RunningMean
 from everseg.merge.rule import Answer, Summed
 from everseg.merge.tensors import Tensors, weighted_sum
@@ -40,7 +41,7 @@ class Arithmetic(Summed):
     Source: Ilharco et al., ICLR 2023.
     """
 
-    scale: float = 0.3
+    scale: Number = 0.3
     """Factor on the sum of deltas. [fusion_bench; TIES' notebook has 0.4, mergekit 1]"""
     normalise: bool = False
     """Divide by the sum of the domains' weights; then a scale of 1 is the mean. [mergekit]"""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from everseg.config import Size
 from everseg.merge.average import average
 from everseg.merge.regmean import regmean
 from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
@@ -76,7 +77,7 @@ class Blockwise(Joint):
     Source: after RMM, arXiv 2503.21272.
     """
 
-    budget: int = 200
+    budget: Size = 200
     """Scores that are taken at most. [ours]"""
 
     needs = frozenset({"samples"})

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.config import Amount, Count, Number, Positive
 from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike, copied, deltas, weighted_sum
 from everseg.seed import torch_generator
@@ -127,13 +128,13 @@ class Concrete(Joint):
     Source: Tang et al., arXiv 2312.06173.
     """
 
-    scale: float = 0.3
+    scale: Number = 0.3
     """Factor on the sum of deltas. [Tang et al.]"""
-    temperature: float = 0.5
+    temperature: Positive = 0.5
     """Temperature of the relaxed mask. [Tang et al.]"""
-    steps: int = 2000
+    steps: Count = 2000
     """Steps of Adam. [Tang et al.]"""
-    lr: float = 1e-3
+    lr: Amount = 1e-3
     """Learning rate of Adam. [Tang et al.]"""
 
     needs = frozenset({"samples"})
@@ -158,11 +159,11 @@ class AdaMerging(Joint):
 
     per: Literal["tensor", "model"] = "tensor"
     """A weight for each tensor of each model, or one for each model. [tensor: layer-wise AdaMerging]"""
-    start: float = 0.3
+    start: Number = 0.3
     """Every weight at the start. [Yang et al.]"""
-    steps: int = 500
+    steps: Count = 500
     """Steps of Adam. [Yang et al.; 1000 elsewhere]"""
-    lr: float = 1e-3
+    lr: Amount = 1e-3
     """Learning rate of Adam. [Yang et al.]"""
     clamp: bool = True
     """Keep weights in 0..1. [Yang et al.; fusion_bench leaves them free]"""

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.config import Number, Share
 from everseg.errors import UserError
 from everseg.merge.arithmetic import task_arithmetic
 from everseg.merge.rule import Answer, Domain, Joint, Network
@@ -71,9 +72,9 @@ class Dare(Joint):
     Source: Yu et al., ICML 2024.
     """
 
-    drop: float = 0.9
+    drop: Share = 0.9
     """Share of entries that each delta loses. [Yu et al.; fusion_bench has 0.5, RMM 0.34]"""
-    scale: float = 1.0
+    scale: Number = 1.0
     """Factor on the merged delta."""
     rescale: Literal["density", "l1"] = "density"
     """Scale what is left by 1 / (1 - drop), or to the old L1 norm. [density: Yu et al.; l1: mergekit]"""

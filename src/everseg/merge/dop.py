@@ -12,8 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from everseg.config import at_least
-from everseg.errors import UserError
+from everseg.config import Amount, Count, Share
 from everseg.merge.rule import Domain, Folded, Stepped
 from everseg.merge.tensors import Tensors, alike, copied
 
@@ -47,26 +46,20 @@ class DOP(Stepped):
     Source: Dual Projections, NeurIPS 2025.
     """
 
-    alpha: float = 0.5
+    alpha: Share = 0.5
     """Weight of the merged delta; the new one has 1 - alpha. [RegCL's baseline; fusion_bench's config 0.8]"""
-    energy: float = 1.0
+    energy: Share = 1.0
     """Share of the sum of singular values that projections keep. [fusion_bench; 0.99999 in its config]"""
     solver: Literal["exact", "adam"] = "exact"
     """Solve exactly, or by Adam with weights that MGDA adapts. [adam: the published code]"""
-    steps: int = 200
+    steps: Count = 200
     """Steps of Adam. [the published code]"""
-    lr: float = 1e-4
+    lr: Amount = 1e-4
     """Learning rate of Adam. [the published code]"""
-    ema: float = 0.99
+    ema: Share = 0.99
     """Smoothing of MGDA's weights. [fusion_bench; 0.999 in its config]"""
 
     works_on = ("products", "factors")
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "alpha", "energy", "steps", "lr", "ema")
-        for name in ("alpha", "energy", "ema"):
-            if getattr(self, name) > 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a share from 0 to 1")
 
     @classmethod
     def presets(cls) -> dict[str, DOP]:

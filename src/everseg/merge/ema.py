@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from everseg.config import Share
 from everseg.merge.rule import Domain, Folded, Stepped
 from everseg.merge.tensors import Tensors, weighted_sum
 
@@ -27,7 +28,7 @@ class Ema(Stepped):
     Source: common.
     """
 
-    beta: float = 0.9
+    beta: Share = 0.9
     """Share of what is merged so far in the next merge."""
 
     takes = "weights"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everseg.config import Amount
 from everseg.merge.average import RunningMean
 from everseg.merge.rule import Answer, Domain, Summed
 from everseg.merge.tensors import Tensors, alike, norm
@@ -121,7 +122,7 @@ class Fisher(Summed):
     Source: Matena and Raffel, NeurIPS 2022.
     """
 
-    floor: float = 1e-6
+    floor: Amount = 1e-6
     """Least value of the Fisher information. [Matena and Raffel; dataless-model-merging has 1e-10]"""
     normalise: bool = False
     """Divide each model's Fisher information by its norm, after the floor. [Matena and Raffel]"""

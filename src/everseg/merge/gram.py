@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.config import at_least
+from everseg.config import Checked, Count
 from everseg.distributed import add_up
 from everseg.errors import UserError
 
@@ -25,20 +25,20 @@ for wide ones, adding a product up costs as much as some hundred rows of it."""
 
 
 @dataclass(frozen=True)
-class GramConfig:
+class GramConfig(Checked):
     """How the inputs of layers are measured."""
 
     affine: bool = False
     """Append a constant 1 to every row, so that a layer's bias is merged together with its weight."""
     zero_rows: Literal["keep", "count", "drop"] = "keep"
     """Rows of zeros, as in padding: "keep"; "count" only in N, equal but faster for many; "drop"."""
-    max_rows: int = 0
+    max_rows: Count = 0
     """Multiply only this many rows, drawn uniformly, and keep as many until then; 0 multiplies all."""
     running_mean: bool = False
     """Hold the mean in float32 instead of the sum in float64. [RegCL's published code]"""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "max_rows")
+        super().__post_init__()
         if self.running_mean and self.max_rows:
             raise UserError("running_mean measures every row; set max_rows to 0, or running_mean to false")
 

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from everseg.config import Amount, Number, Share
 from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike
 from everseg.merge.ties import ties
@@ -88,11 +89,11 @@ class KnOTS(Joint):
     Source: Stoica et al., ICLR 2025.
     """
 
-    cutoff: float = 1e-5
+    cutoff: Amount = 1e-5
     """Singular values up to this one are dropped. [Stoica et al.]"""
-    keep: float = 0.2
+    keep: Share = 0.2
     """Share of entries that TIES keeps of each delta. [Stoica et al.]"""
-    scale: float = 0.6
+    scale: Number = 0.6
     """Factor on the merged delta. [Stoica et al.]"""
     one_too_many: bool = False
     """Let TIES keep one entry more than `keep` says. [TIES' published code]"""

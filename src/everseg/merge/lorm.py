@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from everseg.config import Amount, Share, Size
 from everseg.merge.rule import Answer, Domain, Joint, Network
 from everseg.merge.solve import shrink_offdiagonal, solve
 from everseg.merge.tensors import Tensors
@@ -132,11 +133,11 @@ class LoRM(Joint):
     Source: Salami et al., arXiv 2410.17961.
     """
 
-    rounds: int = 2
+    rounds: Size = 2
     """How often B and then A is solved for. [ours]"""
-    ridge: float = 0.0
+    ridge: Amount = 0.0
     """Pull toward the mean, as in RegMean. [Salami et al. solve by a pseudo-inverse]"""
-    offdiag: float = 1.0
+    offdiag: Share = 1.0
     """Factor on the off-diagonal entries of every G_k. [Salami et al.'s commands: 0]"""
 
     needs = frozenset({"moments"})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from everseg.config import Number
 from everseg.merge.rule import Domain, Stepped
 from everseg.merge.tensors import Tensors, alike, copied
 
@@ -41,7 +42,7 @@ class MagMax(Stepped):
     Source: Marczak et al., ECCV 2024.
     """
 
-    scale: float = 0.5
+    scale: Number = 0.5
     """Factor on the merged delta. [Marczak et al.; also RegCL's baseline]"""
 
     State = Furthest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everseg.errors import UserError
+from everseg.config import Share
 from everseg.merge.rule import Domain, Folded, Stepped
 from everseg.merge.tensors import Tensors, alike, copied, norm
 
@@ -87,17 +87,13 @@ class OPCM(Stepped):
     Source: Tang et al., arXiv 2501.09522.
     """
 
-    alpha: float = 0.5
+    alpha: Share = 0.5
     """Share of the merged delta's singular values whose directions are protected. [Tang et al.'s code]"""
     reference: bool = False
     """Take alpha = 1 as the published code does, which then protects nothing. [Tang et al.'s code]"""
 
     works_on = ("products", "factors")
     State = Cleaned
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"alpha is {self.alpha}; it must be a share from 0 to 1")
 
     def start(self, domain: Domain) -> Cleaned:
         return Cleaned(copied(domain.tensors), 1.0, norm(domain.tensors), 1)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.config import Number, Share
 from everseg.errors import UserError
 from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, stacked, unflat
@@ -97,11 +98,11 @@ class PCB(Joint):
     Source: Du et al., NeurIPS 2024.
     """
 
-    ratio: float = 0.05
+    ratio: Share = 0.05
     """Share of entries that keep their score, the best ones. [Du et al.; also 0.1 and 0.2]"""
-    scale: float = 1.2
+    scale: Number = 1.2
     """Factor on the merged delta. [Du et al.; 1.0 without validation data]"""
-    clip: float = 1e-4
+    clip: Share = 1e-4
     """Share of entries of each model that is limited at either end. [Du et al.; 0.01 in the vision script]"""
     agreement: Literal["sum", "normalised_sum", "pairs"] = "sum"
     """Which of the published forms measures agreement. [sum: the stand-alone file]"""

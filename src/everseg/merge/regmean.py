@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Share
 from everseg.errors import UserError
 from everseg.merge.average import average
 from everseg.merge.regmean_sums import RegMeanSums
@@ -20,16 +20,16 @@ from everseg.merge.tensors import Tensors, alike
 
 
 @dataclass(frozen=True)
-class RegMeanConfig:
+class RegMeanConfig(Checked):
     """How RegMean's sums are solved.
 
     A ridge of zero trusts float32 products in directions that hold nothing but their rounding. 1e-8 costs no
     more objective than that at conditions from 1e4 to 1e10 (D = 768), 1e-6 20 to 300 times more up to 1e8.
     """
 
-    ridge: float = 1e-8
+    ridge: Amount = 1e-8
     """Pull toward the mean, in units of the mean diagonal entry of sum G_k. [measured, see above]"""
-    offdiag: float = 1.0
+    offdiag: Share = 1.0
     """Factor on the off-diagonal entries of every G_k, from 0 to 1; depends on the axes. [RegMean]"""
     centre: bool = True
     """Solve for the difference from the mean."""
@@ -37,11 +37,6 @@ class RegMeanConfig:
     """Merge a layer's bias together with its weight; wants affine statistics."""
     arithmetic: Literal["fp64", "fp32_inverse"] = "fp64"
     """"fp64", or a plain inverse in float32 without a ridge. [fp32_inverse: RegCL's published code]"""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "ridge", "offdiag")
-        if self.offdiag > 1:
-            raise UserError(f"offdiag is {self.offdiag}; it must be a number from 0 to 1")
 
     @classmethod
     def presets(cls) -> dict[str, RegMeanConfig]:

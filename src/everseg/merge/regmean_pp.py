@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from everseg.config import Amount, Share
 from everseg.errors import UserError
 from everseg.merge.collect import GramCollector
 from everseg.merge.gram import GramConfig
@@ -90,9 +91,9 @@ class RegMeanPlusPlus(Joint):
     Source: arXiv 2508.03121.
     """
 
-    offdiag: float = 0.95
+    offdiag: Share = 0.95
     """Factor on the off-diagonal entries of every G_k. [arXiv 2508.03121]"""
-    ridge: float = 1e-8
+    ridge: Amount = 1e-8
     """Pull toward the mean, as in RegMean."""
 
     needs = frozenset({"samples"})

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from everseg.config import Checked
 from everseg.merge.report import LayerReport
 from everseg.merge.tensors import Tensors
 
@@ -89,7 +90,7 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class Rule(ABC):
+class Rule(Checked, ABC):
     """A rule of merging. Its fields are its options."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()

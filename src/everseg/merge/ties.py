@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.config import Number, Share
 from everseg.errors import UserError
 from everseg.merge.rule import Answer, Domain, Joint, Network, tensors_of
 from everseg.merge.tensors import Tensors, alike, stacked, unflat
@@ -101,9 +102,9 @@ class Ties(Joint):
     Source: Yadav et al., NeurIPS 2023.
     """
 
-    keep: float = 0.2
+    keep: Share = 0.2
     """Share of entries that each delta keeps, the largest ones. [Yadav et al.; RegCL's baseline: 0.2]"""
-    scale: float = 1.0
+    scale: Number = 1.0
     """Factor on the merged delta. [Yadav et al.; fusion_bench has 0.3, RegCL's baseline 0.55]"""
     combine: Literal["mean", "sum"] = "mean"
     """Average the agreeing entries, or add them up. [mean: Yadav et al.; sum: fusion_bench]"""

@@ -34,7 +34,7 @@ class ImageScore:
     probability: float = math.nan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """All scores of a run. Every change makes a new `Results`.
 
@@ -52,6 +52,13 @@ class Results:
     background: frozenset[str] = frozenset()
     cells: Mapping[tuple[int, str], Mapping[str, float]] = field(default_factory=dict)
     scores: Mapping[int, tuple[ImageScore, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Results of {', '.join(self.lower_is_better)}\n"
+            f"  after stages: {', '.join(self.stages) or 'none yet'}\n"
+            f"  on columns: {', '.join(self.columns) or 'none yet'}"
+        )
 
     def with_stage(
         self,

@@ -52,7 +52,7 @@ def export(run: Run, form: ExportForm, out: Path | str) -> dict[str, Any]:
     manifest: dict[str, Any] = {
         "form": form,
         "method": run.config.method,
-        "learned": run.learned,
+        "learned": [stage.name for stage in run.record.learned if not stage.background],
         "base": {"name": _public(run.config.base), "fingerprint": base.fingerprint},
         "adapter": sha256_tensors(dict(adapter.state_dict())),
     }

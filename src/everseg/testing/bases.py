@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 def micro_sam() -> Any:
     """A `transformers.SamModel` for 64 x 64 pixels: four blocks, windowed and global in turn, of which two
     are adapted."""
-    from transformers import SamConfig, SamModel
     from transformers.models.sam.configuration_sam import (
+        SamConfig,
         SamMaskDecoderConfig,
         SamPromptEncoderConfig,
         SamVisionConfig,
     )
+    from transformers.models.sam.modeling_sam import SamModel
 
     vision = SamVisionConfig(
         hidden_size=32,
@@ -57,13 +58,14 @@ def micro_base() -> Sam:
 def micro_sam2() -> Any:
     """A `transformers.Sam2Model` for 128 x 128 pixels: stages of 1, 2, 4 and 1 blocks; stage 3 is a grid of
     8 x 8, which windows of 6 do not divide, and two of its blocks are adapted."""
-    from transformers import Sam2Config, Sam2Model
     from transformers.models.sam2.configuration_sam2 import (
+        Sam2Config,
         Sam2HieraDetConfig,
         Sam2MaskDecoderConfig,
         Sam2PromptEncoderConfig,
         Sam2VisionConfig,
     )
+    from transformers.models.sam2.modeling_sam2 import Sam2Model
 
     backbone = Sam2HieraDetConfig(
         hidden_size=8,
@@ -111,11 +113,11 @@ def micro_resnet() -> Any:
 
 
 def micro_backbone() -> SemanticBase:
-    """The base of a method that learns classes: `micro_resnet`, frozen."""
+    """The base of a method that learns classes: `micro_resnet`, frozen, for a narrow head."""
     from everseg.models.semantic.backbones import set_momentum
     from everseg.models.semantic.base import SemanticBase
     from everseg.models.semantic.load import as_backbone
 
     backbone = as_backbone(micro_resnet(), "micro")
     set_momentum(backbone)
-    return SemanticBase(backbone, "micro")
+    return SemanticBase(backbone, "micro", width=32)

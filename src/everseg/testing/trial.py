@@ -143,7 +143,7 @@ class Trial(ABC):
         self.shaken += 1
         random.seed(self.shaken)
         np.random.seed(self.shaken)
-        torch.manual_seed(self.shaken)
+        torch.default_generator.manual_seed(self.shaken)  # torch.manual_seed asks every kind of device
 
     @contextmanager
     def apart(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from everseg.errors import UserError
+from everseg.types.brief import Brief
 
 if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
     import torch
@@ -38,8 +39,8 @@ VOID = 255
 """The label of pixels in masks and class maps that count neither as background nor as any class."""
 
 
-@dataclass(frozen=True)
-class Prompts:
+@dataclass(frozen=True, repr=False)
+class Prompts(Brief):
     """What the user points at, one entry for each of N objects. At least one of `points` and `boxes` is
     given.
 
@@ -63,8 +64,8 @@ class Prompts:
         return len(given)
 
 
-@dataclass(frozen=True)
-class Query:
+@dataclass(frozen=True, repr=False)
+class Query(Brief):
     """What a learner may see when it predicts: an image and its prompts, never the stage or the truth.
 
     image: (3, H, W) uint8.
@@ -78,8 +79,8 @@ class Query:
     lasting: bool = True
 
 
-@dataclass(frozen=True)
-class PromptSample:
+@dataclass(frozen=True, repr=False)
+class PromptSample(Brief):
     """One training or test example of a promptable model.
 
     image: (3, H, W) uint8. masks: (N, H, W) bool, the truth for each prompt. name: for messages and reports.
@@ -148,8 +149,8 @@ class PromptSample:
         return {"image": self.image, "masks": self.masks, **present}
 
 
-@dataclass(frozen=True)
-class ImageQuery:
+@dataclass(frozen=True, repr=False)
+class ImageQuery(Brief):
     """What a learner of classes may see when it predicts: an image, never the stage or the truth.
 
     image: (3, H, W) uint8. key: as in `Query`.
@@ -159,8 +160,8 @@ class ImageQuery:
     key: str = ""
 
 
-@dataclass(frozen=True)
-class SemanticSample:
+@dataclass(frozen=True, repr=False)
+class SemanticSample(Brief):
     """One training or test example of a model that gives every pixel a class.
 
     image: (3, H, W) uint8. labels: (H, W) uint8: 0 background, 255 ignore; in a stage of a stream of classes
@@ -193,8 +194,8 @@ class Route:
     probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PromptPrediction:
+@dataclass(frozen=True, repr=False)
+class PromptPrediction(Brief):
     """Masks for one query, kept at the decoder's resolution until somebody asks for pixels.
 
     logits: (N, h, w) float32. iou: (N,) float32, the model's own estimate. size: (H, W) of the original
@@ -217,8 +218,8 @@ class PromptPrediction:
         return big[0] >= 0
 
 
-@dataclass(frozen=True)
-class Stage:
+@dataclass(frozen=True, repr=False)
+class Stage(Brief):
     """One step of a stream: a domain (domain-incremental) or a set of new classes (class-incremental).
 
     train and test are lazy sequences of samples: `stage.train[i]` decodes one. The core never looks inside

@@ -99,4 +99,7 @@ def test_a_written_stream_is_clean(tmp_path: Path) -> None:
         assert stream.fingerprint(a) == stream.fingerprint(b)
     with pytest.raises(UserError, match="did you mean 'polyps'"):
         write_synthetic_stream(tmp_path / "u", ["polyp"])
+    with pytest.raises(UserError, match="'polyps' is named more than once"):
+        write_synthetic_stream(tmp_path / "u", ["polyps", "cracks", "polyps"])
+    assert not (tmp_path / "u").exists()
     assert not (tmp_path / "u").exists()

@@ -311,13 +311,13 @@ def test_statistics_that_are_missing_are_named(micro: Any) -> None:
 
 
 def test_options_are_the_rules_own() -> None:
-    with pytest.raises(UserError, match=r"option of ties 'kep'.*keep"):
+    with pytest.raises(UserError, match=r"option of rule ties 'kep'.*keep"):
         MergerConfig("ties", options={"kep": 0.1})
-    with pytest.raises(UserError, match=r"keep of ties is 'much'; it is a float"):
+    with pytest.raises(UserError, match=r"keep \(of rule ties\) is 'much'; it must be a number"):
         MergerConfig("ties", options={"keep": "much"})
-    with pytest.raises(UserError, match=r"combine of ties is 'all'; it is one of mean, sum"):
+    with pytest.raises(UserError, match=r"combine \(of rule ties\) is 'all'; it must be one of mean, sum"):
         MergerConfig("ties", options={"combine": "all"})
-    with pytest.raises(UserError, match=r"one_too_many of ties is 1; it is a bool"):
+    with pytest.raises(UserError, match=r"one_too_many \(of rule ties\) is 1; it must be true or false"):
         MergerConfig("ties", options={"one_too_many": 1})
     assert MergerConfig("ties", options={"keep": 1}).build() == Ties(keep=1)
     assert override(MergerConfig("knots"), ["options={cutoff: 1e-6}"]).build() == KnOTS(cutoff=1e-6)

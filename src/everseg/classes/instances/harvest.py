@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,34 +19,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everseg.classes.instances.pool import Instance
-from everseg.config import at_least
+from everseg.config import Checked, Count, Range, Share, Size
 from everseg.types import VOID
 
 
 @dataclass(frozen=True)
-class HarvestConfig:
+class HarvestConfig(Checked):
     """How instances are cut out of a step's images."""
 
-    min_area: float = 0.002
+    min_area: Share = 0.002
     """Minimum share of the image that an instance covers. [ours; EIR's code: 0]"""
-    max_area: float = 0.6
+    max_area: Share = 0.6
     """Maximum share of the image that an instance covers. [ours; EIR's code: 1]"""
-    border: int = 0
+    border: Count = 0
     """Skip instances closer than this many pixels to the image's edge, where the object may continue; 0:
     none."""
     single: Literal["off", "class", "image"] = "off"
     """Skip a class that lies in several parts ("class"), or the whole image if any class does ("image").
     [EIR's code: image]"""
-    max_side: int = 256
+    max_side: Size = 256
     """Maximum side of a kept cut-out, in pixels; larger ones are shrunk. [ours]"""
-    margin: int = 2
+    margin: Count = 2
     """Pixels kept around the mask, for resizing; everything beyond becomes the mean colour. [ours]"""
-    quality: int = 90
+    quality: Annotated[int, Range(0, 100)] = 90
     """JPEG quality of a cut-out; 0: lossless PNG. [ours]"""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "min_area", "max_area", "border", "margin", "quality")
-        at_least(self, 1, "max_side")
 
     @classmethod
     def presets(cls) -> dict[str, HarvestConfig]:

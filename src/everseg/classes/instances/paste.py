@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from everseg.classes.instances.place import best_window, filling_size, native_size, ranked_cells
 from everseg.classes.instances.pool import Instance, InstancePool
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Count, Positive, Share, Size, ascending
 from everseg.types import VOID
 
 MEAN_COLOUR = (124, 116, 104)
@@ -25,13 +25,13 @@ MEAN_COLOUR = (124, 116, 104)
 
 
 @dataclass(frozen=True)
-class PasteConfig:
+class PasteConfig(Checked):
     """How old instances are pasted into new images. The defaults are the `paper` preset."""
 
-    most: int = 3
+    most: Count = 3
     """Maximum number of instances per image, one for each old class that the old model sees in it. [EIR's
     code]"""
-    fill_below: int = 3
+    fill_below: Count = 3
     """Fill up to `most` with random old classes where the old model sees fewer classes than this. [EIR's
     code: 2 on VOC, 1 on ADE20K]"""
     filler_skips_last: bool = False
@@ -42,22 +42,22 @@ class PasteConfig:
     size: Literal["native", "cell"] = "native"
     """How large a paste is: "native", the instance's size in its own image, times a factor from `jitter`; or
     "cell", filling the cell. [EIR's code: cell]"""
-    jitter: tuple[float, float] = (0.5, 1.5)
+    jitter: tuple[Positive, Positive] = (0.5, 1.5)
     """Range of the random factor on the native size. [ours]"""
-    upscale: float = 2.0
+    upscale: Amount = 2.0
     """Maximum factor by which a kept cut-out is enlarged. [ours]"""
-    largest: float = 0.5
+    largest: Positive = 0.5
     """Maximum side of a paste, as a share of the image's. [ours]"""
-    grid: int = 8
+    grid: Size = 8
     """Step of the search for the freest window, in pixels. [ours]"""
-    cell: int = 250
+    cell: Size = 250
     """Side of a cell, in pixels. [EIR's code: 250 on VOC, 200 on ADE20K]"""
     rank: Literal["most_free", "least_free"] = "most_free"
     """Order of the cells; random classes all go into the first. [EIR's code: most_free on VOC, least_free on
     ADE20K]"""
     strict: bool = True
     """Never cover foreground, and count what is pasted as foreground from then on. [EIR's code: no]"""
-    visible: float = 0.25
+    visible: Share = 0.25
     """Skip a paste of which less than this share would be visible, if `strict`. [ours]"""
     void_is_free: bool = False
     """Allow pasting on void pixels. [EIR's code: yes]"""
@@ -66,12 +66,12 @@ class PasteConfig:
     them. [EIR's code: mixup]"""
     resample: Literal["bilinear", "nearest"] = "bilinear"
     """Resampling of the picture; masks always use nearest. [EIR's code: nearest]"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability that an instance is mirrored."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "most", "fill_below", "upscale", "visible", "flip")
-        at_least(self, 1, "grid", "cell")
+        super().__post_init__()
+        ascending(self, "jitter")
 
     @property
     def layers(self) -> int:

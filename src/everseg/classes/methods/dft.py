@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, weighted_bce
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
-from everseg.config import at_least
+from everseg.config import Checked, Size
 from everseg.fit import Group
 from everseg.models.semantic.base import SemanticBase
 from everseg.seed import torch_generator
@@ -31,16 +31,13 @@ from everseg.types import VOID, Scratch, Stage, State
 
 
 @dataclass(frozen=True)
-class DFTConfig:
+class DFTConfig(Checked):
     """Settings of DFT*."""
 
-    allocate: int = 20
+    allocate: Size = 20
     """Classifiers that exist from the beginning; further classes start fresh."""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
     """How a step is trained."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "allocate")
 
     @classmethod
     def presets(cls) -> dict[str, DFTConfig]:

@@ -32,49 +32,35 @@ from everseg.classes.losses import (
 )
 from everseg.classes.memory import ImageMemory
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Count
 from everseg.models.semantic.base import SemanticBase
 from everseg.types import VOID, Scratch, Stage, State
 
 
 @dataclass(frozen=True)
-class DKDConfig:
+class DKDConfig(Checked):
     """Settings of DKD, and with a memory of DKD-M."""
 
-    gamma: float = 2.0
+    gamma: Amount = 2.0
     """Weight of positive pixels in the first step. [DKD: 2 on PASCAL VOC, 35 on ADE20K]"""
-    gamma_later: float = 1.0
+    gamma_later: Amount = 1.0
     """Weight of positive pixels in later steps. [DKD: 1 on PASCAL VOC, 35 on ADE20K]"""
-    distil: float = 5.0
+    distil: Amount = 5.0
     """Weight of the distillation of scores. [DKD]"""
-    decomposed: float = 5.0
+    decomposed: Amount = 5.0
     """Weight of the distillation of the scores' positive and negative parts. [DKD]"""
-    auxiliary: float = 1.0
+    auxiliary: Amount = 1.0
     """Weight of the auxiliary loss, AC. [DKD]"""
     void_as_negative: bool = False
     """Train void pixels as negatives of every class. [DKD's code: yes]"""
-    memory: int = 0
+    memory: Count = 0
     """Images kept of old classes; 0: none. [DKD-M: 100 on PASCAL VOC, 300 on ADE20K]"""
-    max_bytes: int = 0
+    max_bytes: Count = 0
     """Maximum size of the kept images in bytes; 0: no limit."""
-    sure: float = 0.9
+    sure: Amount = 0.9
     """Probability above which the old model completes the labels of kept images. [DKD-M]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
     """How a step is trained."""
-
-    def __post_init__(self) -> None:
-        at_least(
-            self,
-            0,
-            "gamma",
-            "gamma_later",
-            "distil",
-            "decomposed",
-            "auxiliary",
-            "memory",
-            "max_bytes",
-            "sure",
-        )
 
     @classmethod
     def presets(cls) -> dict[str, DKDConfig]:

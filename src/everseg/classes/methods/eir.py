@@ -51,7 +51,7 @@ from everseg.classes.losses import (
     soft_bce,
 )
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Count
 from everseg.distributed import gather, shard
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Segmenter
@@ -61,12 +61,12 @@ from everseg.types import Scratch, SemanticSample, Stage, State
 
 
 @dataclass(frozen=True)
-class EIRConfig:
+class EIRConfig(Checked):
     """Settings of EIR; docs/eir.md lists the differences of the presets."""
 
-    count: int = 100
+    count: Count = 100
     """Maximum number of instances in the pool, over all classes. [EIR's code: 100 on PASCAL VOC]"""
-    max_bytes: int = 0
+    max_bytes: Count = 0
     """Maximum size of the pool in bytes; 0: no limit."""
     replay: bool = True
     """Train on stored instances alone (route A). [EIR]"""
@@ -74,13 +74,13 @@ class EIRConfig:
     """Paste stored instances into new images (route B). [EIR]"""
     outside: Literal["void", "background"] = "void"
     """Label of what surrounds a replayed instance: "void" is not trained. [EIR's code: background]"""
-    gamma: float = 1.0
+    gamma: Amount = 1.0
     """Weight of positive pixels in the first step. [EIR's scripts: 2, without effect]"""
-    gamma_later: float = 1.0
+    gamma_later: Amount = 1.0
     """Weight of positive pixels of the new classes in later steps. [EIR's scripts: 1, without effect]"""
-    sure: float = 0.7
+    sure: Amount = 0.7
     """Probability above which the old model completes a label. [EIR's code]"""
-    distil: float = 5.0
+    distil: Amount = 5.0
     """Weight of the distillation. [EIR's code]"""
     kind: Literal["region", "sigmoid"] = "region"
     """Distillation: "region" is RSKD in the softmax, "sigmoid" DKD's per class. [EIR's code: region on VOC,
@@ -91,7 +91,7 @@ class EIRConfig:
     absorb: Literal["new", "bg+new"] = "new"
     """Channels that answer for the old background where a pixel has a new class, in RSKD: the new classes, or
     background too. [our reading of EIR; MiB: bg+new]"""
-    auxiliary: float = 1.0
+    auxiliary: Amount = 1.0
     """Weight of the auxiliary loss, AC. [DKD; missing from EIR's settings]"""
     auxiliary_in: Literal["first", "all"] = "all"
     """Steps with the auxiliary loss. [EIR's code: first]"""
@@ -101,9 +101,6 @@ class EIRConfig:
     """How instances are pasted."""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
     """How a step is trained."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "count", "max_bytes", "gamma", "gamma_later", "sure", "distil", "auxiliary")
 
     @classmethod
     def presets(cls) -> dict[str, EIRConfig]:

@@ -16,16 +16,17 @@ from torch import Tensor
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import feature_mse, softmax_kd
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, supervised, train
+from everseg.config import Amount, Checked
 from everseg.types import Scratch, Stage
 
 
 @dataclass(frozen=True)
-class ILTConfig:
+class ILTConfig(Checked):
     """Settings of ILT."""
 
-    distil: float = 100.0
+    distil: Amount = 100.0
     """Weight of the distillation of logits. [MiB's code]"""
-    encoder: float = 100.0
+    encoder: Amount = 100.0
     """Weight of the distillation of the backbone's last map. [MiB's code]"""
     freeze_encoder: bool = False
     """Freeze the backbone after the first step. [an option of ILT]"""

@@ -19,14 +19,15 @@ from torch import Tensor
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import softmax_kd
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, supervised, train
+from everseg.config import Amount, Checked
 from everseg.types import Scratch, Stage
 
 
 @dataclass(frozen=True)
-class LwFConfig:
+class LwFConfig(Checked):
     """Settings of LwF."""
 
-    distil: float = 100.0
+    distil: Amount = 100.0
     """Weight of the distillation of logits. [MiB's code]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
     """How a step is trained."""

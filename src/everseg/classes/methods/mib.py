@@ -20,14 +20,15 @@ from torch import Tensor
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, softmax_kd, unbiased_ce
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.config import Amount, Checked
 from everseg.types import VOID, Scratch, Stage
 
 
 @dataclass(frozen=True)
-class MiBConfig:
+class MiBConfig(Checked):
     """Settings of MiB."""
 
-    distil: float = 10.0
+    distil: Amount = 10.0
     """Weight of the unbiased distillation. [MiB]"""
     void_as_background: bool = False
     """Train void pixels as background. [MiB's code: yes]"""

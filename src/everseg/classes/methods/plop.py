@@ -23,17 +23,18 @@ from torch import Tensor
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import EntropyMedians, completed, fold_logits, local_pod, unbiased_ce
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, batches, begin, supervised, train
+from everseg.config import Amount, Checked
 from everseg.models.semantic.segmenter import Segmenter
 from everseg.types import Scratch, Stage
 
 
 @dataclass(frozen=True)
-class PLOPConfig:
+class PLOPConfig(Checked):
     """Settings of PLOP."""
 
-    features: float = 0.01
+    features: Amount = 0.01
     """Weight of local POD of the backbone's stages. [PLOP's code]"""
-    logits: float = 0.0005
+    logits: Amount = 0.0005
     """Weight of local POD of the logits. [PLOP's code]"""
     pseudo: bool = True
     """Complete the labels where the old model is sure. [PLOP]"""

@@ -33,28 +33,25 @@ from everseg.classes.losses import (
     unbiased_ce,
 )
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, supervised, train
-from everseg.config import at_least
+from everseg.config import Amount, Checked
 from everseg.models.semantic.branches import branched
 from everseg.models.semantic.segmenter import Output
 from everseg.types import Scratch, Stage
 
 
 @dataclass(frozen=True)
-class RCILConfig:
+class RCILConfig(Checked):
     """Settings of RCIL."""
 
-    distil: float = 100.0
+    distil: Amount = 100.0
     """Weight of the unbiased distillation. [RCIL's code]"""
-    features: float = 0.01
+    features: Amount = 0.01
     """Weight of the pooled distances of the backbone's stages. [RCIL's code: 0.01 on VOC, 5e-6 on ADE20K]"""
-    logits: float = 0.0005
+    logits: Amount = 0.0005
     """Weight of the pooled distance of the logits. [RCIL's options: 0.0005 on VOC, 5e-7 on ADE20K; its lists
     of layers end before the logits]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
     """How a step is trained."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "distil", "features", "logits")
 
     @classmethod
     def presets(cls) -> dict[str, RCILConfig]:

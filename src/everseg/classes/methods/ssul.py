@@ -32,7 +32,7 @@ from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, pseudo_labels, soft_bce
 from everseg.classes.memory import ImageMemory
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Count
 from everseg.data.images import open_image, read_file
 from everseg.errors import UserError
 from everseg.fit import Group
@@ -52,26 +52,23 @@ def _recipe() -> ClassTuneConfig:
 
 
 @dataclass(frozen=True)
-class SSULConfig:
+class SSULConfig(Checked):
     """Settings of SSUL, and with a memory of SSUL-M."""
 
     saliency: str = ""
     """Folder with a saliency map per image, `<stem>.png`, bright on objects; empty: none, so that nothing is
     "unknown". [SSUL uses an off-the-shelf detector]"""
-    sure: float = 0.7
+    sure: Amount = 0.7
     """Probability above which the old model completes a label. [SSUL]"""
-    memory: int = 0
+    memory: Count = 0
     """Images kept of old classes; 0: none. [SSUL-M: 100 on PASCAL VOC, 300 on ADE20K]"""
-    max_bytes: int = 0
+    max_bytes: Count = 0
     """Maximum size of the kept images in bytes; 0: no limit."""
-    background_lr: float = 1e-4
+    background_lr: Amount = 1e-4
     """Learning rate of the background's classifier after the first step, as a multiple of the others'. [SSUL]
     """
     tune: ClassTuneConfig = field(default_factory=_recipe)
     """How a step is trained."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "sure", "memory", "max_bytes", "background_lr")
 
     @classmethod
     def presets(cls) -> dict[str, SSULConfig]:

@@ -142,13 +142,15 @@ def write_synthetic_stream(
     background: also write "natural" images as the stream's background.
 
     Raises:
-        UserError: an unknown domain, counts below 1, or the folder already holds images.
+        UserError: an unknown domain, one named twice, counts below 1, or the folder already holds images.
     """
     folder = Path(folder)
     kinds = [d for d in domains if d != "natural"]
     for domain in kinds:
         if domain not in SCENES:
             raise unknown("synthetic domain", domain, SCENES)
+        if kinds.count(domain) > 1:
+            raise UserError(f"domain {domain!r} is named more than once; name each domain once")
 
     def entry(domain: str) -> dict[str, str]:
         for split, count in (("train", train), ("test", test)):

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.config import at_least
+from everseg.config import Checked, Size
 from everseg.errors import UserError
 from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
 from everseg.models.promptable.windows import partition
 
 
 @dataclass(frozen=True)
-class AugConfig:
+class AugConfig(Checked):
     """The shape of an AugModule. The defaults are the `paper` preset."""
 
-    rank: int = 10
+    rank: Size = 10
     """Rank r of the low-rank product. [SAMCL]"""
     mix: bool = False
     """Put a trained r by r matrix C_i between A and B_i in each block. [RegCL's adapter and SAMCL's first
@@ -43,9 +43,6 @@ class AugConfig:
     window_heatmap: Literal["partition", "thumbnail"] = "partition"
     """What a windowed block sees of the map: "partition" its own window, "thumbnail" the whole map shrunk to
     the window's size. [SAMCL's code: thumbnail]"""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "rank")
 
 
 RELEASED = AugConfig(neck_transposed=True, window_heatmap="thumbnail")

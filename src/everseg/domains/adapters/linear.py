@@ -12,22 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from everseg.config import at_least
+from everseg.config import Amount, Checked, Size
 from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
 
 
 @dataclass(frozen=True)
-class LinearConfig:
+class LinearConfig(Checked):
     """The shape of a low-rank adapter on linear layers."""
 
-    rank: int = 10
+    rank: Size = 10
     """Rank r of the low-rank product."""
-    alpha: float = 0.0
+    alpha: Amount = 0.0
     """The product is multiplied by alpha / rank; 0: by 1."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "rank")
-        at_least(self, 0, "alpha")
 
     @property
     def scale(self) -> float:

@@ -12,19 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from everseg.config import at_least
+from everseg.config import Checked, Size
 from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
 
 
 @dataclass(frozen=True)
-class LoRAConfig:
+class LoRAConfig(Checked):
     """The shape of a low-rank adapter beside the attention."""
 
-    rank: int = 10
+    rank: Size = 10
     """Rank r of the low-rank product. [SAMCL, baselines]"""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "rank")
 
 
 class ParallelLoRA(nn.Module):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from everseg.config import at_least
+from everseg.config import Checked, Count
 from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, linears
 from everseg.domains.cache import CacheConfig
 from everseg.domains.prepare import Prepared, prepare
@@ -40,7 +40,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
+class MeasureConfig(Checked):
     """What is measured of a domain beside its adapter, for the rules of merging that need it."""
 
     grams: bool = True
@@ -49,13 +49,10 @@ class MeasureConfig:
     """How they are measured."""
     prompt_branch: bool = False
     """Measure them also for the layers that read the clicks alone."""
-    fisher: int = 0
+    fisher: Count = 0
     """Training rows for the diagonal Fisher information, one backward pass each; 0 measures none."""
-    samples: int = 0
+    samples: Count = 0
     """Training rows whose features, clicks and truth are kept for rules that calibrate; 0 keeps none."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "fisher", "samples")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from everseg.config import Checked, Size
 from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, fresh_adapter
 from everseg.domains.cache import CacheConfig, FeatureCache
 from everseg.domains.prepare import prepare
@@ -16,13 +17,13 @@ from everseg.types import PromptPrediction, Query, Scratch, Stage, State
 
 
 @dataclass(frozen=True)
-class FineTuneConfig:
+class FineTuneConfig(Checked):
     """Settings of one adapter that goes from domain to domain."""
 
     adapter: AdapterKind = "lora"
     """What is trained: "lora" in parallel to the attention, "aug" SAMCL's module, "linear" on each linear
     layer of the blocks, which folds into the base. [SAMCL, baselines: lora]"""
-    rank: int = 10
+    rank: Size = 10
     """Rank of the adapter. [SAMCL]"""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
     """How the adapter is trained."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from everseg.config import at_least
+from everseg.config import Checked, Size
 from everseg.domains.adapters.kinds import AdapterKind
 from everseg.domains.cache import CacheConfig
 from everseg.domains.merging import MergerConfig
@@ -22,12 +22,12 @@ from everseg.types import Weighting
 
 
 @dataclass(frozen=True)
-class MergedConfig:
+class MergedConfig(Checked):
     """One adapter per domain, merged by any rule."""
 
     adapter: AdapterKind = "lora"
     """Kind of adapter of each domain: SAMCL's module, LoRA beside the attention, or LoRA on linear layers."""
-    rank: int = 10
+    rank: Size = 10
     """Rank of each domain's adapter."""
     merger: MergerConfig = field(default_factory=MergerConfig)
     """The rule of merging and its options."""
@@ -35,9 +35,9 @@ class MergedConfig:
     """Adapters start from a common start, the last domain's own, or the merged one. [sequ: MagMax]"""
     measure: Literal["needed", "all"] = "needed"
     """Measure what the rule needs of a domain, or all, so that its contribution can be merged by any rule."""
-    fisher: int = 256
+    fisher: Size = 256
     """Training rows for the Fisher information, where it is measured. [Matena and Raffel]"""
-    samples: int = 32
+    samples: Size = 32
     """Training rows to keep for calibration, where they are kept: features, clicks and truth."""
     weighting: Weighting = "equal"
     """Whether all domains count the same, or by their images or objects."""
@@ -47,9 +47,6 @@ class MergedConfig:
     """How adapters are tuned, as for SAMCL."""
     cache: CacheConfig = field(default_factory=CacheConfig)
     """Where the base's features are kept, as for SAMCL."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "rank", "fisher", "samples")
 
     @classmethod
     def presets(cls) -> dict[str, MergedConfig]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from everseg.config import at_least
+from everseg.config import Checked, Count, Size
 from everseg.domains.adapters.kinds import AdapterKind
 from everseg.domains.cache import CacheConfig
 from everseg.domains.merging import MergerConfig
@@ -36,18 +36,18 @@ RULE_ON = {"factors": "regmean", "products": "regmean-products"}
 
 
 @dataclass(frozen=True)
-class RegCLConfig:
+class RegCLConfig(Checked):
     """One adapter per domain, merged in closed form."""
 
     adapter: AdapterKind = "aug"
     """SAMCL's module with matrices C, LoRA beside the attention, or LoRA on linear layers. [aug: RegCL]"""
-    rank: int = 10
+    rank: Size = 10
     """Rank of each domain's adapter. [RegCL]"""
     start: Literal["indi", "sequ", "osrm"] = "indi"
     """A common start, the last domain's own adapter, or OSRM's. [indi: paper; sequ: the published code]"""
     on: Literal["factors", "products"] = "factors"
     """Merge the adapter's matrices each by itself, or the products B A of low-rank pairs. [factors: RegCL]"""
-    merged_rank: int = 0
+    merged_rank: Count = 0
     """Rank of the merged adapter on products; 0 is that of the adapters."""
     weighting: Weighting = "equal"
     """Whether all domains count the same, or by their images or objects. [equal: RegCL]"""
@@ -63,7 +63,7 @@ class RegCLConfig:
     """Where the base's features are kept, as for SAMCL."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "rank")
+        super().__post_init__()
         if self.on == "products" and self.adapter == "aug":
             raise UserError("an AugModule is no product of two matrices; set adapter=lora with on=products")
         if self.start == "osrm" and self.on != "products":

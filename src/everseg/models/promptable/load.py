@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from everseg.errors import UserError
 from everseg.files import sha256_file
+from everseg.models.hub import no_bar, only_cached
 from everseg.models.names import TINY, file_and_key
 from everseg.models.promptable.names import TWIN
 from everseg.models.promptable.sam import Sam
@@ -109,10 +110,11 @@ def _check_folder(path: Path, name: str) -> None:
 
 
 def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
+    cached = not local and only_cached("base", name)
     from transformers.models.auto.configuration_auto import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, local_files_only=cached)
     except Exception as error:  # What is written there decides which one transformers raises.
         if local:
             raise UserError(
@@ -138,9 +140,14 @@ def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
             f"base {name!r} is a {config.model_type!r} model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"
         )
     try:
-        model, report = kind.from_pretrained(
-            name, config=config, output_loading_info=True, dtype=torch.float32
-        )
+        with no_bar(name):
+            model, report = kind.from_pretrained(
+                name,
+                config=config,
+                output_loading_info=True,
+                dtype=torch.float32,
+                local_files_only=cached,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the weights of base {name!r} cannot be read ({_first_line(error)}); fetch them again"

@@ -6,16 +6,15 @@ beside its attention, inside the window partition.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.files import sha256_tensors
 from everseg.models.precision import mixed
-from everseg.models.promptable.linears import adapted, linears_in
+from everseg.models.promptable.frozen import Frozen, attended
+from everseg.models.promptable.linears import adapted
 from everseg.models.promptable.passes import without_padding
 from everseg.models.promptable.protocol import (
     TAP,
@@ -23,60 +22,35 @@ from everseg.models.promptable.protocol import (
     Features,
     FramePrompts,
     first_adapted,
-    stretch,
 )
 from everseg.models.promptable.windows import partition, unpartition
-from everseg.types import Precision
 
 if TYPE_CHECKING:
     from transformers.models.sam.modeling_sam import SamModel
-
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-
-LAYER = "vision_encoder.layers.{}"
 
 PIECE = 2**27
 """Bytes of relative positions that an attention makes at a time; see `_attention`."""
 
 
-class Sam:
+class Sam(Frozen):
     """A frozen SAM. `first` is the first adapted block (default: `first_adapted(depth)`)."""
 
+    mean = (123.675, 116.28, 103.53)
+    std = (58.395, 57.12, 57.375)
+    layer = "vision_encoder.layers.{}"
     has_neck = True
-    precision: Precision = "auto"
 
     def __init__(self, model: SamModel, name: str, first: int | None = None) -> None:
         vision = model.config.vision_config
-        self.name = name
-        self.model = model.eval().requires_grad_(False)
         self.encoder = model.vision_encoder
         self.image_size = int(vision.image_size)
         self.grid = self.image_size // int(vision.patch_size)
         self.depth = int(vision.num_hidden_layers)
         self.width = int(vision.hidden_size)
         self.channels = int(vision.output_channels)
-        self.first = first_adapted(self.depth) if first is None else first
-        assert 0 < self.first < self.depth, (
-            f"the first adapted block is 1..{self.depth - 1}, not {self.first}"
-        )
-        self.adapted = tuple(range(self.first, self.depth))
-        self.linears = linears_in(model, [LAYER.format(index) for index in self.adapted])
-        self.fingerprint = sha256_tensors(dict(model.state_dict()))
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    def to(self, device: torch.device) -> Sam:
-        self.model.to(device)
-        return self
-
-    def pixels(self, images: Sequence[Tensor]) -> Tensor:
-        square = stretch(images, self.image_size).to(self.device).float()
-        mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
-        std = torch.tensor(STD, device=self.device).view(3, 1, 1)
-        return (square - mean) / std
+        first = first_adapted(self.depth) if first is None else first
+        assert 0 < first < self.depth, f"the first adapted block is 1..{self.depth - 1}, not {first}"
+        super().__init__(model, name, range(first, self.depth))
 
     @mixed
     def trunk(self, pixels: Tensor) -> Features:
@@ -88,7 +62,7 @@ class Sam:
         return {TAP: x}
 
     def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
-        layer = adapted(self.encoder.layers[index], LAYER.format(index), adaptation)
+        layer = adapted(self.encoder.layers[index], self.layer.format(index), adaptation)
         return _block(layer, x, adaptation, index)
 
     @mixed
@@ -126,11 +100,8 @@ class Sam:
 def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: int = -1) -> Tensor:
     """One transformer block: x (B, Y, X, D) -> the same, with an adaptation beside the attention."""
     tokens = partition(layer.layer_norm1(x), layer.window_size)
-    attended = _attention(layer.attn, tokens)
-    added = None if adaptation is None else adaptation.attention(index, tokens, layer.window_size)
-    if added is not None:
-        attended = attended + added
-    x = x + unpartition(attended, layer.window_size, (x.shape[1], x.shape[2]))
+    out = attended(_attention(layer.attn, tokens), tokens, layer.window_size, adaptation, index)
+    x = x + unpartition(out, layer.window_size, (x.shape[1], x.shape[2]))
     return x + layer.mlp(layer.layer_norm2(x))
 
 

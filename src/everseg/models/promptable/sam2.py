@@ -17,33 +17,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.files import sha256_tensors
 from everseg.models.precision import mixed
-from everseg.models.promptable.linears import adapted, linears_in
+from everseg.models.promptable.frozen import Frozen, attended
+from everseg.models.promptable.linears import adapted
 from everseg.models.promptable.passes import without_padding
 from everseg.models.promptable.protocol import (
     TAP,
     Adaptation,
     Features,
     FramePrompts,
-    stretch,
 )
 from everseg.models.promptable.windows import partition, unpartition
-from everseg.types import Precision
 
 if TYPE_CHECKING:
     from transformers.models.sam2.modeling_sam2 import Sam2Model
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
-LAYER = "vision_encoder.backbone.blocks.{}"
 
 FINE = ("s0", "s1")
 """The decoder's high-resolution levels, (B, C/8, 4Y, 4X) and (B, C/4, 2Y, 2X): the ends of stages 1 and 2."""
 
 
-class Sam2:
+class Sam2(Frozen):
     """A frozen SAM 2. `first` is the first adapted block (default: `after_first_global`).
 
     The tap lies in stage 3 and the adapted blocks are the rest of that stage, all of one width; stage 4 and
@@ -53,8 +46,11 @@ class Sam2:
     Source: SAMCL, whose published code adapts these blocks of Hiera-tiny and leaves the neck as it is.
     """
 
+    unit = 255
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    layer = "vision_encoder.backbone.blocks.{}"
     has_neck = False
-    precision: Precision = "auto"
 
     def __init__(self, model: Sam2Model, name: str, first: int | None = None) -> None:
         vision = model.config.vision_config
@@ -66,8 +62,6 @@ class Sam2:
         assert 2 in vision.fpn_top_down_levels and not {0, 1} & set(vision.fpn_top_down_levels), (
             f"the neck's top-down path ends at level 2, not {vision.fpn_top_down_levels}"
         )
-        self.name = name
-        self.model = model.eval().requires_grad_(False)
         self.backbone: Any = model.vision_encoder.backbone
         self.image_size = int(model.config.prompt_encoder_config.image_size)
         self.grid = int(model.prompt_encoder.image_embedding_size[0])
@@ -76,29 +70,12 @@ class Sam2:
         self.channels = int(vision.fpn_hidden_size)
         self.ends = tuple(sum(backbone.blocks_per_stage[: stage + 1]) for stage in range(4))
         start, end = self.ends[1], self.ends[2]
-        self.first = (
-            after_first_global(start, end, backbone.global_attention_blocks) if first is None else first
+        if first is None:
+            first = after_first_global(start, end, backbone.global_attention_blocks)
+        assert start < first < end, (
+            f"the first adapted block is {start + 1}..{end - 1}, within stage 3, not {first}"
         )
-        assert start < self.first < end, (
-            f"the first adapted block is {start + 1}..{end - 1}, within stage 3, not {self.first}"
-        )
-        self.adapted = tuple(range(self.first, end))
-        self.linears = linears_in(model, [LAYER.format(index) for index in self.adapted])
-        self.fingerprint = sha256_tensors(dict(model.state_dict()))
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    def to(self, device: torch.device) -> Sam2:
-        self.model.to(device)
-        return self
-
-    def pixels(self, images: Sequence[Tensor]) -> Tensor:
-        square = stretch(images, self.image_size).to(self.device).float()
-        mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
-        std = torch.tensor(STD, device=self.device).view(3, 1, 1)
-        return (square / 255 - mean) / std
+        super().__init__(model, name, range(first, end))
 
     @mixed
     def trunk(self, pixels: Tensor) -> Features:
@@ -116,7 +93,7 @@ class Sam2:
         return {TAP: x, **dict(zip(FINE, fine, strict=True))}
 
     def block(self, index: int, x: Tensor, adaptation: Adaptation | None = None) -> Tensor:
-        layer = adapted(self.backbone.blocks[index], LAYER.format(index), adaptation)
+        layer = adapted(self.backbone.blocks[index], self.layer.format(index), adaptation)
         return _block(layer, x, adaptation, index)
 
     @mixed
@@ -209,13 +186,10 @@ def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: i
         x = _pool(layer.proj(normed), layer.query_stride)
     window = layer.window_size
     tokens = partition(normed, window)
-    attended = _attend(layer.attn, tokens)
-    added = None if adaptation is None else adaptation.attention(index, tokens, window)
-    if added is not None:
-        attended = attended + added
+    out = attended(_attend(layer.attn, tokens), tokens, window, adaptation, index)
     if layer.query_stride is not None:
         window //= layer.query_stride[0]
-    x = x + unpartition(attended, window, (x.shape[1], x.shape[2]))
+    x = x + unpartition(out, window, (x.shape[1], x.shape[2]))
     return x + layer.mlp(layer.layer_norm2(x))
 
 

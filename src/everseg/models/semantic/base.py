@@ -12,6 +12,7 @@ from everseg.errors import UserError
 from everseg.files import sha256_tensors
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.backbones import Backbone
+from everseg.models.semantic.deeplab import WIDTH
 from everseg.models.semantic.load import ARCHITECTURES, load_backbone
 from everseg.models.semantic.segmenter import Segmenter
 from everseg.models.tensors import SUFFIXES
@@ -19,7 +20,7 @@ from everseg.types import Precision
 
 
 class SemanticBase:
-    """A backbone that is never trained itself. name: as it was asked for. device, precision: of its
+    """A backbone that is never trained itself. name: as it was asked for. device, precision, width: of its
     segmenters."""
 
     def __init__(
@@ -29,9 +30,10 @@ class SemanticBase:
         *,
         device: torch.device | None = None,
         precision: Precision = "auto",
+        width: int = WIDTH,
     ) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
-        self.name, self.precision = name, precision
+        self.name, self.precision, self.width = name, precision, width
         self.device = device or torch.device("cpu")
 
     @cached_property
@@ -42,7 +44,7 @@ class SemanticBase:
     def segmenter(self, *, detached: bool, seed: int = 0) -> Segmenter:
         """A trainable segmenter without classes on a copy of the backbone."""
         backbone = copy.deepcopy(self.backbone).requires_grad_(True)
-        made = Segmenter(backbone, detached=detached, precision=self.precision, seed=seed)
+        made = Segmenter(backbone, detached=detached, precision=self.precision, width=self.width, seed=seed)
         return made.to(self.device)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from everseg.errors import UserError, unknown
 from everseg.files import sha256_file
+from everseg.models.hub import no_bar, only_cached
 from everseg.models.semantic.backbones import Backbone, MobileNetV2, Pyramid, ResNet, Tokens, set_momentum
 from everseg.models.tensors import SUFFIXES, read_tensors
 from everseg.seed import fold
@@ -227,10 +228,11 @@ def _pretrained(name: str) -> PreTrainedModel:
         raise UserError(f"backbone {name!r} has no config.json: transformers' save_pretrained writes one")
     if "/" not in name and not path.exists():
         raise unknown("backbone", name, ARCHITECTURES)
+    cached = not path.exists() and only_cached("backbone", name)
     from transformers.models.auto.configuration_auto import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, local_files_only=cached)
     except (OSError, ValueError) as error:
         raise UserError(
             f"backbone {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); give "
@@ -238,7 +240,8 @@ def _pretrained(name: str) -> PreTrainedModel:
         ) from error
     kind = config.model_type
     try:
-        model, report = _read(kind, name, config)
+        with no_bar(name):
+            model, report = _read(kind, name, config, cached)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the weights of backbone {name!r} cannot be read ({_first_line(error)}); fetch them again"
@@ -253,8 +256,13 @@ def _pretrained(name: str) -> PreTrainedModel:
     return model
 
 
-def _read(kind: str, name: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    wanted: dict[str, Any] = {"config": config, "output_loading_info": True, "dtype": torch.float32}
+def _read(kind: str, name: str, config: Any, cached: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    wanted: dict[str, Any] = {
+        "config": config,
+        "output_loading_info": True,
+        "dtype": torch.float32,
+        "local_files_only": cached,
+    }
     if kind in ENCODERS:
         module, _, model = ENCODERS[kind].partition(":")
         if kind == "vit":

@@ -25,7 +25,7 @@ from everseg.errors import UserError
 from everseg.fit import Group
 from everseg.models.precision import resolved
 from everseg.models.semantic.backbones import Backbone
-from everseg.models.semantic.deeplab import DeepLabHead
+from everseg.models.semantic.deeplab import WIDTH, DeepLabHead
 from everseg.models.semantic.load import load_backbone
 from everseg.seed import fold
 from everseg.types import Precision
@@ -69,13 +69,20 @@ class Segmenter(nn.Module):
     detached: channel 0 reads the features without a gradient, so that no loss on it reaches the head or the
     backbone. Methods with a softmax, whose channel 0 is a real background, want False.
     precision: what it computes in; its weights, and logits at full size, are float32.
+    width: channels of the head.
 
     58,630,997 parameters with ResNet-101 and 20 classes. Source: EIR's and DKD's segmenter (specified by
     their code); MiB and PLOP have in-place ABN and a head without the last 3x3.
     """
 
     def __init__(
-        self, backbone: Backbone, *, detached: bool = True, precision: Precision = "fp32", seed: int = 0
+        self,
+        backbone: Backbone,
+        *,
+        detached: bool = True,
+        precision: Precision = "fp32",
+        width: int = WIDTH,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -83,7 +90,7 @@ class Segmenter(nn.Module):
         self.norm_frozen = self.frozen = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
-            self.head = DeepLabHead(backbone.channels, backbone.stride)
+            self.head = DeepLabHead(backbone.channels, backbone.stride, width)
             self.classifiers = nn.ModuleList([_classifier(self.head.width, 1)])
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
