@@ -19,7 +19,7 @@ SPLIT = "stages: [{name: one, train: {%s}, test: two}]"
         ("name: 2026-99-99", "not valid YAML"),
         ("seed: !!int 'x'", "not valid YAML"),
         ("seed: " + "9" * 5000, "not valid YAML"),
-        ("stages: " + "[" * 3000, "not valid YAML"),
+        ("stages: " + "[" * 600, "not valid YAML"),
         ("name: a\0", "not valid YAML"),
         ('"\\ud83d": 1', "which is no text"),
         (SPLIT % "kind: 'builtins:int'", "is no reader"),
