@@ -68,11 +68,16 @@ def _one_line(group: Sequence[Finding]) -> str:
     first, rest = group[0], group[1:]
     if not rest:
         return str(first)
-    names = [Path(f.file).name for f in rest[:NAMED] if f.file]
+    names = [name for f in rest[:NAMED] if (name := Path(f.file).name or _first_file(f.what))]
     more = f" and {len(rest) - len(names)} more" if len(rest) > len(names) and names else ""
     files = f": {', '.join(names)}{more}" if names else ""
     what = f"{first.what} ({len(group)} alike{files})"
     return str(replace(first, what=what))
+
+
+def _first_file(sentence: str) -> str:
+    found = re.search(r"[^\s/\\'\"]+\.[A-Za-z]{2,5}\b", sentence)
+    return found[0] if found else ""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def prepare(
                     of_key[row.key] = embedding
                     prepared.keep(position, row.objects, row.key, row.kept)
                     if position in wanted:
-                        pooled[position] = embedding
+                        pooled[position] = embedding.copy()  # Not its batch with it.
                     position += 1
             advance("")
     chosen = [pooled[i] for i in (wanted if embedded is None else embedded)]
