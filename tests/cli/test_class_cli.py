@@ -150,6 +150,15 @@ def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: 
     assert json.loads((tmp_path / "0.json").read_text()) == record
     again = everseg("predict", learned, image, "--out", tmp_path)
     assert again.code == 0 and "0_classes.png" in again.out
+    tiles = everseg("predict", learned, image, "--out", tmp_path / "tiles", "--tile", "48", "--halo", "8")
+    assert tiles.code == 0
+    assert np.asarray(Image.open(tmp_path / "tiles" / "0_classes.png")).shape == (64, 80)
+    coco = everseg("predict", learned, image, "--out", tmp_path / "coco", "--format", "coco", "--no-overlay")
+    assert coco.code == 0
+    results = json.loads((tmp_path / "coco" / "predictions.coco.json").read_text())
+    assert {r["category_id"]: r["area"] for r in results} == {
+        c["channel"]: c["pixels"] for c in record["classes"][1:] if c["pixels"]
+    }
     (tmp_path / "0.json").unlink()
     drawn.save(tmp_path / "0_classes.png")
     refused = everseg("predict", learned, image, "--out", tmp_path)

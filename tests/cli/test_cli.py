@@ -201,6 +201,12 @@ def test_predicting(everseg_command: Command, made: Made, tmp_path: Path) -> Non
     done = everseg_command("predict", made.run, made.image, *boxes, "--out", out)
     assert done.code == 0
     assert len(done.out.splitlines()) == 2
+    tiles = everseg_command("predict", made.run, made.image, *boxes[:4], "--tile", "32", "--halo", "4",
+        "--out", tmp_path / "tiles", "--json")  # fmt: skip
+    (record,) = json.loads(tiles.out)
+    for n, mask in enumerate(record["masks"], 1):
+        with Image.open(tmp_path / "tiles" / f"{made.image.stem}_mask_{n}.png") as picture:
+            assert picture.size == (64, 64) and (np.array(picture) > 0).sum() == mask["pixels"]
 
 
 def test_predicting_a_folder_with_prompts_for_each_image(

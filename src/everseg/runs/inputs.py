@@ -72,7 +72,7 @@ def _expand(path: Path, out: Path) -> Iterator[Source]:
         skipped = os.path.realpath(out)
         names = sorted(glob.glob(str(path), recursive=True))
         files = [Path(n) for n in names if os.path.isfile(n)]
-        files = [f for f in files if os.path.realpath(f.parent) != skipped and f.name not in LITTER]
+        files = [f for f in files if not _lies_in(f, skipped) and f.name not in LITTER]
         if not files:
             raise UserError(f"no file matches {path}; check the pattern, or give a folder")
         yield from (Source(file, _without_suffix(file.relative_to(fixed))) for file in files)
@@ -93,6 +93,10 @@ def _walk(folder: Path, out: str) -> Iterator[Path]:
         seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(here) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _lies_in(file: Path, folder: str) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(folder)
 
 
 def _fixed_part(pattern: Path) -> Path:
