@@ -169,6 +169,28 @@ def test_side_by_side(tmp_path: Path) -> None:
     ]
 
 
+def test_categories_with_several_masks_side_by_side(tmp_path: Path) -> None:
+    for name in ("benign", "malignant"):
+        for n in range(1, 5):
+            paint(tmp_path / name / f"{name} ({n}).png", n + 10 * len(name), disc(n))
+            save(tmp_path / name / f"{name} ({n})_mask.png", disc(n))
+        save(tmp_path / name / f"{name} (2)_mask_1.png", disc(2, 0.2, 5))
+    stages, unsure = begun(tmp_path)
+    train = stages["benign"]["train"]
+    assert (train["images"], train["masks"]) == ("{id}.png", "{id}_mask*.png")
+    assert "not used" not in unsure and set(stages) == {"benign", "malignant"}
+
+
+def test_splits_that_the_names_of_files_tell(tmp_path: Path) -> None:
+    for name in ("testA_1", "testA_2", "testB_1", "train_1", "train_2", "train_3"):
+        number = sum(map(ord, name))
+        paint(tmp_path / f"{name}.bmp", number, disc(number))
+        save(tmp_path / f"{name}_anno.bmp", disc(number))
+    begun(tmp_path)
+    assert names(tmp_path, "train") == ["train_1.bmp", "train_2.bmp", "train_3.bmp"]
+    assert names(tmp_path, "test") == ["testA_1.bmp", "testA_2.bmp", "testB_1.bmp"]
+
+
 def test_what_masks_mean(tmp_path: Path) -> None:
     rows = np.arange(40)[:, None] + np.zeros((1, 48), int)
     for n in range(5):

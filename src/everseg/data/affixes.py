@@ -12,7 +12,7 @@ from itertools import product
 Affix = tuple[str, str]
 """What stands before and after the part that pairs."""
 
-_RUNS = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
+_RUNS = re.compile(r"\d+|[^\W\d_]+|[\W_]")
 """A name's pieces: numbers, words, and what stands between them."""
 
 LOOK = 2000
@@ -43,8 +43,8 @@ def common_affixes(images: Sequence[str], masks: Sequence[str]) -> Affixes | Non
         shared = here.keys() & there.keys()
         if not shared:
             continue
-        # Affixes end where the separators do, so that ids begin and end with a letter or a number.
-        clean = all(text[0].isalnum() and text[-1].isalnum() for text in shared)
+        # Separators belong to the affixes, not to the ids.
+        clean = not any(text[0] in "_-. " or text[-1] in "_-. " for text in shared)
         length = sum(map(len, (*image, *mask)))
         rank = (len(shared), clean, -length, image, mask)
         if best is None or rank > best[0]:

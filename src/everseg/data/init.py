@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everseg.data.globs import ID
-from everseg.data.layout import SUFFIXES, Group, Look, look, scan
+from everseg.data.layout import SUFFIXES, Group, Look, look, scan, split_of
 from everseg.data.names import some
 from everseg.data.pairing import pair_files
 from everseg.data.proposal import DataSet, boundary, common_folder, data_sets, groups_in
@@ -161,6 +161,10 @@ def _stage(root: Path, name: str, by_split: dict[str, DataSet]) -> StageProposal
     whole = train or test or by_split["val"]
     options = _options(whole, root, stage, "all")
     names = _names(root, options)
+    if parts := _named_splits(names):
+        stage.found.append("the files' names say what to train and to test on")
+        stage.splits = {split: {**options, "part": part} for split, part in parts.items()}
+        return stage
     groups, example = groups_in(names)
     cut = boundary(groups)
     if cut is None and example:
@@ -179,6 +183,20 @@ def _stage(root: Path, name: str, by_split: dict[str, DataSet]) -> StageProposal
         )
     stage.splits = {"train": {**options, "part": [0, cut]}, "test": {**options, "part": [cut, len(names)]}}
     return stage
+
+
+def _named_splits(names: Sequence[str]) -> dict[str, list[int]]:
+    """Which of the sorted images are trained and tested on, if their own names say so, as train_1.bmp."""
+    splits = [split_of((name,)) for name in names]
+    found = {}
+    for split in dict.fromkeys(splits):
+        first = splits.index(split)
+        part = [first, first + splits.count(split)]
+        if not split or set(splits[slice(*part)]) != {split}:
+            return {}
+        found[split] = part
+    test = found.get("test") or found.get("val")
+    return {"train": found["train"], "test": test} if "train" in found and test else {}
 
 
 def _names(root: Path, options: Options) -> list[str]:
@@ -235,7 +253,8 @@ def _pattern(group: Group, base: Sequence[str], affix: tuple[str, str] | None, s
     else:
         whole = [_escaped(text) for text in (group.affix[0] + affix[0], affix[1] + group.affix[1])]
         marked = "*" if "*" in group.folder else ID
-        name = f"{whole[0]}{marked}{'*' if several else whole[1]}{group.extension}"
+        ending = f"{_escaped(group.affix[1])}*" if several else whole[1]
+        name = f"{whole[0]}{marked}{ending}{group.extension}"
     return "/".join([*folder, name])
 
 

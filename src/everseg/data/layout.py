@@ -158,7 +158,7 @@ class Group:
             return composed(file.parts[-1 - up])
         before, after = self.affix
         stem = composed(file.stem)
-        return stem[len(before) : len(stem) - len(after)]
+        return stem[len(before) : stem.find(after, len(before) + 1) if after else len(stem)]
 
     @cached_property
     def role(self) -> str:
@@ -281,30 +281,28 @@ def _parted(group: Group) -> list[Group]:
         found = common_affixes(stems, stems)
         if found is None:
             break
-        chosen: list[list[Path]] = []
-        for before, after in (found.image, found.mask):
-            ids = set(stems)
-            other = found.mask if (before, after) == found.image else found.image
-            chosen.append(
-                [
-                    file
-                    for file, stem in zip(rest, stems, strict=True)
-                    if stem.startswith(before)
-                    and stem.endswith(after)
-                    and f"{other[0]}{stem[len(before) : len(stem) - len(after)]}{other[1]}" in ids
-                ]
-            )
-        images, masks = chosen
-        part = Group(group.folder, [f for f in masks if f not in set(images)] or masks, found.mask)
+        files = dict(zip(stems, rest, strict=True))
+        of = {stem: image for stem in stems if (image := _image_of(stem, found.mask, found.image)) in files}
+        part = Group(group.folder, [files[stem] for stem in of], found.mask)
         if not part.labels:
             break
         parts.append(part)
         taken = set(part.files)
-        rest = [file for file in rest if file not in taken]
         if found.image != ("", ""):
-            parts.append(Group(group.folder, images, found.image))
-            rest = [file for file in rest if file not in set(images)]
+            parts.append(Group(group.folder, [files[stem] for stem in sorted(set(of.values()))], found.image))
+            taken |= set(parts[-1].files)
+        rest = [file for file in rest if file not in taken]
     return [*(_by_extension(Group(group.folder, rest)) if rest else []), *parts]
+
+
+def _image_of(stem: str, mask: Affix, image: Affix) -> str:
+    """The stem of the image that a mask belongs to if it has the affix, alone or with a number behind it as
+    in `im0_mask_1`; or nothing."""
+    before, after = mask
+    end = stem.find(after, len(before) + 1) if after else len(stem)
+    if not stem.startswith(before) or end < 0 or stem[end + len(after) :][:1].isalnum():
+        return ""
+    return f"{image[0]}{stem[len(before) : end]}{image[1]}"
 
 
 def _by_extension(group: Group) -> list[Group]:

@@ -109,7 +109,7 @@ def _paired(images: Group, masks: Group) -> DataSet | None:
         return None
     inside = _ids(images.ids, found.image)
     matched = len(inside & _ids(masks.ids, found.mask))
-    several = False
+    several = len(masks.files) > len(masks.ids)
     if matched < 0.8 * len(masks.ids):
         begin = sum(any(stem[:end] in inside for end in range(1, len(stem) + 1)) for stem in masks.ids)
         several = begin >= 0.95 * len(masks.ids) and begin > len(inside)

@@ -75,7 +75,7 @@ class ClassSamples(Described[SemanticSample]):
 
     def names(self) -> list[str] | None:
         names = described(self.source.samples).names()
-        return None if names is None else [names[place] for place in self.places]
+        return None if names is None else [names[place] for place in self.places.tolist()]
 
     def fingerprint(self) -> str:
         """Hash names, contents of images and maps, and the table."""
