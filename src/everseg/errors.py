@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 import unicodedata
@@ -16,11 +17,9 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(printable(sentence))
-
-    def __str__(self) -> str:
-        """The sentence alone, where a process that decodes images has wrapped it in its traceback."""
-        return super().__str__().rpartition("everseg.errors.UserError: ")[2].strip()
+        # A process that decodes images hands on the sentence at the end of its traceback.
+        wrapped = re.search(r"\neverseg\.[\w.]+: (.*)\Z", sentence, re.DOTALL)
+        super().__init__(printable((wrapped[1] if wrapped else sentence).strip()))
 
 
 def printable(text: str) -> str:
@@ -38,6 +37,15 @@ def _escaped(character: str) -> str:
     if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
         return character.encode("unicode_escape").decode()
     return character
+
+
+def _encodable(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError), "text that is written, not read"
+    escaped = "".join(map(_escaped, error.object[error.start : error.end]))
+    return escaped.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("printable", _encodable)  # errors="printable" escapes what an encoding cannot hold
 
 
 def sentence(text: str) -> str:

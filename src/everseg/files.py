@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,8 @@ def _neighbour(path: Path) -> Path:
         UserError: no file can have the path's own name.
     """
     if not (path.name and is_file_name(str(path))):
-        raise UserError(f"cannot write {brief(str(path), 300)}: no file can have this name; choose another")
+        said = f"cannot write {brief(str(path), 300)}: no file can have this name; choose another"
+        raise UserError(said) from OSError(errno.ENAMETOOLONG, "File name too long")
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
 
 
@@ -131,7 +133,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write a UTF-8 text file atomically. Bytes of file names that are not UTF-8 are escaped."""
-    write_bytes(path, content.encode(errors="backslashreplace"))
+    write_bytes(path, content.encode(errors="printable"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -150,7 +150,7 @@ def test_steps_of_classes_have_validation_images(tmp_path: Path) -> None:
         assert stream.fingerprint(stage) != plain.fingerprint(before)
         labels = {int(v) for sample in stage.val for v in sample.labels.unique()}
         assert labels == set(range(stage.index + 2))
-    assert [s.split for s in check(stream).splits if s.stage == "step-2"] == ["train", "test", "val"]
+    assert [s.split for s in check(stream).splits if s.stage == "step-2"] == ["train", "val", "test"]
     own = "\n".join(
         [
             f"classes: [{', '.join(kinds)}]\ntrain: train\ntest: test\nstages:",

@@ -199,7 +199,7 @@ class Losses(NoScratch):
         self.seen: list[float] = []
 
     def save(self, name: str, state: Any) -> None:
-        self.seen.append(state["loss"])
+        self.seen.append(state["losses"][-1])
 
 
 def training(base: Any, cache: CacheConfig) -> tuple[list[float], AugModule, Any]:

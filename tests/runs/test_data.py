@@ -108,7 +108,9 @@ def test_images_that_are_scored_by_name_have_names_of_their_own() -> None:
     sample = SyntheticDomain("cracks", 1, size=64)[0]
     twice = Stage(0, "cracks", (), [sample, sample, replace(sample, name="other")])
     read_ahead(twice, 0, by_name=False)
-    with pytest.raises(UserError, match=rf"cracks', test: 2 samples are named '{sample.name}'; rename"):
+    with pytest.raises(
+        UserError, match=rf"cracks', test: the split has two samples named {sample.name}; scores"
+    ):
         read_ahead(twice, 0, by_name=True)
 
 
@@ -131,7 +133,7 @@ def test_mended_test_data_keep_unfinished_work(
     mended = stream(stage(0, "lesions", count=3))
     run(mended, config(), tmp_path / "run", micro)
     run(mended, config(), tmp_path / "fresh", micro)
-    assert found == [False, True, True, False]  # Asked twice where there is nothing left to do.
+    assert found == [False, True, False]
     states = [next((tmp_path / name).glob("state-*")).read_bytes() for name in ("run", "fresh")]
     assert states[0] == states[1]
 

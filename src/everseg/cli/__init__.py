@@ -65,7 +65,7 @@ def _take_any_name() -> None:
     """What a terminal or a pipe cannot show, such as bytes of a file name that are not UTF-8, is escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="printable")
 
 
 def _say(error: str) -> None:

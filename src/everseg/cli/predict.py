@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from everseg.cli.shared import AsJson, BaseHere, RunFolder, app
-from everseg.errors import UserError
+from everseg.errors import UserError, printable
 
 if TYPE_CHECKING:
     from everseg.runs.inputs import Source
@@ -182,5 +182,4 @@ def _number(prompts: ImagePrompts | None, place: int) -> int | str:
 
 def _say(text: str, *, error: bool = False) -> None:
     """Print a line, whatever bytes a file's name has."""
-    shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    print(shown, file=sys.stderr if error else sys.stdout, flush=True)
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)

@@ -41,7 +41,7 @@ def compare(
     metric: Annotated[str, typer.Option(metavar="NAME", help="iou, f1 or mae.")] = "iou",
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs side by side, and each domain with the untouched base."""
+    """Compare runs side by side, and with the untouched base."""
     from everseg.results import compare_table, domains_table, worse_lines
     from everseg.runs.folder import load_scores
 
