@@ -17,11 +17,12 @@ from everseg.types import Setting
 def data_init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that holds images and masks.")],
     out: Annotated[
-        Path | None, typer.Option(help="Stream file to write; default: stream.yaml in FOLDER.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Stream file to write; default: stream.yaml in FOLDER."),
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace a stream file that is there.")] = False,
 ) -> None:
-    """Look at a folder of images and masks and write a stream file for it."""
+    """Write a stream file for a folder of images and masks."""
     from everseg.data import write_stream_for
 
     written = write_stream_for(folder, out, force)

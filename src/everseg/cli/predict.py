@@ -42,7 +42,8 @@ def predict(
         typer.Option(metavar="X0,Y0,X1,Y1", help="A box; several are several objects."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts for each image: a CSV file, points.json or COCO JSON.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts for each image: a CSV file, points.json or COCO JSON."),
     ] = None,
     form: Annotated[
         Literal["masks", "labels", "coco"],
@@ -50,13 +51,15 @@ def predict(
     ] = "masks",
     overlay: Annotated[bool, typer.Option(help="Also draw the masks over each image.")] = True,
     tile: Annotated[
-        int | None, typer.Option(help="Cut images that are larger than this many pixels.")
+        int | None, typer.Option(metavar="N", help="Cut images that are larger than this many pixels.")
     ] = None,
     halo: Annotated[
         int | None,
-        typer.Option(help="Pixels around a tile or a box that the model sees, too.  [default: 128]"),
+        typer.Option(
+            metavar="N", help="Pixels around a tile or a box that the model sees, too.  [default: 128]"
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that read and write images.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read and write images.")] = 2,
     stage: Annotated[
         str | None,
         typer.Option(
