@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from everseg.data.names import is_litter
 from everseg.errors import UserError
 
 SUFFIXES = frozenset(
@@ -19,9 +20,6 @@ SUFFIXES = frozenset(
     " .webp".split()
 )
 """What a folder is searched for. A file that is named itself is read whatever it is called."""
-
-LITTER = frozenset(("Thumbs.db", "desktop.ini"))
-"""Files that Windows leaves in folders and `*` matches; hidden files no pattern matches."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _expand(path: Path, out: Path) -> Iterator[Source]:
         skipped = os.path.realpath(out)
         names = sorted(glob.glob(str(path), recursive=True))
         files = [Path(n) for n in names if os.path.isfile(n)]
-        files = [f for f in files if not _lies_in(f, skipped) and f.name not in LITTER]
+        files = [f for f in files if not _lies_in(f, skipped) and not is_litter(f.name)]
         if not files:
             raise UserError(f"no file matches {path}; check the pattern, or give a folder")
         yield from (Source(file, _without_suffix(file.relative_to(fixed))) for file in files)
@@ -83,7 +81,7 @@ def _expand(path: Path, out: Path) -> Iterator[Source]:
 
 
 def _walk(folder: Path, out: str) -> Iterator[Path]:
-    """The files below a folder, sorted, without hidden ones, the results in `out`, and loops of links."""
+    """The files below a folder, sorted, without hidden ones and litter, the results in `out`, and loops of links."""
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         place = os.path.realpath(here)
@@ -91,8 +89,8 @@ def _walk(folder: Path, out: str) -> Iterator[Path]:
             folders[:] = []
             continue
         seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here) / name for name in sorted(files) if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        yield from (Path(here) / name for name in sorted(files) if not is_litter(name))
 
 
 def _lies_in(file: Path, folder: str) -> bool:
