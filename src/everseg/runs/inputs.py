@@ -81,7 +81,8 @@ def _expand(path: Path, out: Path) -> Iterator[Source]:
 
 
 def _walk(folder: Path, out: str) -> Iterator[Path]:
-    """The files below a folder, sorted, without hidden ones and litter, the results in `out`, and loops of links."""
+    """The files below a folder, sorted, without hidden ones, litter, the results in `out`, and loops of
+    links."""
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         place = os.path.realpath(here)
