@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -75,10 +75,10 @@ class Described(Sequence[T_co]):
 
 def described(samples: Sequence[Any]) -> Described[Any]:
     """The samples as they describe themselves: the only place that asks what a sequence can tell."""
-    return samples if isinstance(samples, Described) else _Plain(samples)
+    return samples if isinstance(samples, Described) else Plain(samples)
 
 
-class _Plain(Described[Any]):
+class Plain(Described[Any]):
     """Any other sequence, such as a list, with whichever of the methods it has."""
 
     def __init__(self, samples: Sequence[Any]) -> None:
@@ -96,6 +96,10 @@ class _Plain(Described[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.samples[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        """By the length: not every sequence raises IndexError at its end."""
+        return (self[index] for index in range(len(self)))
 
 
 def _hashed(sample: Sample) -> list[str]:

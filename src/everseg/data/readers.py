@@ -15,6 +15,7 @@ from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
+from everseg.data.beside import Beside, module_beside
 from everseg.data.domains.coco import CocoReader
 from everseg.data.domains.folder import FolderReader
 from everseg.data.domains.instances import InstancesReader
@@ -43,8 +44,10 @@ READERS: dict[str, Reader] = {
 }
 
 
-def reader(kind: str, readers: Mapping[str, Reader] = READERS) -> Reader:
+def reader(kind: str, readers: Mapping[str, Reader] = READERS, beside: Path | None = None) -> Reader:
     """The reader of a name in `readers` or of an import path "package.module:callable".
+
+    beside: a folder whose modules go before installed ones: that of the stream file.
 
     Raises:
         UserError: no such name, module or callable.
@@ -54,8 +57,9 @@ def reader(kind: str, readers: Mapping[str, Reader] = READERS) -> Reader:
             raise unknown("kind", kind, readers)
         return readers[kind]
     module, _, name = kind.partition(":")
+    own = None if beside is None else module_beside(module, beside)
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(own or importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"kind {kind!r} cannot be imported ({error}); write it as package.module:callable"
@@ -92,15 +96,17 @@ def open_samples(
     defaults: Mapping[str, Any],
     root: Path,
     readers: Mapping[str, Reader] = READERS,
+    beside: Path | None = None,
 ) -> Sequence[Any]:
     """Call the reader of `kind` with checked options; relative paths start at `root`.
 
     defaults: used for options that are not given, where the reader has an optional parameter of that name.
+    beside: as in `reader`.
 
     Raises:
         UserError: an unknown, missing or ill-typed option, or what the reader itself raises.
     """
-    call = reader(kind, readers)
+    call = reader(kind, readers, beside)
     signature = inspect.signature(call).parameters
     known = parameters(call)
     for key in options:
@@ -123,6 +129,8 @@ def open_samples(
         raise UserError(
             f"kind {kind!r} gave a {type(samples).__name__}; a reader gives a sequence of samples"
         )
+    if beside is not None and ":" in kind and module_beside(kind.partition(":")[0], beside) is not None:
+        return Beside(samples, kind.partition(":")[0], beside)
     return samples
 
 

@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
+from everseg.data.described import Described
 from everseg.data.images import read_image
 from everseg.data.masks import mask_rule, read_labels, read_mask
 from everseg.errors import UserError
 from everseg.types import Prompts, PromptSample
 
-Arrays = tuple[Iterable[Any], Iterable[Any]] | Iterable[PromptSample]
-"""A split: images and as many masks, or samples that are ready."""
+
+@runtime_checkable
+class Indexed(Protocol):
+    """What gives its items by their places, as a map-style `Dataset` of torch does."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+Arrays = tuple[Iterable[Any], Iterable[Any]] | Iterable[PromptSample] | Iterable[tuple[Any, Any]] | Indexed
+"""A split: images and as many masks, (image, mask) pairs, or samples that are ready."""
 
 
 def array_samples(
     given: Arrays, what: str, *, clicks: int = 3, box: bool = False, seed: int = 0, numbered: bool = False
-) -> tuple[PromptSample, ...]:
+) -> Sequence[PromptSample]:
     """One sample for each object of `given`, named by its image's place or file; with `#n` for the nth of
-    several. Arrays are copied, and files are read at once.
+    several. Arrays are copied, and files are read at once. What is neither a list, a tuple nor an array, such
+    as a `Dataset` of torch, is asked for its items each time they are needed; a reader is taken as it is.
 
     what: names the split in messages. The other arguments are as in `PromptSample.from_mask`.
 
     Raises:
         UserError: not images and as many masks, or one of them is wrong; says which.
     """
+    drawn = _Drawn(what, clicks, box, seed, numbered)
+    if isinstance(given, Described):
+        return given
+    if isinstance(given, Indexed) and not isinstance(
+        given, list | tuple | str | Mapping | np.ndarray | Tensor
+    ):
+        return PairSamples(given, drawn)
     parts = _listed(given, what)
     if parts and all(isinstance(part, PromptSample) for part in parts):
         return tuple(parts)
+    images, masks = _pairs(given, parts, what)
+    if not images:
+        raise UserError(f"{what} has no images; give at least one")
+    names = [_name(image, i) for i, image in enumerate(images)]
+    if len(set(names)) < len(names):
+        raise UserError(f"{what} has two files of one name; names must differ within a split")
+    each = zip(images, masks, names, strict=True)
+    return tuple(one for image, mask, name in each for one in _objects(drawn.sample(image, mask, name)))
+
+
+def _pairs(given: Any, parts: list[Any], what: str) -> tuple[list[Any], list[Any]]:
+    """Images and masks, of which there are as many.
+
+    A tuple of two is (images, masks). So is a list of two whose items are no tuples.
+    """
+    paired = all(isinstance(part, tuple | list) and len(part) == 2 for part in parts)
+    if paired and parts and not isinstance(given, tuple):
+        if len(parts) != 2 or all(isinstance(part, tuple) for part in parts):
+            return [image for image, _ in parts], [mask for _, mask in parts]
     if len(parts) != 2:
-        raise UserError(f"{what} has {len(parts)} parts; give (images, masks), or a list of PromptSample")
+        raise UserError(
+            f"{what} has {len(parts)} parts; give (images, masks), a list of (image, mask) pairs, or a "
+            "list of PromptSample"
+        )
     if isinstance(parts[1], np.ndarray | Tensor) and parts[1].ndim < 3:
         raise UserError(f"{what} has a single mask; give lists, also for one image: ([image], [mask])")
     images, masks = (
@@ -44,25 +86,81 @@ def array_samples(
         raise UserError(
             f"{what} has {len(images)} images and {len(masks)} masks; give one mask for each image"
         )
-    if not images:
-        raise UserError(f"{what} has no images; give at least one")
-    names = [Path(x).name if isinstance(x, str | Path) else f"{i:05d}" for i, x in enumerate(images)]
-    if len(set(names)) < len(names):
-        raise UserError(f"{what} has two files of one name; names must differ within a split")
-    found: list[PromptSample] = []
-    for name, image, mask in zip(names, images, masks, strict=True):
+    return images, masks
+
+
+def _name(image: Any, place: int) -> str:
+    return Path(image).name if isinstance(image, str | Path) else f"{place:05d}"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """How a split's samples are made of an image and its mask; `what` names the split in messages."""
+
+    what: str
+    clicks: int
+    box: bool
+    seed: int
+    numbered: bool
+
+    def sample(self, image: Any, mask: Any, name: str) -> PromptSample:
         if isinstance(image, str | Path):
             image = read_image(Path(image))
         if isinstance(mask, str | Path):
-            mask = read_labels(Path(mask)) if numbered else read_mask(Path(mask), mask_rule())
+            mask = read_labels(Path(mask)) if self.numbered else read_mask(Path(mask), mask_rule())
+        options: dict[str, Any] = {"clicks": self.clicks, "box": self.box, "seed": self.seed}
         try:
-            sample = PromptSample.from_mask(
-                image, mask, clicks=clicks, box=box, seed=seed, numbered=numbered, name=name
-            )
+            return PromptSample.from_mask(image, mask, **options, numbered=self.numbered, name=name)
         except UserError as error:
-            raise UserError(f"{what}: {error}") from error
-        found += _objects(sample)
-    return tuple(found)
+            raise UserError(f"{self.what}: {error}") from error
+
+
+class PairSamples(Described[PromptSample]):
+    """The (image, mask) pairs or samples of a `Dataset` of torch, or of anything that gives them by their
+    places; each is asked for when it is needed. A mask of several objects stays one sample.
+
+    Raises:
+        UserError: there are none, or the first one is no pair.
+    """
+
+    def __init__(self, source: Indexed, drawn: _Drawn) -> None:
+        self.source, self.drawn, self.places = source, drawn, range(len(source))
+        if not len(self.places):
+            raise UserError(f"{drawn.what} has no images; give at least one")
+        self[0]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} of {type(self.source).__name__})"
+
+    @overload
+    def __getitem__(self, index: int) -> PromptSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> PairSamples: ...
+    def __getitem__(self, index: int | slice) -> PromptSample | PairSamples:
+        """One sample, or a slice for which nothing is asked.
+
+        Raises:
+            UserError: what the source gives is no pair of an image and a mask.
+        """
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part.places = self.places[index]
+            return part
+        place = self.places[index]
+        given = self.source[place]
+        if isinstance(given, PromptSample):
+            return given
+        if not (isinstance(given, tuple | list) and len(given) == 2):
+            about = f"a {type(given).__name__}"
+            if isinstance(given, tuple | list):
+                about += f" of {len(given)}"
+            raise UserError(
+                f"{self.drawn.what}[{place}] is {about}; a dataset gives (image, mask) or a PromptSample"
+            )
+        return self.drawn.sample(given[0], given[1], _name(given[0], place))
 
 
 def _listed(given: Any, what: str) -> list[Any]:
