@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from everseg.data.tiff import beyond_pillow, read_tiff
 from everseg.errors import UserError
 
 DECODING = "pixels-1"
@@ -67,15 +68,17 @@ def decode_image(content: bytes, path: Path) -> Tensor:
     """(3, H, W) uint8 from an image file's content; `path` is for messages only.
 
     Grey, RGB, palette, CMYK and 1-bit images become RGB as Pillow converts them. An alpha channel is dropped,
-    not blended. Deep grey (16-bit, 32-bit, float) is brought to 0..255 by `_shallow`.
+    not blended. Deep grey (16-bit, 32-bit, float) is brought to 0..255 by `shallow`.
 
     Raises:
         UserError: not an image, truncated, too many pixels, or values without a meaning as grey (NaN,
             negative).
     """
+    if beyond_pillow(content):
+        return _picture(content, path)
     image = open_image(content, path)
     if image.mode in _DEEP:
-        grey = _shallow(np.asarray(image), path)
+        grey = shallow(np.asarray(image), path)
         return torch.from_numpy(np.repeat(grey[None], 3, axis=0))
     try:
         if image.mode == "P" and "transparency" in image.info:
@@ -86,6 +89,17 @@ def decode_image(content: bytes, path: Path) -> Tensor:
             f"{path} has colour mode {image.mode}, which has no RGB form; save it as RGB"
         ) from error
     return torch.from_numpy(np.array(rgb.transpose(2, 0, 1), order="C"))
+
+
+def _picture(content: bytes, path: Path) -> Tensor:
+    """What a TIFF says is its picture, if it says so."""
+    values, picture = read_tiff(content, path)
+    if picture is None and len(values) != 3:
+        raise UserError(
+            f"{path} has {len(values)} bands; say in the stream file which are shown, as in bands: [3, 2, 1]"
+        )
+    grey = shallow(values[: picture or 3], path)
+    return torch.from_numpy(np.repeat(grey, 3, axis=0) if len(grey) == 1 else grey)
 
 
 def read_image(path: Path) -> Tensor:
@@ -115,13 +129,13 @@ def read_values(path: Path) -> tuple[NDArray[np.generic], bool]:
     return np.asarray(image.convert("RGB")).max(axis=2), False
 
 
-def _refuse_nan(values: NDArray[np.generic], path: Path) -> None:
+def _refuse_nan(values: NDArray[np.generic], path: Path | str) -> None:
     if not np.isfinite(values).all():
         raise UserError(f"{path} contains NaN or infinite values; replace them, for example by 0")
 
 
-def _shallow(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """Deep grey values (H, W) to 0..255.
+def shallow(values: NDArray[np.generic], path: Path | str) -> NDArray[np.uint8]:
+    """Deep values (H, W) or (C, H, W) to 0..255.
 
     Integers up to 255 stay as they are; up to 65535 they are divided by 257. Floats from 0 to 1 are
     multiplied by 255; larger ones follow the rule for integers. The range decides for each image: 12-bit data

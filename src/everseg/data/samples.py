@@ -4,6 +4,7 @@ asked for.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ from typing import Any, Protocol, TypeVar, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from everseg.data.decoding import PLAIN, Decoding
 from everseg.data.described import Described
 from everseg.data.domains.prompts import PromptRule, StoredClicks
-from everseg.data.images import DECODING, decode_image, read_file
+from everseg.data.images import read_file
 from everseg.errors import UserError
 from everseg.files import sha256_file
 from everseg.types import PromptSample
@@ -51,13 +54,16 @@ class Samples(Described[PromptSample]):
     """Entries and a rule for prompts, as a sequence that decodes `self[i]` when asked.
 
     Every sample has one mask (N = 1). `key` is the image's content hash and the name of the decoding.
+
+    decoding: how the values of image files become 8-bit RGB.
     """
 
     rule: PromptRule
 
-    def __init__(self, entries: Sequence[Entry], rule: PromptRule) -> None:
+    def __init__(self, entries: Sequence[Entry], rule: PromptRule, decoding: Decoding = PLAIN) -> None:
         self.entries = tuple(entries)
         self.rule = rule
+        self.decoding = decoding
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -76,10 +82,11 @@ class Samples(Described[PromptSample]):
             UserError: a file is unreadable, the mask is empty, or the sizes of image and mask differ.
         """
         if isinstance(index, slice):
-            return Samples(self.entries[index], self.rule)
+            part = copy.copy(self)
+            part.entries = self.entries[index]
+            return part
         entry = self.entries[index]
-        file = read_file(entry.image)
-        image = decode_image(file, entry.image)
+        image, key = self.picture(entry)
         mask = entry.mask()
         if mask.shape != tuple(image.shape[1:]):
             raise UserError(
@@ -87,12 +94,17 @@ class Samples(Described[PromptSample]):
                 f"is {mask.shape[1]}x{mask.shape[0]}; make it as large and turned as the image is shown"
             )
         prompts = self.rule.prompts(mask, entry.name, entry.stored)
-        key = f"{hashlib.sha256(file).hexdigest()}:{DECODING}"
         return PromptSample(image, prompts, torch.from_numpy(mask)[None], entry.name, key)
+
+    def picture(self, entry: Any) -> tuple[Tensor, str]:
+        """The image (3, H, W) of an entry, and its key."""
+        file = read_file(entry.image)
+        image = self.decoding.decode(file, entry.image)
+        return image, f"{hashlib.sha256(file).hexdigest()}:{self.decoding.name}"
 
     def fingerprint(self) -> str:
         """Hash names, contents of images and masks, and prompts, but not where files lie."""
-        digest = hashlib.sha256(json.dumps([DECODING, self.rule.describe()]).encode())
+        digest = hashlib.sha256(json.dumps([self.decoding.name, self.rule.describe()]).encode())
         for index, entry in enumerate(self.entries):
             stored = self.stored_clicks(index)
             clicks = [stored.points, stored.labels] if stored else None

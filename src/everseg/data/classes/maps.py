@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, open_map
+from everseg.data.decoding import PLAIN, Bands, Decoding, Window
 from everseg.data.described import Described, described
 from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.voc import voc_pairs
-from everseg.data.images import DECODING, decode_image, read_file
+from everseg.data.images import read_file
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.errors import UserError
@@ -32,11 +33,17 @@ class ClassMaps(Described[SemanticSample]):
     numbers in the files.
 
     legend: what the numbers are, where the layout says so. index: a list of the classes in each map, which
-    saves reading them; see `presence.listed`.
+    saves reading them; see `presence.listed`. decoding: how the values of images become 8-bit RGB.
     """
 
-    def __init__(self, pairs: Pairs, legend: Legend | None = None, index: Path | None = None) -> None:
-        self.pairs, self.legend, self.listing = tuple(pairs), legend, index
+    def __init__(
+        self,
+        pairs: Pairs,
+        legend: Legend | None = None,
+        index: Path | None = None,
+        decoding: Decoding = PLAIN,
+    ) -> None:
+        self.pairs, self.legend, self.listing, self.decoding = tuple(pairs), legend, index, decoding
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -55,17 +62,17 @@ class ClassMaps(Described[SemanticSample]):
             UserError: a file is unreadable, the map is none, or the sizes of image and map differ.
         """
         if isinstance(index, slice):
-            return ClassMaps(self.pairs[index], self.legend, self.listing)
+            return ClassMaps(self.pairs[index], self.legend, self.listing, self.decoding)
         image_path, map_path = self.pairs[index]
         file = read_file(image_path)
-        image = decode_image(file, image_path)
+        image = self.decoding.decode(file, image_path)
         labels = torch.from_numpy(np.array(open_map(map_path)))
         if labels.shape != image.shape[1:]:
             raise UserError(
                 f"{image_path} is {image.shape[2]}x{image.shape[1]} (after EXIF orientation) but its class "
                 f"map {map_path} is {labels.shape[1]}x{labels.shape[0]}; make both of one size"
             )
-        key = f"{hashlib.sha256(file).hexdigest()}:{DECODING}"
+        key = f"{hashlib.sha256(file).hexdigest()}:{self.decoding.name}"
         return SemanticSample(image, labels, image_path.name, key)
 
     def presence(self) -> Bools:
@@ -80,13 +87,15 @@ class ClassMaps(Described[SemanticSample]):
         present, faults = occurring([path for _, path in self.pairs])
         if faults:
             good = [pair for i, pair in enumerate(self.pairs) if i not in faults]
-            raise PartlyReadable([str(e) for e in faults.values()], ClassMaps(good, self.legend))
+            raise PartlyReadable(
+                [str(e) for e in faults.values()], ClassMaps(good, self.legend, None, self.decoding)
+            )
         return present
 
     def content(self, index: int) -> list[Any]:
         """Names and content hashes of the files of one sample."""
         image, path = self.pairs[index]
-        return [DECODING, content(image), content(path)]
+        return [self.decoding.name, content(image), content(path)]
 
     def file(self, index: int) -> str:
         return str(self.pairs[index][0])
@@ -102,8 +111,9 @@ def _maps(
     part: tuple[int, int] | None,
     limit: int | None,
     index: Path | None,
+    decoding: Decoding,
 ) -> ClassMaps:
-    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index)
+    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index, decoding)
     if problems:
         raise PartlyReadable(problems, maps)
     return maps
@@ -117,11 +127,13 @@ def voc_maps(
     limit: int | None = None,
     index: Path | None = None,
     skip: str | None = None,
+    bands: Bands = None,
+    window: Window = None,
 ) -> ClassMaps:
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
     `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
     pairs, problems = voc_pairs(path, split, part, limit, skip)
-    return _maps(pairs, problems, Legend.of("voc"), None, None, index)
+    return _maps(pairs, problems, Legend.of("voc"), None, None, index, Decoding(bands, window))
 
 
 def ade20k_maps(
@@ -131,13 +143,17 @@ def ade20k_maps(
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
+    bands: Bands = None,
+    window: Window = None,
 ) -> ClassMaps:
     """ADE20K's scene parsing layout: `images/SPLIT`, `annotations/SPLIT` and `objectInfo150.txt`.
 
     split: "training" or "validation"; None where the files lie in `images` and `annotations` themselves.
     """
     pairs, problems = pair_by_stem(path / "images" / (split or ""), path / "annotations" / (split or ""))
-    return _maps(pairs, problems, Legend.of("objectInfo150.txt", path), part, limit, index)
+    return _maps(
+        pairs, problems, Legend.of("objectInfo150.txt", path), part, limit, index, Decoding(bands, window)
+    )
 
 
 def folder_maps(
@@ -147,10 +163,12 @@ def folder_maps(
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
+    bands: Bands = None,
+    window: Window = None,
 ) -> ClassMaps:
     """`images/` and `masks/` paired by stem, masks being class maps with a palette or in grey."""
     pairs, problems = pair_by_stem(path / "images", path / "masks", mask_suffix)
-    return _maps(pairs, problems, None, part, limit, index)
+    return _maps(pairs, problems, None, part, limit, index, Decoding(bands, window))
 
 
 CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.rle import decode_rle, fill_polygons
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
@@ -91,6 +92,8 @@ class CocoReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
     ) -> None:
         source, folder = Path(annotations), Path(images)
         if not folder.is_dir():
@@ -113,9 +116,9 @@ class CocoReader(Samples):
             for group in groups:
                 entries.append(_entry(files[i], group, instances == "each", folder, source))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed))
+        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+            raise PartlyReadable(problems, self[:])
         if not entries:
             raise UserError(f"{source} has no annotation to learn from; check `categories` and `crowd`")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.points import POINTS, read_points
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import MaskRule, Threshold, mask_rule, read_mask
@@ -62,6 +63,8 @@ class FolderReader(Samples):
         mask_suffix: str = "",
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
     ) -> None:
         path = Path(path)
         pairs, problems = pair_by_stem(path / "images", path / "masks", mask_suffix)
@@ -75,9 +78,9 @@ class FolderReader(Samples):
                 problems.append(f"{points} has no clicks for {mask.name}; add them or set prompts: clicks")
             else:
                 entries.append(MaskFile(image, mask, rule, stored.get(mask.name)))
-        super().__init__(entries, PromptRule(kind, clicks, seed))
+        super().__init__(entries, PromptRule(kind, clicks, seed), Decoding(bands, window))
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+            raise PartlyReadable(problems, self[:])
 
 
 def _stored_clicks(points: Path) -> dict[str, StoredClicks]:

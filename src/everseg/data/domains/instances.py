@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.folder import pair_by_stem
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import read_labels
@@ -62,6 +63,8 @@ class InstancesReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
     ) -> None:
         path = Path(path)
         pairs, problems = pair_by_stem(path / "images", path / "instances")
@@ -76,9 +79,9 @@ class InstancesReader(Samples):
                 name = f"{image.name}#{number}" if instances == "each" else image.name
                 entries.append(NumberedObject(image, file, number, name))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed))
+        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+            raise PartlyReadable(problems, self[:])
         if not entries:
             raise UserError(
                 f"{path / 'instances'} numbers no object in any image; 0 is background, objects count from 1"

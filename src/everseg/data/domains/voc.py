@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import largest_part, read_labels
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
@@ -59,14 +60,16 @@ class VocReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
         skip: str | None = None,
     ) -> None:
         pairs, problems = voc_pairs(Path(path), split, part, limit, skip)
         entries = [LargestOfClasses(image, path) for image, path in pairs]
         kind: PromptKind = prompts
-        super().__init__(entries, PromptRule(kind, clicks, seed))
+        super().__init__(entries, PromptRule(kind, clicks, seed), Decoding(bands, window))
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule))
+            raise PartlyReadable(problems, self[:])
 
 
 def voc_pairs(
