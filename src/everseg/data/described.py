@@ -35,10 +35,12 @@ class Described(Sequence[T_co]):
 
     legend: what the numbers in class maps are; None where there are none or the reader does not know.
     rule: how the samples are prompted; None where the prompts come with the samples.
+    names_itself: whether `legend` is what the files say, so that a stream file cannot name the numbers.
     """
 
     legend: Legend | None = None
     rule: PromptRule | None = None
+    names_itself: bool = False
 
     def fingerprint(self) -> str:
         """Hex digest of what all samples are, which does not depend on where files lie."""

@@ -17,9 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from everseg.data.beside import Beside, module_beside
 from everseg.data.domains.coco import CocoReader
+from everseg.data.domains.cvat import CvatReader
 from everseg.data.domains.folder import FolderReader
 from everseg.data.domains.instances import InstancesReader
+from everseg.data.domains.labelme import LabelmeReader
 from everseg.data.domains.voc import VocReader
+from everseg.data.domains.yolo import YoloReader
 from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
 
@@ -40,6 +43,9 @@ READERS: dict[str, Reader] = {
     "coco": CocoReader,
     "voc": VocReader,
     "instances": InstancesReader,
+    "labelme": LabelmeReader,
+    "yolo": YoloReader,
+    "cvat": CvatReader,
     "synthetic": SyntheticDomain,
 }
 

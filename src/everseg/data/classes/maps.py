@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everseg.data.classes.drawn import cvat_maps, labelme_maps, yolo_maps
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, open_map
 from everseg.data.decoding import PLAIN, Bands, Decoding, Window
@@ -175,6 +176,9 @@ CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
     "folder": folder_maps,
     "voc": voc_maps,
     "ade20k": ade20k_maps,
+    "labelme": labelme_maps,
+    "yolo": yolo_maps,
+    "cvat": cvat_maps,
     "synthetic": SyntheticClasses,
 }
 """Readers of class maps by name. To add one, write a function that gives a sequence of `SemanticSample` whose
@@ -201,6 +205,8 @@ class Labelled:
             UserError: nobody says what the numbers are, or a number occurs that has no name.
         """
         told = described(samples)
+        if told.names_itself and legend is not None and legend != told.legend:
+            raise UserError("the annotations name the classes themselves; remove classes: or use categories:")
         legend = legend or told.legend
         if legend is None:
             raise UserError("nothing names the classes; add classes: [cat, dog] or classes: {1: cat, 2: dog}")
