@@ -18,9 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 from everseg.data.beside import Beside, module_beside
 from everseg.data.domains.coco import CocoReader
 from everseg.data.domains.cvat import CvatReader
+from everseg.data.domains.dicom import DicomReader
 from everseg.data.domains.folder import FolderReader
+from everseg.data.domains.geotiff import GeotiffReader
+from everseg.data.domains.hf import HfReader
 from everseg.data.domains.instances import InstancesReader
 from everseg.data.domains.labelme import LabelmeReader
+from everseg.data.domains.nifti import NiftiReader
 from everseg.data.domains.voc import VocReader
 from everseg.data.domains.yolo import YoloReader
 from everseg.data.synthetic.domains import SyntheticDomain
@@ -46,6 +50,10 @@ READERS: dict[str, Reader] = {
     "labelme": LabelmeReader,
     "yolo": YoloReader,
     "cvat": CvatReader,
+    "hf": HfReader,
+    "geotiff": GeotiffReader,
+    "dicom": DicomReader,
+    "nifti": NiftiReader,
     "synthetic": SyntheticDomain,
 }
 
@@ -106,7 +114,8 @@ def open_samples(
 ) -> Sequence[Any]:
     """Call the reader of `kind` with checked options; relative paths start at `root`.
 
-    defaults: used for options that are not given, where the reader has an optional parameter of that name.
+    defaults: used for options that are not given, where the reader has an optional parameter of that name; so
+        is `root`, as "stream_root".
     beside: as in `reader`.
 
     Raises:
@@ -119,6 +128,7 @@ def open_samples(
         if known is not None and key not in known:
             raise unknown(f"option of kind {kind!r}:", key, known)
     optional = {p.name for p in signature.values() if p.default is not p.empty}
+    defaults = {"stream_root": str(root.absolute()), **defaults}
     given = {**{k: v for k, v in defaults.items() if k in optional}, **options}
     missing = [
         p.name

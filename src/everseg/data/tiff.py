@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from everseg.data.extras import needed
 from everseg.errors import UserError
 
 _GREY = (0, 1)
@@ -55,12 +56,7 @@ def read_tiff(content: bytes, path: Path) -> tuple[NDArray[Any], int | None]:
         UserError: tifffile is missing, or the file is damaged, compressed in a way that needs more packages,
             too large or has more than three axes.
     """
-    try:
-        import tifffile
-    except ImportError as error:
-        raise UserError(
-            f"{path} is a TIFF that needs tifffile; pip install 'everseg[tiff]' or save it as 8-bit RGB"
-        ) from error
+    tifffile = needed("tifffile", "tiff", path)
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series, page = file.series[0], file.pages.first

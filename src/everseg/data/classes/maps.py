@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from everseg.data.classes.drawn import cvat_maps, labelme_maps, yolo_maps
+from everseg.data.classes.hf import HfMaps
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, open_map
 from everseg.data.decoding import PLAIN, Bands, Decoding, Window
@@ -179,6 +180,7 @@ CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
     "labelme": labelme_maps,
     "yolo": yolo_maps,
     "cvat": cvat_maps,
+    "hf": HfMaps,
     "synthetic": SyntheticClasses,
 }
 """Readers of class maps by name. To add one, write a function that gives a sequence of `SemanticSample` whose

@@ -1,0 +1,220 @@
+"""Data sets of Hugging Face's `datasets`: from the hub, or as it saves them on a disk."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everseg.data.decoding import Bands, Decoding, Window
+from everseg.data.described import Described
+from everseg.data.domains.prompts import PromptKind, PromptRule
+from everseg.data.domains.slices import object_mask
+from everseg.data.extras import needed
+from everseg.data.images import open_image, read_file
+from everseg.data.samples import take_evenly, take_part
+from everseg.errors import UserError, unknown
+from everseg.types import PromptSample
+
+
+class HfRows:
+    """Rows of a data set with an image and a mask or class map; decodes them when asked.
+
+    Raises:
+        UserError: `datasets` is missing, there is no such data set or split, or it lacks a column.
+    """
+
+    def __init__(
+        self, path: str, config: str | None, split: str, image: str, mask: str, root: str, decoding: Decoding
+    ) -> None:
+        datasets = needed("datasets", "hf", f"the data set {path}")
+        self.what, self.image, self.mask, self.decoding = f"{path} ({split})", image, mask, decoding
+        table = _table(datasets, path, config, split, Path(root))
+        for option, column in (("image", image), ("mask", mask)):
+            if column not in table.column_names:
+                raise unknown(f"{option} (a column of {path}):", column, table.column_names)
+            if isinstance(table.features[column], datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
+            elif option == "image":
+                raise UserError(f"the column {column!r} of {path} has no images; give image: another one")
+        # One column at a time is read: the others may hold pictures, too.
+        self.columns = {column: table.select_columns([column]) for column in (image, mask)}
+
+    def __len__(self) -> int:
+        return len(self.columns[self.image])
+
+    def place(self, row: int) -> str:
+        """A row, for messages."""
+        return f"{self.what}, row {row}"
+
+    def picture(self, row: int) -> Tensor:
+        """(3, H, W) uint8."""
+        return self.decoding.decode(self._bytes(row, self.image), Path(f"{self.place(row)}, {self.image}"))
+
+    def values(self, row: int) -> NDArray[Any]:
+        """(H, W) values of the mask or class map; of a palette its indices.
+
+        Raises:
+            UserError: unreadable, or in colour.
+        """
+        what = f"{self.place(row)}, {self.mask}"
+        given = self.columns[self.mask][row][self.mask]
+        if given is not None and not isinstance(given, dict):
+            values = np.asarray(given)
+            if values.ndim != 2 or values.dtype.kind not in "biuf":
+                raise UserError(
+                    f"{what} is of shape {values.shape}; a mask is a picture or has rows and columns"
+                )
+            return values
+        image = open_image(self._bytes(row, self.mask), Path(what))
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "F"):
+            raise UserError(f"{what} is in colour ({image.mode}); a mask has a value per pixel")
+        return np.asarray(image)
+
+    def content(self, row: int) -> list[str]:
+        """Hashes of what a row holds."""
+        mask = self.columns[self.mask][row][self.mask]
+        truth = self._bytes(row, self.mask) if isinstance(mask, dict) else json.dumps(mask).encode()
+        return [hashlib.sha256(part).hexdigest() for part in (self._bytes(row, self.image), truth)]
+
+    def _bytes(self, row: int, column: str) -> bytes:
+        given = self.columns[column][row][column]
+        if not isinstance(given, dict) or not (given.get("bytes") or given.get("path")):
+            raise UserError(f"{self.place(row)} has no {column}; remove the row")
+        return given["bytes"] or read_file(Path(given["path"]))
+
+
+def _table(datasets: Any, path: str, config: str | None, split: str, root: Path) -> Any:
+    """The data set, of which nothing is decoded."""
+    folder = root / Path(path).expanduser()
+    saved = [folder / name for name in ("dataset_dict.json", "dataset_info.json")]
+    try:
+        if any(f.is_file() for f in saved):
+            found = datasets.load_from_disk(str(folder))
+            if not isinstance(found, datasets.DatasetDict):
+                return found
+            if split not in found:
+                raise unknown(f"split of {path}:", split, found)
+            return found[split]
+        return datasets.load_dataset(str(folder) if folder.is_dir() else path, config, split=split)
+    except UserError:
+        raise
+    except Exception as error:  # Of the hub, of pyarrow, of the file system, of scripts.
+        raise UserError(
+            f"the data set {path} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "give a folder that datasets saved, or a name on the hub, and check split: and config:"
+        ) from error
+
+
+class HfReader(Described[PromptSample]):
+    """Samples of a data set of Hugging Face's `datasets`.
+
+    path: a folder that `save_to_disk` wrote, any other folder that `load_dataset` takes, or a name on the
+    hub. split: of a data set that has splits. config: the configuration's name. image, mask: the columns.
+    mask_values: values of masks that are the object. instances: "merged" is one sample per row, "each" one
+    for each value but 0; for "each" every mask is read once, when the reader is made. skip_empty: leave out
+    rows without an object, for which every mask is read, too.
+    part: [start, stop] of the rows; limit: at most so many samples, evenly spaced.
+
+    Raises:
+        UserError: `datasets` is missing, there is no such data set, split or column, or no object at all.
+    """
+
+    rule: PromptRule
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        split: str = "train",
+        config: str | None = None,
+        image: str = "image",
+        mask: str = "mask",
+        mask_values: tuple[int, ...] | None = None,
+        instances: Literal["each", "merged"] = "merged",
+        skip_empty: bool = False,
+        prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
+        clicks: int = 3,
+        seed: int = 0,
+        part: tuple[int, int] | None = None,
+        limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
+        stream_root: str = ".",
+    ) -> None:
+        kind: PromptKind = prompts
+        self.rule = PromptRule(kind, clicks, seed)
+        self.rows = HfRows(path, config, split, image, mask, stream_root, Decoding(bands, window))
+        self.wanted = mask_values
+        found: list[tuple[int, int | None]] = []
+        for row in take_part(range(len(self.rows)), part):
+            if instances == "each":
+                found += [(row, n) for n in self._numbers(row)]
+            elif not skip_empty or self._object(row, None).any():
+                found.append((row, None))
+        self.places = tuple(take_evenly(found, limit))
+        if not self.places:
+            raise UserError(f"{self.rows.what} has no object to learn from; check mask: and mask_values")
+
+    def _numbers(self, row: int) -> list[int]:
+        values = self.rows.values(row)
+        objects = object_mask(values, self.wanted, self.rows.place(row), several=True)
+        return [int(n) for n in np.unique(values[objects])]
+
+    def _object(self, row: int, number: int | None) -> NDArray[np.bool_]:
+        wanted = self.wanted if number is None else (number,)
+        return object_mask(self.rows.values(row), wanted, f"{self.rows.place(row)}, {self.rows.mask}")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} samples, prompts: {self.rule.kind})"
+
+    @overload
+    def __getitem__(self, index: int) -> PromptSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> HfReader: ...
+    def __getitem__(self, index: int | slice) -> PromptSample | HfReader:
+        """Decode one sample, or take a slice without decoding.
+
+        Raises:
+            UserError: a picture is unreadable, the mask is empty, or the sizes of image and mask differ.
+        """
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part.places = self.places[index]
+            return part
+        row, number = self.places[index]
+        image, mask, what = self.rows.picture(row), self._object(row, number), self.rows.place(row)
+        if mask.shape != tuple(image.shape[1:]):
+            sizes = [f"{w}x{h}" for h, w in (image.shape[1:], mask.shape)]
+            raise UserError(
+                f"{what} has an image of {sizes[0]} but a mask of {sizes[1]}; make both of one size"
+            )
+        if not mask.any():
+            raise UserError(f"{what} has no object; set skip_empty: true or correct mask_values")
+        name = self._name(index)
+        return PromptSample(image, self.rule.prompts(mask, name, None), torch.from_numpy(mask)[None], name)
+
+    def _name(self, index: int) -> str:
+        row, number = self.places[index]
+        return f"{row:06d}" if number is None else f"{row:06d}#{number}"
+
+    def fingerprint(self) -> str:
+        """Hash what the rows hold, the options and the prompts, but not where the data set lies."""
+        facts = [self.rows.decoding.name, self.rule.describe(), self.wanted]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for index, (row, _) in enumerate(self.places):
+            digest.update(json.dumps([self._name(index), self.rows.content(row)]).encode() + b"\n")
+        return digest.hexdigest()
+
+    def file(self, index: int) -> str:
+        return self.rows.place(self.places[index][0])
