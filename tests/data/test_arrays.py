@@ -250,6 +250,8 @@ def test_a_dataset_is_asked_when_a_sample_is_needed() -> None:
     assert [s.name for s in samples[3:]] == ["00003", "00004"] and given.asked == [0, 3, 4]
     several = Stream.from_arrays({"a": Pairs([(IMAGE, np.stack([MASK, OTHER]))])}, {"a": GOOD})
     assert several.stages[0].train[0].masks.shape == (2, 24, 32)
+    ready = Stream.from_arrays({"a": Pairs(list(several.stages[0].train))}, {"a": GOOD}).stages[0].train
+    assert [s.key for s in ready] == [several.stages[0].train[0].key]
     reader = SyntheticDomain("polyps", 2, size=32)
     assert Stream.from_arrays({"a": reader}, {"a": GOOD}).stages[0].train is reader
 
@@ -281,7 +283,7 @@ GOOD = ([IMAGE], [MASK])
         ({"a": (None, [MASK])}, {"a": GOOD}, {}, r"train\['a'\], images is None"),
         ({"a": ({"x": IMAGE}, [MASK])}, {"a": GOOD}, {}, "images is of type dict"),
         ({"a": ([IMAGE, IMAGE[:9]], [MASK, MASK])}, {"a": GOOD}, {}, r"train\['a'\]: mask 00001"),
-        ({"a": Pairs([{"image": IMAGE}])}, {"a": GOOD}, {}, r"train\['a'\]\[0\] is a dict; a dataset gives"),
+        ({"a": Pairs([{"image": IMAGE}])}, {"a": GOOD}, {}, r"train\['a'\]\[0\] is a dict; give"),
         ({"a": Pairs([(IMAGE, MASK, 1)])}, {"a": GOOD}, {}, "is a tuple of 3"),
         ({"a": Pairs([(IMAGE / 255, MASK)])}, {"a": GOOD}, {}, r"train\['a'\]: image 00000 .*float64"),
         ({"a": Pairs([])}, {"a": GOOD}, {}, r"train\['a'\] has no images"),

@@ -95,6 +95,8 @@ def test_classes_are_values(saved: Callable[..., Path], write_stream: Callable[[
     assert [len(s.train) for s in stream.stages] == [2, 1]
     assert torch.equal(stream.stages[1].test[0].labels, torch.from_numpy(LABELS))
     assert pickle.loads(pickle.dumps(stream.stages[1].train))[0].key == stream.stages[1].train[0].key
+    with pytest.raises(UserError, match="has the splits train, test; say which"):
+        Stream.from_yaml(write_stream(text.replace(", split: train", "")))
     saved([LABELS.astype(np.uint16) * 300], [LABELS], name="deep")
     with pytest.raises(UserError, match="values beyond 0 to 255"):
         Stream.from_yaml(write_stream(text.replace("path: set", "path: deep")))

@@ -110,7 +110,8 @@ def test_classes_are_those_of_the_yaml(
     make: Callable[..., Path], write_stream: Callable[[str], Path]
 ) -> None:
     make(f"{DOG}\n{CAT}\n", "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n" + DOG)
-    text = "train: {kind: yolo, path: yolo}\ntest: {kind: yolo, path: yolo, split: val}\nsteps: 1-1\n"
+    split = "{kind: yolo, path: yolo, split: %s}"
+    text = f"train: {split % 'train'}\ntest: {split % 'val'}\nsteps: 1-1\n"
     stream = Stream.from_yaml(write_stream(text))
     assert [s.classes for s in stream.stages] == [("cat",), ("dog",)]
     labels = stream.stages[1].test[1].labels

@@ -189,8 +189,8 @@ class YoloMap:
 
 def yolo_maps(
     path: Path,
+    split: str,
     *,
-    split: str = "train",
     categories: tuple[str, ...] | None = None,
     boxes: bool = False,
     part: tuple[int, int] | None = None,

@@ -28,7 +28,7 @@ class HfMaps(Described[SemanticSample]):
         self,
         path: str,
         *,
-        split: str = "train",
+        split: str | None = None,
         config: str | None = None,
         image: str = "image",
         mask: str = "mask",

@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from everseg.data.described import Described
+from everseg.data.described import Described, Plain
 from everseg.data.images import read_image
 from everseg.data.masks import mask_rule, read_labels, read_mask
 from everseg.errors import UserError
@@ -46,10 +46,13 @@ def array_samples(
     drawn = _Drawn(what, clicks, box, seed, numbered)
     if isinstance(given, Described):
         return given
-    if isinstance(given, Indexed) and not isinstance(
-        given, list | tuple | str | Mapping | np.ndarray | Tensor
-    ):
-        return PairSamples(given, drawn)
+    whole = isinstance(given, list | tuple | str | Mapping | np.ndarray | Tensor)
+    if isinstance(given, Indexed) and not whole:
+        if not len(given):
+            raise UserError(f"{what} has no images; give at least one")
+        ready: Any = given
+        first = ready[0]
+        return Plain(ready) if isinstance(first, PromptSample) else PairSamples(given, drawn, first)
     parts = _listed(given, what)
     if parts and all(isinstance(part, PromptSample) for part in parts):
         return tuple(parts)
@@ -116,18 +119,18 @@ class _Drawn:
 
 
 class PairSamples(Described[PromptSample]):
-    """The (image, mask) pairs or samples of a `Dataset` of torch, or of anything that gives them by their
-    places; each is asked for when it is needed. A mask of several objects stays one sample.
+    """The (image, mask) pairs of a `Dataset` of torch, or of anything that gives them by their places; each
+    is asked for when it is needed. A mask of several objects stays one sample.
+
+    first: the first pair, so that what is no pair is refused at once.
 
     Raises:
-        UserError: there are none, or the first one is no pair.
+        UserError: it is none.
     """
 
-    def __init__(self, source: Indexed, drawn: _Drawn) -> None:
+    def __init__(self, source: Indexed, drawn: _Drawn, first: Any) -> None:
         self.source, self.drawn, self.places = source, drawn, range(len(source))
-        if not len(self.places):
-            raise UserError(f"{drawn.what} has no images; give at least one")
-        self[0]
+        self._sample(first, 0)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -150,16 +153,14 @@ class PairSamples(Described[PromptSample]):
             part.places = self.places[index]
             return part
         place = self.places[index]
-        given = self.source[place]
-        if isinstance(given, PromptSample):
-            return given
+        return self._sample(self.source[place], place)
+
+    def _sample(self, given: Any, place: int) -> PromptSample:
         if not (isinstance(given, tuple | list) and len(given) == 2):
             about = f"a {type(given).__name__}"
             if isinstance(given, tuple | list):
                 about += f" of {len(given)}"
-            raise UserError(
-                f"{self.drawn.what}[{place}] is {about}; a dataset gives (image, mask) or a PromptSample"
-            )
+            raise UserError(f"{self.drawn.what}[{place}] is {about}; give (image, mask) or a PromptSample")
         return self.drawn.sample(given[0], given[1], _name(given[0], place))
 
 

@@ -32,10 +32,18 @@ class HfRows:
     """
 
     def __init__(
-        self, path: str, config: str | None, split: str, image: str, mask: str, root: str, decoding: Decoding
+        self,
+        path: str,
+        config: str | None,
+        split: str | None,
+        image: str,
+        mask: str,
+        root: str,
+        decoding: Decoding,
     ) -> None:
         datasets = needed("datasets", "hf", f"the data set {path}")
-        self.what, self.image, self.mask, self.decoding = f"{path} ({split})", image, mask, decoding
+        self.what = path if split is None else f"{path} ({split})"
+        self.image, self.mask, self.decoding = image, mask, decoding
         table = _table(datasets, path, config, split, Path(root))
         for option, column in (("image", image), ("mask", mask)):
             if column not in table.column_names:
@@ -91,19 +99,24 @@ class HfRows:
         return given["bytes"] or read_file(Path(given["path"]))
 
 
-def _table(datasets: Any, path: str, config: str | None, split: str, root: Path) -> Any:
+def _table(datasets: Any, path: str, config: str | None, split: str | None, root: Path) -> Any:
     """The data set, of which nothing is decoded."""
     folder = root / Path(path).expanduser()
     saved = [folder / name for name in ("dataset_dict.json", "dataset_info.json")]
     try:
         if any(f.is_file() for f in saved):
             found = datasets.load_from_disk(str(folder))
-            if not isinstance(found, datasets.DatasetDict):
-                return found
-            if split not in found:
-                raise unknown(f"split of {path}:", split, found)
-            return found[split]
-        return datasets.load_dataset(str(folder) if folder.is_dir() else path, config, split=split)
+        else:
+            found = datasets.load_dataset(str(folder) if folder.is_dir() else path, config, split=split)
+        if not isinstance(found, datasets.DatasetDict):
+            return found
+        if split is None:
+            raise UserError(
+                f"the data set {path} has the splits {', '.join(found)}; say which, as split: ..."
+            )
+        if split not in found:
+            raise unknown(f"split of {path}:", split, found)
+        return found[split]
     except UserError:
         raise
     except Exception as error:  # Of the hub, of pyarrow, of the file system, of scripts.

@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -162,7 +162,8 @@ class LabelmeReader(Samples):
 
 
 def labelme_files(path: Path, images: Path | None) -> tuple[list[LabelmeFile], list[str]]:
-    """The JSON files of a folder, sorted by their images' names, and a sentence for each that cannot be used.
+    """The JSON files of a folder, sorted by their images' names, with the labels of shapes but not their
+    points, and a sentence for each that cannot be used.
 
     Raises:
         UserError: the folder is missing or has no JSON file.
@@ -184,7 +185,9 @@ def labelme_files(path: Path, images: Path | None) -> tuple[list[LabelmeFile], l
             other = found[file.image.name].path
             problems.append(f"{source} is of the image {file.image.name}, as {other.name} is; remove one")
         else:
-            found[file.image.name] = file
+            # Without the points: those of all files of a large data set would fill the memory.
+            bare = tuple(replace(shape, points=(), patch=None) for shape in file.shapes)
+            found[file.image.name] = replace(file, shapes=bare)
     return [found[name] for name in sorted(found)], problems
 
 

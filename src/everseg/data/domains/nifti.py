@@ -208,6 +208,8 @@ def read_volume(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 @lru_cache(maxsize=2)
 def _volume(path: Path, changed: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
     image = _opened(path)
+    _, where = _header(path)
+    orientations = needed("nibabel.orientations", "nifti", path)
     try:
         values = np.asanyarray(image.dataobj)
     except Exception as error:  # Damaged files raise errors of gzip, zlib, numpy and nibabel.
@@ -216,13 +218,14 @@ def _volume(path: Path, changed: int) -> tuple[NDArray[Any], NDArray[np.float64]
         values = values[..., 0]
     if values.ndim not in (3, 4) or values.dtype.kind not in "iufb":
         raise UserError(f"{path} is no volume of grey values ({values.dtype}, shape {values.shape})")
-    return values.astype(np.float32) if values.dtype == np.float64 else values, np.array(image.affine)
+    values = orientations.apply_orientation(values, orientations.io_orientation(image.affine))
+    return values.astype(np.float32) if values.dtype == np.float64 else values, where
 
 
 def _opened(path: Path) -> Any:
     nibabel = needed("nibabel", "nifti", path)
     try:
-        return nibabel.as_closest_canonical(nibabel.load(path))
+        return nibabel.load(path)
     except Exception as error:
         raise UserError(
             f"{path} is no NIfTI file or is damaged ({error}); copy it again or remove it"
@@ -230,9 +233,16 @@ def _opened(path: Path) -> Any:
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """The size of a volume and the affine of its places."""
+    """The size of a volume and the affine of its places, once it is turned; nothing else is read."""
     image = _opened(path)
-    return tuple(image.shape[:3]), np.array(image.affine)
+    if len(image.shape) < 3:
+        raise UserError(f"{path} is no volume (shape {image.shape}); remove it")
+    orientations = needed("nibabel.orientations", "nifti", path)
+    turns = orientations.io_orientation(image.affine)
+    size = np.empty(3, int)
+    size[turns[:, 0].astype(int)] = image.shape[:3]
+    place = image.affine @ orientations.inv_ornt_aff(turns, image.shape[:3])
+    return tuple(int(n) for n in size), np.asarray(place)
 
 
 @lru_cache(maxsize=64)

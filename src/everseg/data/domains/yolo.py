@@ -105,12 +105,11 @@ class YoloReader(Samples):
         wanted = set(data.numbers(categories))
         found, problems = data.labelled(boxes)
         having = [
-            (image, labels, [line for line in lines if line.label in wanted])
+            (image, labels, tuple(number for number, label in lines if label in wanted))
             for image, labels, lines in found
         ]
         entries: list[YoloObject] = []
-        for image, labels, lines in take_part([row for row in having if row[2]], part):
-            numbers = tuple(line.number for line in lines)
+        for image, labels, numbers in take_part([row for row in having if row[2]], part):
             if instances == "merged":
                 entries.append(YoloObject(image, image.name, labels, numbers))
             else:
@@ -178,8 +177,9 @@ class YoloData:
                 raise unknown(f"category in {self.path}:", name, self.names)
         return [i for i, name in enumerate(self.names) if categories is None or name in categories]
 
-    def labelled(self, boxes: bool) -> tuple[list[tuple[Path, Path, list[Line]]], list[str]]:
+    def labelled(self, boxes: bool) -> tuple[list[tuple[Path, Path, list[tuple[int, int]]]], list[str]]:
         """(image, label file, lines) of images with labels, and a sentence for each label file that is wrong.
+        Of a line its number and class are kept: all polygons of a large data set would fill the memory.
 
         An image whose label file is empty or missing has no object, as YOLO has it.
 
@@ -200,7 +200,7 @@ class YoloData:
                 problems.append(str(error))
                 continue
             if lines:
-                found.append((image, labels, lines))
+                found.append((image, labels, [(line.number, line.label) for line in lines]))
         if missing == len(self.images):
             where = label_file(self.images[0])
             raise UserError(f"{self.images[0]} and all others have no label file such as {where}; add them")
