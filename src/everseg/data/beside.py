@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from everseg.data.described import Plain
-from everseg.errors import UserError
+from everseg.errors import UserError, first_line
 
 
 def module_beside(name: str, folder: Path) -> ModuleType | None:
@@ -41,7 +41,7 @@ def module_beside(name: str, folder: Path) -> ModuleType | None:
     except Exception as error:
         where = file if file is not None and not rest else f"{name} in {folder}"
         raise UserError(
-            f"{where} cannot be imported ({type(error).__name__}: {error}); correct it"
+            f"{where} cannot be imported ({type(error).__name__}: {first_line(error)}); correct it"
         ) from error
     finally:
         with suppress(ValueError):  # The reader's own code may have taken it out.

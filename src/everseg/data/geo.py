@@ -14,7 +14,8 @@ from torch import Tensor
 
 from everseg.data.decoding import Decoding
 from everseg.data.extras import needed
-from everseg.errors import UserError
+from everseg.data.tiff import MOST_PIXELS
+from everseg.errors import UserError, first_line
 from everseg.files import atomic_path
 
 
@@ -30,10 +31,12 @@ def opened(path: Path) -> Iterator[Any]:
         warnings.simplefilter("ignore")  # Files without a georeference.
         try:
             with rasterio.open(path) as raster:
+                if raster.width * raster.height > MOST_PIXELS:
+                    raise UserError(f"{path} is {raster.width}x{raster.height}; cut it into tiles")
                 yield raster
         except rasterio.errors.RasterioError as error:
             raise UserError(
-                f"{path} is no raster or is damaged ({error}); copy it again or remove it"
+                f"{path} is no raster or is damaged ({first_line(error)}); copy it again or remove it"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from everseg.data.extras import needed
-from everseg.errors import UserError
+from everseg.errors import UserError, first_line
 
 _GREY = (0, 1)
 _RGB = 2
 _ALPHA = (1, 2)
 """Values of the tags PhotometricInterpretation and ExtraSamples."""
 _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _EXTRA = 274, 262, 277, 338
-_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow refuses larger images, and so do readers that are not Pillow's."""
 
 
 def is_tiff(content: bytes) -> bool:
@@ -57,13 +59,17 @@ def read_tiff(content: bytes, path: Path) -> tuple[NDArray[Any], int | None]:
             too large or has more than three axes.
     """
     tifffile = needed("tifffile", "tiff", path)
+    # It remarks on odd tags; what matters is raised below.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series, page = file.series[0], file.pages.first
             axes, shape = series.axes, series.shape
-            if int(np.prod(shape)) > _MOST_PIXELS * 4:
+            if int(np.prod(shape)) > MOST_PIXELS * 4:
                 raise UserError(f"{path} has {'x'.join(map(str, shape))} values; cut it into tiles")
             values = np.asarray(series.asarray())
+            if values.shape != shape or not page.dataoffsets:
+                raise ValueError("it lacks a part of its values")
             photometric, extra = int(page.photometric), [int(e) for e in page.extrasamples]
             turned = page.tags.valueof(_ORIENTATION, 1)
     except UserError:
@@ -74,7 +80,9 @@ def read_tiff(content: bytes, path: Path) -> tuple[NDArray[Any], int | None]:
                 f"{path} is compressed in a way that tifffile reads only with imagecodecs; "
                 "pip install imagecodecs, or save the file with deflate or no compression"
             ) from error
-        raise UserError(f"{path} is damaged or truncated ({error}); copy it again or remove it") from error
+        raise UserError(
+            f"{path} is damaged or truncated ({first_line(error)}); copy it again or remove it"
+        ) from error
     bands = _bands_first(values, axes, path)
     picture = None
     if len(bands) == 1 or (photometric in _GREY and len(bands) == 2 and extra[:1] and extra[0] in _ALPHA):

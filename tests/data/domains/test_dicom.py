@@ -172,6 +172,14 @@ def test_other_faults(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
     whole.save_as(file)
     with pytest.raises(UserError, match="has no pixels that can be read"):
         DicomReader(root, window=(0, 9))[0]
+    whole.save_as(file)
+    del whole.PixelData
+    whole.add_new(0x00280010, "UL", 24)
+    whole["Rows"].VR = "UN"
+    whole["Rows"].value = b"many"
+    whole.save_as(file)
+    with pytest.raises(PartlyReadable, match="has a header that cannot be read"):
+        DicomReader(root)
     file.write_bytes(b"no header")
     with pytest.raises(PartlyReadable, match=r"a\.dcm is no DICOM file"):
         DicomReader(root)

@@ -194,6 +194,10 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (shape("a", box(1, 1, 4, 4)), {"imagePath": ""}, "imagePath ''"),
     (shape("a", box(1, 1, 4, 4)), {"imagePath": 3}, "imagePath 3"),
     (shape("a", box(1, 1, 4, 4)), {"imageWidth": "40"}, "imageHeight and imageWidth"),
+    (shape("a", box(1, 1, 4, 4)), {"imageWidth": True}, "imageHeight and imageWidth"),
+    (shape("a", box(1, 1, 4, 4)), {"imageWidth": 2**60}, "no image is as large"),
+    (shape("a", box(1, 1, 4, 4)), {"imagePath": "x" * 5000}, "which is not at"),
+    (shape("a", box(1, 1, 4, 4), [1]), {}, r"is a \[1\], which has no area"),
 ]
 
 

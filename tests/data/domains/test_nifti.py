@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import sys
 from collections.abc import Callable
@@ -147,6 +148,11 @@ def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     whole = (volumes / "masks" / "a.nii.gz").read_bytes()
     (volumes / "masks" / "b.nii.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PartlyReadable, match=r"b\.nii\.gz is (no NIfTI file or is )?damaged"):
+        NiftiReader(volumes)
+    flat = bytearray(save(tmp_path / "flat.nii", LABELS).read_bytes())
+    flat[312:328] = bytes(16)  # srow_z
+    (volumes / "masks" / "b.nii.gz").write_bytes(gzip.compress(bytes(flat)))
+    with pytest.raises(PartlyReadable, match="an affine without three directions"):
         NiftiReader(volumes)
     (volumes / "masks" / "b.nii").write_bytes(b"")
     with pytest.raises(UserError, match="are of one name"):

@@ -148,7 +148,8 @@ def test_wrong_lines(make: Callable[..., Path], text: str, said: str) -> None:
     [
         ("train: images/train\n", {}, "has no names: of classes"),
         ("train: images/train\nnames: {1: cat, 2: dog}\n", {}, "does not number the classes from 0"),
-        ("names: [a", {}, "is not valid YAML"),
+        ("names: [a", {}, r"^[^\n]*is not valid YAML in line 1 [^\n]*$"),
+        (f"train: {'x' * 5000}\n" + NAMES, {}, "which is not at"),
         ("train: images/train\n" + NAMES, {"split": "test"}, "unknown split in .*'test'"),
         ("train: images/trian\n" + NAMES, {}, "names images/trian, which is not at"),
         ("train: labels\n" + NAMES, {}, "has no images"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from everseg.data.domains.slices import SliceSamples, object_mask
 from everseg.data.extras import needed
 from everseg.data.images import open_image, read_file, shallow
 from everseg.data.samples import PartlyReadable, take_evenly, take_part
-from everseg.errors import UserError
+from everseg.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,18 @@ class Dicom:
         if self.values.ndim == 4:
             colours = self.values[frame].transpose(2, 0, 1)
             return decoding.shown(colours, what, 3)
-        header = _of_frame(self.header, frame)
-        grey = _rescaled(self.values[frame], header)[None]
+        with _sound(self.path):
+            header = _of_frame(self.header, frame)
+            grey = _rescaled(self.values[frame], header)[None]
+            own = _own_window(header)
+            inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
         if decoding.window is not None:
             ends = None
             if len(self.values) > 1:
                 ends = _ends(self.path, self.path.stat().st_mtime_ns, decoding)
             image = decoding.shown(grey, what, ends=ends)
-        elif (window := _own_window(header)) is not None:
-            image = decoding.shown(grey, what, ends=window)
+        elif own is not None:
+            image = decoding.shown(grey, what, ends=own)
         elif self.values.dtype == np.uint8 and grey.min() >= 0 and grey.max() <= 255:
             image = decoding.shown(shallow(grey, what), what)
         else:
@@ -148,7 +152,7 @@ class Dicom:
                 f"{self.path} has values from {grey.min():g} to {grey.max():g} and no window that is read; "
                 "say which are shown, as in window: [-160, 240] or window: [1%, 99%]"
             )
-        return 255 - image if header.get("PhotometricInterpretation") == "MONOCHROME1" else image
+        return 255 - image if inverted else image
 
 
 def read_dicom(path: Path) -> Dicom:
@@ -177,15 +181,32 @@ def _read(path: Path, changed: int) -> Dicom:
     except Exception as error:  # pydicom and its decoders raise errors of many types.
         if "missing dependencies" in str(error) or isinstance(error, ImportError):
             raise UserError(
-                f"{path} is compressed in a way that pydicom needs more packages for ({error}); "
+                f"{path} is compressed in a way that pydicom needs more packages for ({first_line(error)}); "
                 "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or save it uncompressed"
             ) from error
         raise UserError(
-            f"{path} has no pixels that can be read ({error}); copy it again or remove it"
+            f"{path} has no pixels that can be read ({first_line(error)}); copy it again or remove it"
         ) from error
     if values.dtype == np.uint16 and header.get("PhotometricInterpretation") == "PALETTE COLOR":
         values = (values >> 8).astype(np.uint8)
     return Dicom(path, values if int(header.get("NumberOfFrames", 1) or 1) > 1 else values[None], header)
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """What a header says is read when it is asked for, and damage shows then, in errors of many types.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise UserError(
+            f"{path} has a header that cannot be read ({first_line(error)}); copy it again or remove it"
+        ) from error
 
 
 def _header(path: Path, pixels: bool = True) -> Any:
@@ -198,17 +219,15 @@ def _header(path: Path, pixels: bool = True) -> Any:
         raise
     except Exception as error:
         raise UserError(
-            f"{path} is no DICOM file or is damaged ({error}); copy it again or remove it"
+            f"{path} is no DICOM file or is damaged ({first_line(error)}); copy it again or remove it"
         ) from error
 
 
 def _size(path: Path) -> tuple[int, int, int]:
     """(F, H, W) by the header."""
     header = _header(path, pixels=False)
-    try:
+    with _sound(path):
         return int(header.get("NumberOfFrames", 1) or 1), int(header.Rows), int(header.Columns)
-    except AttributeError as error:
-        raise UserError(f"{path} has no pixels ({error}); remove it") from error
 
 
 def mask_frames(path: Path) -> NDArray[Any]:
@@ -279,5 +298,6 @@ def _own_window(header: Any) -> tuple[float, float] | None:
 def _ends(path: Path, changed: int, decoding: Decoding) -> tuple[float, float]:
     """The window of all frames of a file."""
     file = _read(path, changed)
-    frames = [_rescaled(v, _of_frame(file.header, i)) for i, v in enumerate(file.values)]
+    with _sound(path):
+        frames = [_rescaled(v, _of_frame(file.header, i)) for i, v in enumerate(file.values)]
     return decoding.ends(np.stack(frames), path)

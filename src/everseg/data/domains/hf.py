@@ -20,7 +20,7 @@ from everseg.data.domains.slices import object_mask
 from everseg.data.extras import needed
 from everseg.data.images import open_image, read_file
 from everseg.data.samples import take_evenly, take_part
-from everseg.errors import UserError, unknown
+from everseg.errors import UserError, first_line, unknown
 from everseg.types import PromptSample
 
 
@@ -121,7 +121,7 @@ def _table(datasets: Any, path: str, config: str | None, split: str | None, root
         raise
     except Exception as error:  # Of the hub, of pyarrow, of the file system, of scripts.
         raise UserError(
-            f"the data set {path} cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"the data set {path} cannot be opened ({type(error).__name__}: {first_line(error)}); "
             "give a folder that datasets saved, or a name on the hub, and check split: and config:"
         ) from error
 

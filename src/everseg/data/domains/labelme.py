@@ -19,7 +19,9 @@ from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.rle import fill_polygons
 from everseg.data.domains.shapes import circle, paste, rectangle, shown_size
+from everseg.data.paths import is_file
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
+from everseg.data.tiff import MOST_PIXELS
 from everseg.errors import UserError, unknown
 from everseg.files import read_json
 
@@ -218,16 +220,18 @@ def _read(path: Path, images: Path | None, changed: int) -> LabelmeFile:
     places = (
         [images / written.name] if images is not None else [path.parent / written, path.parent / written.name]
     )
-    image = next((p for p in places if p.is_file()), None)
+    image = next((p for p in places if is_file(p)), None)
     if image is None:
         raise UserError(
             f"{path} is of the image {given}, which is not at {places[-1]}; add it or give images:"
         )
-    size = tree.get("imageHeight"), tree.get("imageWidth")
-    if not all(isinstance(n, int) and n > 0 for n in size):
+    size: tuple[Any, Any] = tree.get("imageHeight"), tree.get("imageWidth")
+    if not all(type(n) is int and n > 0 for n in size):
         if any(n is not None for n in size):
             raise UserError(f"{path} has the imageHeight and imageWidth {size}; they are numbers from 1")
         size = shown_size(image)
+    if size[0] * size[1] > MOST_PIXELS:
+        raise UserError(f"{path} has the imageHeight and imageWidth {size}; no image is as large")
     shapes: list[Shape] = []
     objects: dict[tuple[str, Any], int] = {}
     for number, row in enumerate(tree["shapes"]):
@@ -235,7 +239,7 @@ def _read(path: Path, images: Path | None, changed: int) -> LabelmeFile:
         group = (shape.label, row["group_id"]) if row.get("group_id") is not None else ("", -number)
         first = objects.setdefault(group, number)
         shapes.append(Shape(shape.label, shape.kind, shape.points, first, shape.patch))
-    return LabelmeFile(path, image, int(size[0]), int(size[1]), tuple(shapes))  # type: ignore[arg-type]
+    return LabelmeFile(path, image, size[0], size[1], tuple(shapes))
 
 
 def _shape(row: Any, number: int, path: Path) -> Shape:
@@ -243,7 +247,7 @@ def _shape(row: Any, number: int, path: Path) -> Shape:
     if not isinstance(row, dict) or not isinstance(row.get("label"), str):
         raise UserError(f"{place} has no label; add one or remove the shape")
     kind = row.get("shape_type") or "polygon"
-    if kind not in _CORNERS:
+    if not isinstance(kind, str) or kind not in _CORNERS:
         areas = ", ".join(_CORNERS)
         raise UserError(
             f"{place} ({row['label']!r}) is a {kind}, which has no area; remove it or draw one of {areas}"

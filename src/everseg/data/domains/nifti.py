@@ -17,7 +17,7 @@ from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.slices import SliceSamples, object_mask
 from everseg.data.extras import needed
 from everseg.data.samples import PartlyReadable, take_evenly, take_part
-from everseg.errors import UserError
+from everseg.errors import UserError, first_line
 
 Axis = Literal["sagittal", "coronal", "axial"]
 _AXES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -213,7 +213,9 @@ def _volume(path: Path, changed: int) -> tuple[NDArray[Any], NDArray[np.float64]
     try:
         values = np.asanyarray(image.dataobj)
     except Exception as error:  # Damaged files raise errors of gzip, zlib, numpy and nibabel.
-        raise UserError(f"{path} is damaged or truncated ({error}); copy it again or remove it") from error
+        raise UserError(
+            f"{path} is damaged or truncated ({first_line(error)}); copy it again or remove it"
+        ) from error
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim not in (3, 4) or values.dtype.kind not in "iufb":
@@ -228,7 +230,7 @@ def _opened(path: Path) -> Any:
         return nibabel.load(path)
     except Exception as error:
         raise UserError(
-            f"{path} is no NIfTI file or is damaged ({error}); copy it again or remove it"
+            f"{path} is no NIfTI file or is damaged ({first_line(error)}); copy it again or remove it"
         ) from error
 
 
@@ -239,6 +241,8 @@ def _header(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
         raise UserError(f"{path} is no volume (shape {image.shape}); remove it")
     orientations = needed("nibabel.orientations", "nifti", path)
     turns = orientations.io_orientation(image.affine)
+    if not np.isfinite(turns).all():
+        raise UserError(f"{path} has an affine without three directions; write it again with a proper one")
     size = np.empty(3, int)
     size[turns[:, 0].astype(int)] = image.shape[:3]
     place = image.affine @ orientations.inv_ornt_aff(turns, image.shape[:3])

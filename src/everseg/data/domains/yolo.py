@@ -15,8 +15,9 @@ from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.rle import fill_polygons
 from everseg.data.domains.shapes import rectangle, shown_size
+from everseg.data.paths import exists, is_file
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
-from everseg.errors import UserError, unknown
+from everseg.errors import UserError, first_line, unknown
 
 _IMAGES = frozenset(".avif .bmp .dng .heic .jp2 .jpeg .jpg .mpo .pfm .png .tif .tiff .webp".split())
 """What counts as an image, in small letters."""
@@ -147,7 +148,10 @@ class YoloData:
                 f"cannot read {file}: {error.strerror}; give the folder of data.yaml, or the YAML file"
             ) from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{file} is not valid YAML ({error}); correct it") from error
+            mark = getattr(error, "problem_mark", None)
+            place = f" in line {mark.line + 1}" if mark else ""
+            what = getattr(error, "problem", None) or first_line(error)
+            raise UserError(f"{file} is not valid YAML{place} ({what}); correct it") from error
         if not isinstance(tree, dict) or not isinstance(tree.get("names"), list | dict):
             raise UserError(f"{file} has no names: of classes; a data.yaml has names:, train: and val:")
         names = tree["names"]
@@ -161,7 +165,10 @@ class YoloData:
         if split not in splits:
             raise unknown(f"split in {file}:", split, splits)
         given = tree[split] if isinstance(tree[split], list) else [tree[split]]
-        images = [image for one in given for image in _images(str(one), file, tree.get("path"))]
+        try:
+            images = [image for one in given for image in _images(str(one), file, tree.get("path"))]
+        except OSError as error:
+            raise UserError(f"{file}: {split} cannot be listed ({first_line(error)}); correct it") from error
         if not images:
             raise UserError(f"{file}: {split} ({tree[split]}) has no images; correct the path")
         return cls(file, tuple(str(n) for n in names), tuple(sorted(images, key=lambda p: (p.name, str(p)))))
@@ -228,7 +235,7 @@ def _images(given: str, file: Path, root: Any) -> Iterator[Path]:
     starts = [here, *([here / str(root)] if root else [])]
     written = given.replace("\\", "/")
     places = [start / written for start in starts] + [here / written.removeprefix("../")]
-    place = next((p for p in places if p.exists()), None)
+    place = next((p for p in places if exists(p)), None)
     if place is None:
         raise UserError(f"{file} names {given}, which is not at {places[0]}; correct the path")
     if place.is_dir():
@@ -240,7 +247,7 @@ def _images(given: str, file: Path, root: Any) -> Iterator[Path]:
         raise UserError(f"{file} names {given}, which is neither a folder nor a list of images") from error
     for row in (row.strip() for row in rows):
         if row:
-            image = next((p for p in (place.parent / row, here / row) if p.is_file()), None)
+            image = next((p for p in (place.parent / row, here / row) if is_file(p)), None)
             if image is None:
                 raise UserError(f"{place} lists {row}, which does not exist; add it or take it off the list")
             yield image
