@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco
 
-from everseg.data.domains.rle import decode_rle, fill_polygons
+from everseg.data.domains.areas import fill_polygons
+from everseg.data.domains.rle import decode_rle
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (37, 53), (200, 64)])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from everseg.data.kept import kept_in, key_of
 from everseg.data.numbers import Table, labels_of, refuse_blurred
-from everseg.data.raster import read_raster
+from everseg.data.raster import Raster, read_raster
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
 from everseg.text import lines_of, read_text
@@ -40,7 +40,12 @@ def read_map(path: Path, colours: Table | None = None) -> NDArray[np.uint8]:
     Raises:
         UserError: unreadable, in colours without numbers, or with numbers beyond 255.
     """
-    return _eight_bits(labels_of(read_raster(path), path, colours), path)
+    return map_of(read_raster(path), path, colours)
+
+
+def map_of(raster: Raster, path: Path, colours: Table | None = None) -> NDArray[np.uint8]:
+    """As `read_map`, of a map that was decoded already; `path` is for messages only."""
+    return _eight_bits(labels_of(raster, path, colours), path)
 
 
 def _eight_bits(numbers: NDArray[np.int32], path: Path) -> NDArray[np.uint8]:
@@ -95,7 +100,7 @@ def _occurring(path: Path, colours: Table | None, *, closely: bool) -> tuple[Boo
         raster = read_raster(path)
         if closely:
             refuse_blurred(raster, path)
-        numbers = _eight_bits(labels_of(raster, path, colours), path)
+        numbers = map_of(raster, path, colours)
     except UserError as error:
         return error
     palette = b"" if raster.palette is None else raster.palette.tobytes()
