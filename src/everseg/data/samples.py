@@ -60,7 +60,7 @@ class Samples(Described[PromptSample]):
 
     rule: PromptRule
 
-    def __init__(self, entries: Sequence[Entry], rule: PromptRule, decoding: Decoding = PLAIN) -> None:
+    def __init__(self, entries: Sequence[Entry], rule: PromptRule, *, decoding: Decoding = PLAIN) -> None:
         self.entries = tuple(entries)
         self.rule = rule
         self.decoding = decoding

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from everseg.data import Stream, check
+from everseg.data.domains.areas import paste, shown_size
 from everseg.data.domains.labelme import LabelmeReader
-from everseg.data.domains.shapes import paste, shown_size
 from everseg.data.samples import PartlyReadable
 from everseg.errors import UserError
 

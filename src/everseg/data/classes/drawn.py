@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from everseg.data.classes.legend import Legend
 from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.described import Described
+from everseg.data.domains.areas import shown_size
 from everseg.data.domains.cvat import Colours, CvatData
 from everseg.data.domains.labelme import BACKGROUND, IGNORE, labelme_files, read_labelme
-from everseg.data.domains.shapes import shown_size
 from everseg.data.domains.yolo import YoloData, read_lines
 from everseg.data.images import read_file
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part

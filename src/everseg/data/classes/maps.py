@@ -43,6 +43,7 @@ class ClassMaps(Described[SemanticSample]):
         pairs: Pairs,
         legend: Legend | None = None,
         index: Path | None = None,
+        *,
         decoding: Decoding = PLAIN,
     ) -> None:
         self.pairs, self.legend, self.listing, self.decoding = tuple(pairs), legend, index, decoding
@@ -64,7 +65,7 @@ class ClassMaps(Described[SemanticSample]):
             UserError: a file is unreadable, the map is none, or the sizes of image and map differ.
         """
         if isinstance(index, slice):
-            return ClassMaps(self.pairs[index], self.legend, self.listing, self.decoding)
+            return ClassMaps(self.pairs[index], self.legend, self.listing, decoding=self.decoding)
         image_path, map_path = self.pairs[index]
         file = read_file(image_path)
         image = self.decoding.decode(file, image_path)
@@ -90,7 +91,7 @@ class ClassMaps(Described[SemanticSample]):
         if faults:
             good = [pair for i, pair in enumerate(self.pairs) if i not in faults]
             raise PartlyReadable(
-                [str(e) for e in faults.values()], ClassMaps(good, self.legend, None, self.decoding)
+                [str(e) for e in faults.values()], ClassMaps(good, self.legend, decoding=self.decoding)
             )
         return present
 
@@ -115,7 +116,7 @@ def _maps(
     index: Path | None,
     decoding: Decoding,
 ) -> ClassMaps:
-    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index, decoding)
+    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index, decoding=decoding)
     if problems:
         raise PartlyReadable(problems, maps)
     return maps

@@ -116,7 +116,8 @@ class CocoReader(Samples):
             for group in groups:
                 entries.append(_entry(files[i], group, instances == "each", folder, source))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
+        chosen, prompted = take_evenly(entries, limit), PromptRule(kind, clicks, seed)
+        super().__init__(chosen, prompted, decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:

@@ -92,7 +92,8 @@ class CvatReader(Samples):
                 found.append([CvatObject(image, image.name, file, tuple(colours))] if colours else [])
         entries = [entry for one in take_part([f for f in found if f], part) for entry in one]
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
+        chosen, prompted = take_evenly(entries, limit), PromptRule(kind, clicks, seed)
+        super().__init__(chosen, prompted, decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:

@@ -93,7 +93,8 @@ class DicomReader(SliceSamples):
             except UserError as error:
                 problems.append(str(error))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
+        chosen, prompted = take_evenly(entries, limit), PromptRule(kind, clicks, seed)
+        super().__init__(chosen, prompted, decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:

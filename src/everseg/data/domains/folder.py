@@ -78,7 +78,7 @@ class FolderReader(Samples):
                 problems.append(f"{points} has no clicks for {mask.name}; add them or set prompts: clicks")
             else:
                 entries.append(MaskFile(image, mask, rule, stored.get(mask.name)))
-        super().__init__(entries, PromptRule(kind, clicks, seed), Decoding(bands, window))
+        super().__init__(entries, PromptRule(kind, clicks, seed), decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
 

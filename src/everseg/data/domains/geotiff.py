@@ -85,7 +85,7 @@ class GeotiffReader(SliceSamples):
         super().__init__(
             [RasterPair(image, mask, mask_values) for image, mask in chosen],
             PromptRule(kind, clicks, seed),
-            Decoding(bands, window),
+            decoding=Decoding(bands, window),
         )
         if problems:
             raise PartlyReadable(problems, self[:])

@@ -79,7 +79,8 @@ class InstancesReader(Samples):
                 name = f"{image.name}#{number}" if instances == "each" else image.name
                 entries.append(NumberedObject(image, file, number, name))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
+        chosen, prompted = take_evenly(entries, limit), PromptRule(kind, clicks, seed)
+        super().__init__(chosen, prompted, decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:

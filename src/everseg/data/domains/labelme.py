@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everseg.data.decoding import Bands, Decoding, Window
+from everseg.data.domains.areas import circle, paste, rectangle, shown_size
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.rle import fill_polygons
-from everseg.data.domains.shapes import circle, paste, rectangle, shown_size
 from everseg.data.paths import is_file
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.data.tiff import MOST_PIXELS
@@ -156,7 +156,8 @@ class LabelmeReader(Samples):
                 name = f"{file.image.name}#{number + 1}" if instances == "each" else file.image.name
                 entries.append(LabelmeObject(file.image, name, file.path, images, tuple(shapes)))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
+        chosen, prompted = take_evenly(entries, limit), PromptRule(kind, clicks, seed)
+        super().__init__(chosen, prompted, decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:

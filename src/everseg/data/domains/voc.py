@@ -67,7 +67,7 @@ class VocReader(Samples):
         pairs, problems = voc_pairs(Path(path), split, part, limit, skip)
         entries = [LargestOfClasses(image, path) for image, path in pairs]
         kind: PromptKind = prompts
-        super().__init__(entries, PromptRule(kind, clicks, seed), Decoding(bands, window))
+        super().__init__(entries, PromptRule(kind, clicks, seed), decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
 

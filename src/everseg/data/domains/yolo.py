@@ -12,9 +12,9 @@ import yaml
 from numpy.typing import NDArray
 
 from everseg.data.decoding import Bands, Decoding, Window
+from everseg.data.domains.areas import rectangle, shown_size
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.rle import fill_polygons
-from everseg.data.domains.shapes import rectangle, shown_size
 from everseg.data.paths import exists, is_file
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError, first_line, unknown
@@ -116,7 +116,8 @@ class YoloReader(Samples):
             else:
                 entries += [YoloObject(image, f"{image.name}#{n}", labels, (n,)) for n in numbers]
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), Decoding(bands, window))
+        chosen, prompted = take_evenly(entries, limit), PromptRule(kind, clicks, seed)
+        super().__init__(chosen, prompted, decoding=Decoding(bands, window))
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:
