@@ -256,6 +256,19 @@ def test_a_dataset_is_asked_when_a_sample_is_needed() -> None:
     assert Stream.from_arrays({"a": reader}, {"a": GOOD}).stages[0].train is reader
 
 
+def test_mask_files_of_a_dataset_mean_one_thing(tmp_path: Path) -> None:
+    for i, value in enumerate((255, 255, 38)):
+        Image.fromarray(MASK.astype(np.uint8) * value).save(tmp_path / f"{i}.png")
+    files = [(IMAGE, str(tmp_path / f"{i}.png")) for i in range(3)]
+    made = Stream.from_arrays({"a": Pairs(files[:2])}, {"a": GOOD}).stages[0].train
+    assert torch.equal(made[1].masks[0], torch.from_numpy(MASK))
+    with pytest.raises(UserError, match=r"hold the values 0 .*38 .*255 .*mask_values: \[38, 255\]"):
+        Stream.from_arrays({"a": Pairs(files)}, {"a": GOOD})
+    mixed = Stream.from_arrays({"a": Pairs([(IMAGE, MASK), files[0]])}, {"a": GOOD}).stages[0].train
+    with pytest.raises(UserError, match=r"has the mask .*0\.png, where the first one is no file"):
+        mixed[1]
+
+
 def test_a_sample_without_a_key_has_that_of_its_pixels() -> None:
     made = PromptSample.from_mask(IMAGE, MASK)
     bare = PromptSample(made.image, made.prompts, made.masks)

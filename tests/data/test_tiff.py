@@ -163,6 +163,26 @@ def test_wrong_options(tmp_path: Path, bands: Any, window: Any, said: str) -> No
         Decoding(bands, window).decode(path.read_bytes(), path)
 
 
+def test_pages_are_bands_only_where_some_are_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, DEEP[:3], photometric="minisblack")
+    assert torch.equal(
+        Decoding((3,), (0, 4095)).decode(path.read_bytes(), path), linear(DEEP[[2, 2, 2]], 0, 4095)
+    )
+    for window in (None, (0, 4095)):
+        with pytest.raises(UserError, match="has 3 pages, and reading one would drop the others"):
+            Decoding(None, window).decode(path.read_bytes(), path)
+    with tifffile.TiffWriter(path) as file:
+        file.write(DEEP[0])
+        file.write(DEEP[1][:9])
+    with pytest.raises(UserError, match=r"has 2 pages, .* as a file of its own$"):
+        Decoding((1,)).decode(path.read_bytes(), path)
+    with tifffile.TiffWriter(path) as file:
+        file.write(DEEP[0])
+        file.write(DEEP[0][::2, ::2], subfiletype=1)
+    assert Decoding(window=(0, 4095)).decode(path.read_bytes(), path).shape == (3, 24, 32), "a thumbnail"
+
+
 def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(said: str, **options: Any) -> None:
         with pytest.raises(UserError, match=said):

@@ -99,7 +99,11 @@ def test_images_elsewhere_and_folders_of_images(export: Callable[..., Path], tmp
     (root / "JPEGImages").rename(tmp_path / "photos")
     with pytest.raises(UserError, match=r"JPEGImages is not a folder; .*images:"):
         CvatReader(root)
-    assert len(CvatReader(root, images=tmp_path / "photos")) == 4
+    found = CvatReader(root, images=tmp_path / "photos")
+    assert [s.name for s in found] == found.names()
+    assert len(found) == 4 and found.names()[0] == "a.jpg#1"
+    assert found.masks() == "colours of labelmap.txt, 4 samples in 2 of 3 files"
+    assert found.truth_file(0) == str(root / "SegmentationObject" / "day" / "a.png")
 
 
 def _spoil(root: Path, what: str) -> None:

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from everseg.data import Stream, check
-from everseg.data.domains.areas import paste
 from everseg.data.domains.labelme import LabelmeReader
 from everseg.data.images import shown_size
 from everseg.data.samples import PartlyReadable
@@ -85,13 +84,6 @@ def test_a_circle_has_its_radius(tmp_path: Path) -> None:
     mask = LabelmeReader(tmp_path)[0].masks[0]
     rows, columns = np.mgrid[:30, :40] + 0.5
     assert torch.equal(mask, torch.from_numpy((columns - 20) ** 2 + (rows - 15) ** 2 <= 25))
-
-
-def test_a_mask_is_cut_off_at_the_border() -> None:
-    whole = np.ones((4, 5), bool)
-    assert paste(whole, -2, -1, 30, 40)[:3, :3].all() and paste(whole, -2, -1, 30, 40).sum() == 9
-    assert paste(whole, 38, 29, 30, 40).sum() == 2
-    assert not paste(whole, 41, 2, 30, 40).any() and not paste(whole, 2, -9, 30, 40).any()
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -236,3 +228,16 @@ def test_other_faults(tmp_path: Path, write_stream: Callable[[str], Path]) -> No
         write_stream("stages: [{name: s, train: {kind: labelme, path: b}, test: {kind: labelme, path: b}}]")
     )
     assert ["has no area" in f.what for f in report.findings] == [True, True]
+
+
+def test_names_are_those_of_any_system(tmp_path: Path) -> None:
+    """Folders in backslashes, accents in two forms, and two images of one name in two folders."""
+    for place in ("one", "two"):
+        write(tmp_path / place, "caf\u00e9", [shape("a", box(2, 2, 9, 9))])
+        tree = json.loads((tmp_path / place / "caf\u00e9.json").read_text())
+        tree["imagePath"] = f"..\\{place}\\cafe\u0301.jpg"
+        (tmp_path / "json").mkdir(exist_ok=True)
+        (tmp_path / "json" / f"{place}.json").write_text(json.dumps(tree))
+    found = LabelmeReader(tmp_path / "json")
+    assert [s.name for s in found] == found.names() == ["one/caf\u00e9.jpg#1", "two/caf\u00e9.jpg#1"]
+    assert found.truth_file(1) == str(tmp_path / "json" / "two.json")

@@ -174,3 +174,20 @@ def test_other_faults(make: Callable[..., Path], tmp_path: Path) -> None:
         YoloReader(root)
     with pytest.raises(UserError, match="line 1 covers no pixel"):
         YoloReader(make("0 0.101 0.101 0.102 0.101 0.102 0.102"))[0]
+
+
+def test_images_of_one_name_in_two_folders(make: Callable[..., Path], write_stream: Any) -> None:
+    root = make(CAT, yaml="train: [images/train, images/val]\nval: images/val\n" + NAMES)
+    found = YoloReader(root)
+    assert [s.name for s in found] == found.names() == ["train/x0.jpg#1", "val/x0.jpg#1"]
+    assert found.truth_file(0) == str(root / "labels" / "train" / "x0.txt")
+    split = "{kind: yolo, path: yolo, split: train, categories: [cat]}"
+    text = f"train: {split}\ntest: {split}\nstages: [{{name: s, classes: [cat]}}]\n"
+    classes = Stream.from_yaml(write_stream(text))
+    assert [s.name for s in classes.stages[0].test] == ["train/x0.jpg", "val/x0.jpg"]
+
+
+def test_lists_are_of_any_system(make: Callable[..., Path]) -> None:
+    root = make(CAT, yaml="train: list.txt\n" + NAMES)
+    (root / "list.txt").write_bytes("images\\train\\x0.jpg\r\n".encode("utf-16"))
+    assert [s.name for s in YoloReader(root)] == ["x0.jpg#1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -179,7 +180,7 @@ def labelme_files(path: Path, images: Path | None) -> tuple[list[LabelmeFile], l
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give the folder that holds labelme's JSON files")
-    found: dict[str, LabelmeFile] = {}
+    found: dict[str, LabelmeFile] = {}  # by the images' paths
     problems: list[str] = []
     sources = sorted(f for f in path.glob("*.json") if not is_litter(f.name))
     if not sources:
@@ -190,14 +191,15 @@ def labelme_files(path: Path, images: Path | None) -> tuple[list[LabelmeFile], l
         except UserError as error:
             problems.append(str(error))
             continue
-        if file.image.name in found:
-            other = found[file.image.name].path
+        image = os.path.abspath(file.image)
+        if image in found:
+            other = found[image].path
             problems.append(f"{source} is of the image {file.image.name}, as {other.name} is; remove one")
         else:
             # Without the points: those of all files of a large data set would fill the memory.
             bare = tuple(replace(shape, points=(), patch=None) for shape in file.shapes)
-            found[file.image.name] = replace(file, shapes=bare)
-    return [found[name] for name in sorted(found)], problems
+            found[image] = replace(file, shapes=bare)
+    return sorted(found.values(), key=lambda file: (file.image.name, str(file.image))), problems
 
 
 def read_labelme(path: Path, images: Path | None = None) -> LabelmeFile:
