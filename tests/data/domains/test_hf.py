@@ -92,6 +92,17 @@ def test_values_are_objects(saved: Callable[..., Path]) -> None:
         HfReader(path, instances="each", mask_threshold=127)
 
 
+def test_numbers_between_others_are_no_objects(saved: Callable[..., Path], write_stream: Any) -> None:
+    smooth = np.asarray(Image.fromarray(LABELS * 90).resize((90, 70), Image.Resampling.BICUBIC))
+    path = saved([smooth])
+    with pytest.raises(UserError, match=r"row 0, mask has \d+ numbers, and .*resized smoothly"):
+        HfReader(str(path), instances="each")
+    split = "{kind: hf, path: set}"
+    text = f"classes: {{90: cat, 180: dog}}\ntrain: {split}\ntest: {split}\nsteps: 1-1\n"
+    with pytest.raises(UserError, match="resized smoothly"):
+        Stream.from_yaml(write_stream(text))
+
+
 def test_splits_by_a_stream_file(saved: Callable[..., Path], write_stream: Callable[[str], Path]) -> None:
     saved([MASK, MASK], [LABELS])
     split = "{kind: hf, path: set, mask_values: [1]}"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everseg.data.classes.presence import map_of
+from everseg.data.classes.presence import map_of, occurring_in
 from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.described import Described
 from everseg.data.domains.hf import HfRows
@@ -83,12 +83,8 @@ class HfMaps(Described[SemanticSample]):
         Raises:
             PartlyReadable: maps that cannot be read; `rest` is without them.
         """
-        present, faults = np.zeros((len(self), 256), bool), dict[int, UserError]()
-        for i, row in enumerate(self.places):
-            try:
-                present[i, np.unique(self._labels(row))] = True
-            except UserError as error:
-                faults[i] = error
+        names = [Path(self.rows.mask_place(row)) for row in self.places]
+        present, faults = occurring_in(names, lambda i: self.rows.raster(self.places[i]), self.colours)
         if faults:
             rest = self[:]
             rest.places = tuple(row for i, row in enumerate(self.places) if i not in faults)

@@ -22,7 +22,7 @@ from everseg.data.extras import needed
 from everseg.data.images import read_file
 from everseg.data.masks import MaskRule, Meaning, Threshold, mask_rule
 from everseg.data.meaning import settled_rows
-from everseg.data.numbers import labels_of
+from everseg.data.numbers import labels_of, refuse_blurred
 from everseg.data.raster import Raster, decode_raster, raster_of
 from everseg.data.samples import PartlyReadable, take_evenly, take_part
 from everseg.errors import UserError, first_line, unknown
@@ -198,7 +198,9 @@ class HfReader(Described[PromptSample]):
             raise UserError(f"{self.rows.what} has no object to learn from; check mask: and mask_values")
 
     def _numbers(self, row: int, rule: MaskRule) -> list[int]:
-        numbers = np.unique(labels_of(self.rows.raster(row), Path(self.rows.mask_place(row)))).tolist()
+        raster, path = self.rows.raster(row), Path(self.rows.mask_place(row))
+        refuse_blurred(raster, path)
+        numbers = np.unique(labels_of(raster, path)).tolist()
         return [n for n in numbers if n and n not in rule.void and (rule.values is None or n in rule.values)]
 
     def _object(self, row: int, number: int | None) -> NDArray[np.bool_]:
