@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from everseg.data import Stream
@@ -134,3 +136,18 @@ def test_what_is_wrong_with_the_code_is_said(stream: Callable[..., Path], code: 
     with pytest.raises(UserError, match=said):
         Stream.from_yaml(path)
     assert str(path.parent) not in sys.path
+
+
+def test_annotations_that_name_their_classes_do_so_through_a_reader_beside(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    square = {"label": "cat", "points": [[1, 1], [7, 1], [7, 7]], "shape_type": "polygon"}
+    (tmp_path / "x.json").write_text(json.dumps({"shapes": [square], "imagePath": "x.png"}))
+    (tmp_path / "mine.py").write_text("from everseg.data.classes.drawn import labelme_maps as maps\n")
+    split = "{kind: 'mine:maps', path: .}"
+    text = f"train: {split}\ntest: {split}\nstages: [{{name: s, classes: [cat]}}]\n"
+    path = tmp_path / "stream.yaml"
+    path.write_text(text)
+    assert [s.name for s in Stream.from_yaml(path).stages[0].train] == ["x.png"]
+    path.write_text("classes: [dog, cat]\n" + text)
+    with pytest.raises(UserError, match="the annotations name the classes themselves"):
+        Stream.from_yaml(path)

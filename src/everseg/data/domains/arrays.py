@@ -177,8 +177,8 @@ class PairSamples(Described[PromptSample]):
 
     def _sample(self, given: Any, place: int) -> PromptSample:
         image, mask = self._pair(given, place)
-        name = Path(image).name if isinstance(image, str | Path) else f"{place:05d}"
-        return self.drawn.sample(image, mask, name)
+        named = isinstance(image, str | Path)
+        return self.drawn.sample(image, mask, _names([image])[0] if named else f"{place:05d}")
 
     def _pair(self, given: Any, place: int) -> tuple[Any, Any]:
         if not (isinstance(given, tuple | list) and len(given) == 2):
