@@ -66,3 +66,8 @@ def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UserError(f"unknown {what} {given!r}: {hint}choose one of {', '.join(names)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another package says, without the lines after the first."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

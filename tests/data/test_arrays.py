@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
-from everseg.data import FolderReader, Stream, write_synthetic
+from everseg.data import FolderReader, Stream, SyntheticDomain, write_synthetic
 from everseg.errors import UserError
 from everseg.methods import configure
 from everseg.runs.folder import RunConfig
 from everseg.runs.learn import run
-from everseg.types import PromptSample
+from everseg.types import PromptSample, Query, SemanticSample
+from everseg.types.pixels import content_key
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 GENERATOR = np.random.default_rng(0)
@@ -208,6 +210,75 @@ def test_the_fingerprint_is_of_the_content() -> None:
     )
 
 
+class Pairs(Dataset[Any]):
+    """A data set of torch, as a user has it; it counts what is asked for."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items, self.asked = items, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        self.asked.append(index)
+        return self.items[index]
+
+
+@pytest.mark.parametrize("form", [list, Pairs, lambda items: [list(pair) for pair in items]])
+def test_pairs_are_images_and_masks(form: Any) -> None:
+    """Three pairs and two pairs: lists of two items are pairs only where the items are tuples."""
+    pairs = [(IMAGE, MASK), (IMAGE[::-1], OTHER), (IMAGE, OTHER)]
+    wanted = Stream.from_arrays({"a": tuple(zip(*pairs, strict=True))}, {"a": ([IMAGE], [MASK])})
+    made = Stream.from_arrays({"a": form(pairs)}, {"a": Pairs([(IMAGE, MASK)])})
+    assert made.fingerprint(made.stages[0]) == wanted.fingerprint(wanted.stages[0])
+    for ours, theirs in zip(made.stages[0].train, wanted.stages[0].train, strict=True):
+        assert same(ours, theirs) and ours.name == theirs.name
+
+
+def test_two_pairs_are_no_two_lists() -> None:
+    two = [(IMAGE, MASK), (IMAGE[::-1], OTHER)]
+    made = Stream.from_arrays({"a": two}, {"a": Pairs(two)}).stages[0]
+    assert all(same(ours, theirs) for ours, theirs in zip(made.train, made.test, strict=True))
+    with pytest.raises(UserError, match=r"train\['a'\], masks|mask"):
+        Stream.from_arrays({"a": [list(pair) for pair in two]}, {"a": two})
+
+
+def test_a_dataset_is_asked_when_a_sample_is_needed() -> None:
+    given = Pairs([(IMAGE, MASK)] * 5)
+    samples = Stream.from_arrays({"a": given}, {"a": GOOD}).stages[0].train
+    assert given.asked == [0]
+    assert [s.name for s in samples[3:]] == ["00003", "00004"] and given.asked == [0, 3, 4]
+    several = Stream.from_arrays({"a": Pairs([(IMAGE, np.stack([MASK, OTHER]))])}, {"a": GOOD})
+    assert several.stages[0].train[0].masks.shape == (2, 24, 32)
+    ready = Stream.from_arrays({"a": Pairs(list(several.stages[0].train))}, {"a": GOOD}).stages[0].train
+    assert [s.key for s in ready] == [several.stages[0].train[0].key]
+    reader = SyntheticDomain("polyps", 2, size=32)
+    assert Stream.from_arrays({"a": reader}, {"a": GOOD}).stages[0].train is reader
+
+
+def test_mask_files_of_a_dataset_mean_one_thing(tmp_path: Path) -> None:
+    for i, value in enumerate((255, 255, 38)):
+        Image.fromarray(MASK.astype(np.uint8) * value).save(tmp_path / f"{i}.png")
+    files = [(IMAGE, str(tmp_path / f"{i}.png")) for i in range(3)]
+    made = Stream.from_arrays({"a": Pairs(files[:2])}, {"a": GOOD}).stages[0].train
+    assert torch.equal(made[1].masks[0], torch.from_numpy(MASK))
+    with pytest.raises(UserError, match=r"hold the values 0 .*38 .*255 .*mask_values: \[38, 255\]"):
+        Stream.from_arrays({"a": Pairs(files)}, {"a": GOOD})
+    mixed = Stream.from_arrays({"a": Pairs([(IMAGE, MASK), files[0]])}, {"a": GOOD}).stages[0].train
+    with pytest.raises(UserError, match=r"has the mask .*0\.png, where the first one is no file"):
+        mixed[1]
+
+
+def test_a_sample_without_a_key_has_that_of_its_pixels() -> None:
+    made = PromptSample.from_mask(IMAGE, MASK)
+    bare = PromptSample(made.image, made.prompts, made.masks)
+    labelled = SemanticSample(made.image, made.masks[0].to(torch.uint8))
+    keys = {made.key, bare.key, bare.query().key, labelled.key, Query(made.image, made.prompts).key}
+    assert keys == {content_key(made.image)}
+    assert content_key(made.image.flip(1)) not in keys
+    assert Query(made.image, made.prompts, "").key == "", "given as empty, features are not kept"
+
+
 GOOD = ([IMAGE], [MASK])
 
 
@@ -225,6 +296,10 @@ GOOD = ([IMAGE], [MASK])
         ({"a": (None, [MASK])}, {"a": GOOD}, {}, r"train\['a'\], images is None"),
         ({"a": ({"x": IMAGE}, [MASK])}, {"a": GOOD}, {}, "images is of type dict"),
         ({"a": ([IMAGE, IMAGE[:9]], [MASK, MASK])}, {"a": GOOD}, {}, r"train\['a'\]: mask 00001"),
+        ({"a": Pairs([{"image": IMAGE}])}, {"a": GOOD}, {}, r"train\['a'\]\[0\] is a dict; give"),
+        ({"a": Pairs([(IMAGE, MASK, 1)])}, {"a": GOOD}, {}, "is a tuple of 3"),
+        ({"a": Pairs([(IMAGE / 255, MASK)])}, {"a": GOOD}, {}, r"train\['a'\]: image 00000 .*float64"),
+        ({"a": Pairs([])}, {"a": GOOD}, {}, r"train\['a'\] has no images"),
         ({"a": (["x/1.png", "x/1.png"], [MASK, MASK])}, {"a": GOOD}, {}, "two samples named 1.png"),
         ({"a": (["none.png"], [MASK])}, {"a": GOOD}, {}, "none.png"),
         ({"a": GOOD, "b": GOOD}, {"a": GOOD, "b": GOOD}, {"background": "a"}, "must be the last"),

@@ -1,4 +1,4 @@
-"""Data: readers of image folders, COCO, VOC, instance and class maps; made-up domains; stream files; checks.
+"""Data: readers of folders and of what other tools write; made-up domains; stream files; checks.
 
 A reader is a lazy sequence of `PromptSample` or `SemanticSample`: `reader[i]` decodes one. docs/data.md has
 the layouts and every option.
@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from everseg.data.classes.steps import ClassSteps, LabelTable
     from everseg.data.described import Described
     from everseg.data.domains.coco import CocoReader
+    from everseg.data.domains.cvat import CvatReader
+    from everseg.data.domains.dicom import DicomReader
     from everseg.data.domains.folder import FolderReader
+    from everseg.data.domains.geotiff import GeotiffReader
+    from everseg.data.domains.hf import HfReader
     from everseg.data.domains.instances import InstancesReader
+    from everseg.data.domains.labelme import LabelmeReader
+    from everseg.data.domains.nifti import NiftiReader
     from everseg.data.domains.points import read_points, write_points
     from everseg.data.domains.prompts import PromptRule, StoredClicks
     from everseg.data.domains.voc import VocReader
+    from everseg.data.domains.yolo import YoloReader
+    from everseg.data.geo import write_mask_like
     from everseg.data.images import read_image
     from everseg.data.init import Proposal, write_stream_for
     from everseg.data.masks import MaskRule, mask_rule
@@ -47,16 +55,22 @@ _PLACES = {
     "ClassSteps": "everseg.data.classes.steps",
     "CocoReader": "everseg.data.domains.coco",
     "contact_sheet": "everseg.data.sheet",
+    "CvatReader": "everseg.data.domains.cvat",
     "Described": "everseg.data.described",
+    "DicomReader": "everseg.data.domains.dicom",
     "draw_clicks": "everseg.types.pixels",
     "Finding": "everseg.data.checks",
     "folder_maps": "everseg.data.classes.maps",
     "FolderReader": "everseg.data.domains.folder",
+    "GeotiffReader": "everseg.data.domains.geotiff",
+    "HfReader": "everseg.data.domains.hf",
     "InstancesReader": "everseg.data.domains.instances",
+    "LabelmeReader": "everseg.data.domains.labelme",
     "LabelTable": "everseg.data.classes.steps",
     "Legend": "everseg.data.classes.legend",
     "mask_rule": "everseg.data.masks",
     "MaskRule": "everseg.data.masks",
+    "NiftiReader": "everseg.data.domains.nifti",
     "PromptRule": "everseg.data.domains.prompts",
     "Proposal": "everseg.data.init",
     "read_image": "everseg.data.images",
@@ -74,11 +88,13 @@ _PLACES = {
     "tight_box": "everseg.types.pixels",
     "voc_maps": "everseg.data.classes.maps",
     "VocReader": "everseg.data.domains.voc",
+    "write_mask_like": "everseg.data.geo",
     "write_points": "everseg.data.domains.points",
     "write_stream_for": "everseg.data.init",
     "write_synthetic": "everseg.data.synthetic.domains",
     "write_synthetic_classes": "everseg.data.synthetic.classes",
     "write_synthetic_stream": "everseg.data.synthetic.domains",
+    "YoloReader": "everseg.data.domains.yolo",
 }
 """Where each name lies: a reader is loaded when it is first used."""
 
@@ -91,13 +107,19 @@ __all__ = [
     "ClassSamples",
     "ClassSteps",
     "CocoReader",
+    "CvatReader",
     "Described",
+    "DicomReader",
     "Finding",
     "FolderReader",
+    "GeotiffReader",
+    "HfReader",
     "InstancesReader",
     "LabelTable",
+    "LabelmeReader",
     "Legend",
     "MaskRule",
+    "NiftiReader",
     "PromptRule",
     "Proposal",
     "Report",
@@ -108,6 +130,7 @@ __all__ = [
     "SyntheticClasses",
     "SyntheticDomain",
     "VocReader",
+    "YoloReader",
     "ade20k_maps",
     "centre_crop",
     "check",
@@ -120,6 +143,7 @@ __all__ = [
     "read_points",
     "tight_box",
     "voc_maps",
+    "write_mask_like",
     "write_points",
     "write_stream_for",
     "write_synthetic",

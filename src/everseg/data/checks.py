@@ -244,7 +244,6 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         masks = view.foreground(sample)
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
-        split.names.append(sample.name)
         split.prompts.add(view.prompts(split.samples, sample))
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()

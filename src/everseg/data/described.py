@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -50,11 +50,13 @@ class Described(Sequence[T_co]):
     legend: what the numbers in class maps are; None where there are none or the reader does not know.
     rule: how the samples are prompted; None where the prompts come with the samples.
     notes: what a person should know of how the files were read, as sentences such as those of errors.
+    names_itself: whether `legend` is what the files say, so that a stream file cannot name the numbers.
     """
 
     legend: Legend | None = None
     rule: PromptRule | None = None
     notes: tuple[str, ...] = ()
+    names_itself: bool = False
 
     def fingerprint(self) -> str:
         """Hex digest of what all samples are, which does not depend on where files lie.
@@ -115,10 +117,10 @@ class Described(Sequence[T_co]):
 
 def described(samples: Sequence[Any]) -> Described[Any]:
     """The samples as they describe themselves: the only place that asks what a sequence can tell."""
-    return samples if isinstance(samples, Described) else _Plain(samples)
+    return samples if isinstance(samples, Described) else Plain(samples)
 
 
-class _Plain(Described[Any]):
+class Plain(Described[Any]):
     """Any other sequence, such as a list, with whichever of the methods it has."""
 
     def __init__(self, samples: Sequence[Any]) -> None:
@@ -130,6 +132,7 @@ class _Plain(Described[Any]):
         legend, rule = (getattr(samples, name, None) for name in ("legend", "rule"))
         self.legend = legend if isinstance(legend, Legend) else None
         self.rule = rule if isinstance(rule, PromptRule) else None
+        self.names_itself = getattr(samples, "names_itself", False) is True
         notes = getattr(samples, "notes", ())
         self.notes = tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 
@@ -143,6 +146,10 @@ class _Plain(Described[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.samples[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        """By the length: not every sequence raises IndexError at its end."""
+        return (self[index] for index in range(len(self)))
 
 
 def _hashed(sample: Sample) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from everseg.data.tiff import beyond_pillow, read_tiff
 from everseg.errors import UserError
 
 DECODING = "pixels-1"
@@ -23,6 +25,9 @@ DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 _SUBFILE, _ORIENTATION = 254, 0x0112
 """Tags: what a page of a TIFF is (bit 0: a smaller copy of another page), and how an image is turned."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
 
 
 def read_file(path: Path) -> bytes:
@@ -102,19 +107,42 @@ def orientation(path: Path) -> int:
         return 1
 
 
+def shown_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image as it is shown, after its EXIF orientation; reads no more than the header where
+    that says it.
+
+    Raises:
+        UserError: the file cannot be read or is no image.
+    """
+    with suppress(Exception), warnings.catch_warnings():  # The decoder says what is wrong, in a sentence.
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            if image.format != "TIFF":
+                width, height = image.size
+                return (width, height) if orientation(path) in _SIDEWAYS else (height, width)
+    content = read_file(path)
+    if beyond_pillow(content):  # Which bands are shown does not matter.
+        _, height, width = read_tiff(content, path, chosen=True)[0].shape
+    else:
+        _, height, width = decode_image(content, path).shape
+    return height, width
+
+
 def decode_image(content: bytes, path: Path) -> Tensor:
     """(3, H, W) uint8 from an image file's content; `path` is for messages only.
 
     Grey, RGB, palette, CMYK and 1-bit images become RGB as Pillow converts them. An alpha channel is dropped,
-    not blended. Deep grey (16-bit, 32-bit, float) is brought to 0..255 by `_shallow`.
+    not blended. Deep grey (16-bit, 32-bit, float) is brought to 0..255 by `shallow`.
 
     Raises:
         UserError: not an image, truncated, too many pixels, or values without a meaning as grey (NaN,
             negative).
     """
+    if beyond_pillow(content):
+        return _picture(content, path)
     image = open_image(content, path)
     if image.mode in DEEP:
-        grey = _shallow(np.asarray(image), path)
+        grey = shallow(np.asarray(image), path)
         return torch.from_numpy(np.repeat(grey[None], 3, axis=0))
     try:
         if image.mode == "P" and "transparency" in image.info:
@@ -127,19 +155,30 @@ def decode_image(content: bytes, path: Path) -> Tensor:
     return torch.from_numpy(np.array(rgb.transpose(2, 0, 1), order="C"))
 
 
+def _picture(content: bytes, path: Path) -> Tensor:
+    """What a TIFF says is its picture, if it says so."""
+    values, picture = read_tiff(content, path, chosen=False)
+    if picture is None and len(values) != 3:
+        raise UserError(
+            f"{path} has {len(values)} bands; say in the stream file which are shown, as in bands: [3, 2, 1]"
+        )
+    grey = shallow(values[: picture or 3], path)
+    return torch.from_numpy(np.repeat(grey, 3, axis=0) if len(grey) == 1 else grey)
+
+
 def read_image(path: Path) -> Tensor:
     """(3, H, W) uint8 from an image file; see `decode_image`."""
     return decode_image(read_file(path), path)
 
 
-def refuse_nan(values: NDArray[np.generic], path: Path) -> None:
+def refuse_nan(values: NDArray[np.generic], path: Path | str) -> None:
     """Raise `UserError` where values are NaN or infinite."""
     if not np.isfinite(values).all():
         raise UserError(f"{path} contains NaN or infinite values; replace them, for example by 0")
 
 
-def _shallow(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """Deep grey values (H, W) to 0..255.
+def shallow(values: NDArray[np.generic], path: Path | str) -> NDArray[np.uint8]:
+    """Deep values (H, W) or (C, H, W) to 0..255.
 
     Integers up to 255 stay as they are; up to 65535 they are divided by 257. Floats from 0 to 1 are
     multiplied by 255; larger ones follow the rule for integers. The range decides for each image: 12-bit data

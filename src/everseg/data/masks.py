@@ -130,6 +130,7 @@ class Meaning:
     object: those that are the object.
     palette: {index: colour} of the indices seen, for form "palette".
     files: how many masks there are.
+    unit: what a mask is kept in.
     redrawn: masks that earlier versions read differently, so that fingerprints must differ, too.
     """
 
@@ -140,6 +141,7 @@ class Meaning:
     palette: Mapping[int, Colour] = field(default_factory=dict)
     soft: bool = False
     files: int = 0
+    unit: str = "file"
     redrawn: bool = False
 
     @property
@@ -155,7 +157,7 @@ class Meaning:
     def __str__(self) -> str:
         if not self.files:
             return "no mask can be read"
-        count = f" ({self.files} file{'' if self.files == 1 else 's'})"
+        count = f" ({self.files} {self.unit}{'' if self.files == 1 else 's'})"
         if not self.rule.open:
             return f"{self.rule}{count}"
         if not self.object:
@@ -191,14 +193,26 @@ class Meaning:
                 promptable model cannot be asked for nothing).
         """
         raster = read_raster(path)
+        mask = self.object_in(raster, path)
+        if not mask.any():
+            raise self.nothing(raster, path)
+        return mask
+
+    def object_in(self, raster: Raster, path: Path | str) -> NDArray[np.bool_]:
+        """(H, W) bool from the pixels of a mask of the split, wherever they come from; it may be empty.
+
+        path: names the mask in messages.
+
+        Raises:
+            UserError: values that the split does not otherwise have.
+        """
         mask = self._said(raster) if not self.rule.open else self._meant(raster, path)
         if self.rule.void:
             mask &= ~np.isin(raster.values, self.rule.void)
-        if not mask.any():
-            raise self._nothing(raster, path)
         return mask
 
-    def _nothing(self, raster: Raster, path: Path) -> UserError:
+    def nothing(self, raster: Raster, path: Path | str) -> UserError:
+        """What to say of a mask without an object."""
         values = distinct(raster.values)
         if not values.any() and raster.form != "palette":
             return UserError(f"{path} is an empty mask (all 0); remove the image and its mask")
@@ -232,7 +246,7 @@ class Meaning:
         assert rule.above is not None, "one of the four is given"
         return np.asarray(grey > rule.above)
 
-    def _meant(self, raster: Raster, path: Path) -> NDArray[np.bool_]:
+    def _meant(self, raster: Raster, path: Path | str) -> NDArray[np.bool_]:
         """The object by what the split's masks mean, after a look whether this one means the same."""
         values = self._values(raster, path)
         soft = not set(distinct(values).tolist()) <= set(self.drawn)
@@ -260,7 +274,7 @@ class Meaning:
         """Whether every index but 0 and 255 is object."""
         return not {0, VOID} & set(self.object)
 
-    def _values(self, raster: Raster, path: Path) -> NDArray[np.integer]:
+    def _values(self, raster: Raster, path: Path | str) -> NDArray[np.integer]:
         """A file's values in the form of the split.
 
         Raises:

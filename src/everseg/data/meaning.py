@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,13 @@ from PIL import Image
 from everseg.data.kept import kept_in, key_of
 from everseg.data.levels import Levels
 from everseg.data.masks import BORDER, MaskRule, Meaning, in_steps, whole
-from everseg.data.raster import Colour, Form, packed, read_raster, unpacked
+from everseg.data.raster import Colour, Form, Raster, packed, read_raster, unpacked
+from everseg.data.samples import take_evenly
 from everseg.errors import UserError
 from everseg.files import read_json, write_json
 from everseg.types import VOID
+
+T = TypeVar("T")
 
 _RULES = "meaning-1"
 """Names the rules of this file: part of every key."""
@@ -46,7 +49,7 @@ _DARK = 48
 class _Look:
     """The pixels of one file: which values there are and what colours they show."""
 
-    path: Path
+    path: str
     form: Form
     levels: Levels
     colours: Mapping[int, Colour]
@@ -57,8 +60,10 @@ def read_mask(path: Path, rule: MaskRule) -> NDArray[np.bool_]:
     return settled([path], rule).mask(path)
 
 
-def settled(files: Sequence[Path], rule: MaskRule) -> Meaning:
+def settled(files: Sequence[Path], rule: MaskRule, read: Callable[[Path], Raster] = read_raster) -> Meaning:
     """What the masks in `files` mean under `rule`. The answer is kept in the cache folder.
+
+    read: decodes a file, where that takes more than an image decoder; a function of a module.
 
     - Two values, one of them 0 (black): the other is the object. Soft borders, as JPEG and smooth resizing
       leave them, are cut in the middle.
@@ -72,21 +77,43 @@ def settled(files: Sequence[Path], rule: MaskRule) -> Meaning:
     """
     if not rule.open or not files:
         return Meaning(rule, files=len(files))
-    key = key_of(files, f"{_RULES}|{rule!r}")
+    reading = "" if read is read_raster else f"|{read.__module__}.{read.__qualname__}"
+    key = key_of(files, f"{_RULES}|{rule!r}{reading}")
     kept = kept_in("meaning") / f"{key}.json"
     if key and kept.is_file():
         with suppress(UserError, TypeError, KeyError, ValueError):  # A damaged file is written anew.
             return _from_json(read_json(kept), rule)
-    looks = _looks(_sample(files))
-    if all(set(look.levels.pixels) <= {0} for look in looks):
-        looks = _looks(files)
-    if not looks:  # What is wrong with each of them is said when it is read.
-        return Meaning(rule, drawn=(0, VOID), object=(VOID,))
-    meaning = replace(_decided(looks, rule), files=len(files))
-    if key:
+    meaning = _found(files, _sample(files), read, rule)
+    if key and meaning.files:
         with suppress(UserError):  # Where nothing can be written, the next start looks again.
             write_json(kept, _to_json(meaning))
     return meaning
+
+
+def settled_rows(
+    rows: Sequence[int], read: Callable[[int], Raster], name: Callable[[int], str], rule: MaskRule
+) -> Meaning:
+    """As `settled`, of masks that are in no files of their own, such as the rows of a table. name: names one
+    in messages."""
+    if not rule.open or not rows:
+        return Meaning(rule, files=len(rows), unit="row")
+    return replace(_found(rows, take_evenly(rows, _count(len(rows))), read, rule, name), unit="row")
+
+
+def _found(
+    masks: Sequence[T],
+    some: Sequence[T],
+    read: Callable[[T], Raster],
+    rule: MaskRule,
+    name: Callable[[T], str] = str,
+) -> Meaning:
+    """What all masks mean by a look at some of them, or at all if those have no object."""
+    looks = _looks(some, read, name)
+    if all(set(look.levels.pixels) <= {0} for look in looks):
+        looks = _looks(masks, read, name)
+    if not looks:  # What is wrong with each of them is said when it is read.
+        return Meaning(rule, drawn=(0, VOID), object=(VOID,))
+    return replace(_decided(looks, rule), files=len(masks))
 
 
 def _to_json(meaning: Meaning) -> dict[str, Any]:
@@ -108,11 +135,16 @@ def _sample(files: Sequence[Path]) -> list[Path]:
     kinds: dict[Any, list[Path]] = defaultdict(list)
     for path in files:
         kinds[_header(path)].append(path)
-    count = min(MOST, ALL + len(files) // 40)
+    count = _count(len(files))
     chosen = {files[i * len(files) // count] for i in range(count)}
     for alike in list(kinds.values())[:MOST]:
         chosen.update(alike[:EACH])
     return sorted(chosen)
+
+
+def _count(masks: int) -> int:
+    """How many evenly spaced ones of so many masks are looked at."""
+    return masks if masks <= ALL else min(MOST, ALL + masks // 40)
 
 
 def _header(path: Path) -> Any:
@@ -127,14 +159,14 @@ def _header(path: Path) -> Any:
         return None
 
 
-def _looks(files: Sequence[Path]) -> list[_Look]:
-    """The pixels of those files that can be read; the others are faults of their own when they are read."""
+def _looks(masks: Sequence[T], read: Callable[[T], Raster], name: Callable[[T], str]) -> list[_Look]:
+    """The pixels of those masks that can be read; the others are faults of their own when they are read."""
     looks = []
-    for path in files:
+    for mask in masks:
         with suppress(UserError):
-            raster = read_raster(path)
+            raster = read(mask)
             levels = Levels.of(in_steps(raster) if raster.form == "colour" else whole(raster.values))
-            looks.append(_Look(path, raster.form, levels, {v: raster.colour(v) for v in levels.pixels}))
+            looks.append(_Look(name(mask), raster.form, levels, {v: raster.colour(v) for v in levels.pixels}))
     return looks
 
 
@@ -197,7 +229,7 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
         )
     palette: dict[int, Colour] = {}
     of_colour: dict[Colour, int] = {}
-    first: dict[int, Path] = {}
+    first: dict[int, str] = {}
     for look in looks:
         for index, colour in look.colours.items():
             if palette.setdefault(index, colour) != colour:

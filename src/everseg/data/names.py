@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,17 @@ def sample_name(image: Path, base: Path) -> str:
     except UnicodeEncodeError:
         return printable(name)
     return name
+
+
+def sample_names(images: Sequence[Path]) -> list[str]:
+    """What the samples of several images are called: their file names. Where files of several folders have
+    one name, all are called by their paths from the folder that all of them lie in."""
+    flat = [sample_name(image, image.parent) for image in images]
+    if len(set(flat)) == len(flat):
+        return flat
+    files = [image.absolute() for image in images]
+    base = Path(os.path.commonpath([file.parent for file in files]))
+    return [sample_name(file, base) for file in files]
 
 
 def some(files: Iterable[str | Path]) -> str:

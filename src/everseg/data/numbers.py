@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everseg.data.levels import Levels
+from everseg.data.masks import colour_of
 from everseg.data.raster import Colour, Raster, packed, read_raster, unpacked
 from everseg.errors import UserError
 
@@ -54,6 +56,15 @@ def labels_of(raster: Raster, path: Path, colours: Table | None = None) -> NDArr
 def table_of(colours: Mapping[int, Colour]) -> dict[int, int]:
     """The table for `read_labels` from the colour of each number."""
     return {int(packed(np.array(colour, np.uint8))): number for number, colour in colours.items()}
+
+
+def colour_table(given: Mapping[int, Any]) -> dict[int, int]:
+    """The table for `read_labels` from the option `mask_colours`, as in {1: "#800000", 2: [0, 128, 0]}.
+
+    Raises:
+        UserError: something that is no colour.
+    """
+    return table_of({number: colour_of(colour) for number, colour in given.items()})
 
 
 def _looked_up(values: NDArray[np.generic], path: Path, colours: Table) -> NDArray[np.int32]:

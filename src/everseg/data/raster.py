@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,16 @@ class Raster:
     palette: NDArray[np.uint8] | None = None
     lossy: bool = False
 
+    def colours(self) -> NDArray[np.int32]:
+        """(H, W): the colour of every pixel as one number, see `packed`."""
+        if self.form == "colour":
+            return self.values.astype(np.int32)
+        if self.palette is not None:
+            shown = np.zeros((256, 3), np.uint8)
+            shown[: len(self.palette)] = self.palette
+            return np.asarray(packed(shown)[self.values.astype(np.int64)])
+        return packed(np.repeat(self.values.astype(np.uint8)[..., None], 3, axis=-1))
+
     def colour(self, value: int) -> Colour:
         """The colour that a value is shown in."""
         if self.form == "colour":
@@ -55,7 +65,12 @@ def read_raster(path: Path) -> Raster:
     Raises:
         UserError: unreadable, several pages, NaN, or a mask that is kept in the alpha channel.
     """
-    image = open_image(read_file(path), path)
+    return decode_raster(read_file(path), path)
+
+
+def decode_raster(content: bytes, path: Path) -> Raster:
+    """As `read_raster`, from a file's content; `path` is for messages only."""
+    image = open_image(content, path)
     lossy = image.format in _LOSSY
     if image.mode in ("P", "PA"):
         indices = np.asarray(image if image.mode == "P" else image.getchannel(0))
@@ -81,6 +96,22 @@ def read_raster(path: Path) -> Raster:
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all():
         return Raster(np.ascontiguousarray(rgb[..., 0]), "grey", lossy=lossy)
     return Raster(packed(rgb), "colour", lossy=lossy)
+
+
+def raster_of(values: NDArray[Any], what: Path | str) -> Raster:
+    """Grey values (H, W) that are in no image file, such as a slice of a volume; `what` is for messages.
+
+    Raises:
+        UserError: they are not (H, W) numbers, or NaN is among them.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise UserError(
+            f"{what} has values of shape {values.shape} and type {values.dtype}; a mask has one number per "
+            "pixel"
+        )
+    if values.dtype.kind == "f":
+        refuse_nan(values, what)
+    return Raster(values.astype(np.uint8) if values.dtype == bool else values, "grey")
 
 
 def packed(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:

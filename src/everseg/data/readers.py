@@ -16,11 +16,19 @@ from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
+from everseg.data.beside import Beside, module_beside
 from everseg.data.described import described
 from everseg.data.domains.coco import CocoReader
+from everseg.data.domains.cvat import CvatReader
+from everseg.data.domains.dicom import DicomReader
 from everseg.data.domains.folder import FolderReader
+from everseg.data.domains.geotiff import GeotiffReader
+from everseg.data.domains.hf import HfReader
 from everseg.data.domains.instances import InstancesReader
+from everseg.data.domains.labelme import LabelmeReader
+from everseg.data.domains.nifti import NiftiReader
 from everseg.data.domains.voc import VocReader
+from everseg.data.domains.yolo import YoloReader
 from everseg.data.names import refuse_twice
 from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
@@ -43,12 +51,21 @@ READERS: dict[str, Reader] = {
     "coco": CocoReader,
     "voc": VocReader,
     "instances": InstancesReader,
+    "labelme": LabelmeReader,
+    "yolo": YoloReader,
+    "cvat": CvatReader,
+    "hf": HfReader,
+    "geotiff": GeotiffReader,
+    "dicom": DicomReader,
+    "nifti": NiftiReader,
     "synthetic": SyntheticDomain,
 }
 
 
-def reader(kind: str, readers: Mapping[str, Reader] = READERS) -> Reader:
+def reader(kind: str, readers: Mapping[str, Reader] = READERS, beside: Path | None = None) -> Reader:
     """The reader of a name in `readers` or of an import path "package.module:callable".
+
+    beside: a folder whose modules go before installed ones: that of the stream file.
 
     Raises:
         UserError: no such name, module or callable.
@@ -58,8 +75,9 @@ def reader(kind: str, readers: Mapping[str, Reader] = READERS) -> Reader:
             raise unknown("kind", kind, readers)
         return readers[kind]
     module, _, name = kind.partition(":")
+    own = None if beside is None else module_beside(module, beside)
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(own or importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"kind {kind!r} cannot be imported ({error}); write it as package.module:callable"
@@ -96,15 +114,18 @@ def open_samples(
     defaults: Mapping[str, Any],
     root: Path,
     readers: Mapping[str, Reader] = READERS,
+    beside: Path | None = None,
 ) -> Sequence[Any]:
     """Call the reader of `kind` with checked options; relative paths start at `root`.
 
-    defaults: used for options that are not given, where the reader has an optional parameter of that name.
+    defaults: used for options that are not given, where the reader has an optional parameter of that name; so
+        is `root`, as "stream_root".
+    beside: as in `reader`.
 
     Raises:
         UserError: an unknown, missing or ill-typed option, or what the reader itself raises.
     """
-    call = reader(kind, readers)
+    call = reader(kind, readers, beside)
     try:
         signature = inspect.signature(call).parameters
     except ValueError as error:  # Of some classes and functions that are not written in Python.
@@ -114,6 +135,7 @@ def open_samples(
         if known is not None and key not in known:
             raise unknown(f"option of kind {kind!r}:", key, known)
     optional = {p.name for p in signature.values() if p.default is not p.empty}
+    defaults = {"stream_root": str(root.absolute()), **defaults}
     given = {**{k: v for k, v in defaults.items() if k in optional}, **options}
     missing = [
         p.name
@@ -133,6 +155,8 @@ def open_samples(
         )
     if (names := described(samples).names()) is not None:
         refuse_twice(names, f"the split of kind {kind!r}")
+    if beside is not None and ":" in kind and module_beside(kind.partition(":")[0], beside) is not None:
+        return Beside(samples, kind.partition(":")[0], beside)
     return samples
 
 

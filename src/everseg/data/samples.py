@@ -4,6 +4,7 @@ asked for.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -14,10 +15,12 @@ from typing import Any, Protocol, TypeVar, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from everseg.data.decoding import PLAIN, Decoding
 from everseg.data.described import Described
 from everseg.data.domains.prompts import PromptRule, StoredClicks
-from everseg.data.images import DECODING, decode_image, read_file
+from everseg.data.images import read_file
 from everseg.errors import UserError, printable
 from everseg.files import sha256_file
 from everseg.types import PromptSample
@@ -53,20 +56,26 @@ class Samples(Described[PromptSample]):
     """Entries and a rule for prompts, as a sequence that decodes `self[i]` when asked.
 
     Every sample has one mask (N = 1). `key` is the image's content hash and the name of the decoding.
-    resize_masks: resize masks of another size to the image's (nearest).
+
+    said: what the values in the files of masks mean, in words. decoding: how the values of image files become
+    8-bit RGB. resize_masks: resize masks of another size to the image's (nearest).
     """
 
     rule: PromptRule
 
     def __init__(
-        self, entries: Sequence[Entry], rule: PromptRule, said: str = "", *, resize_masks: bool = False
+        self,
+        entries: Sequence[Entry],
+        rule: PromptRule,
+        said: str = "",
+        *,
+        decoding: Decoding = PLAIN,
+        resize_masks: bool = False,
     ) -> None:
-        """said: what the values in the files of masks mean, in words. resize_masks: resize masks of another
-        size to that of the image (nearest).
-        """
         self.entries = tuple(entries)
         self.rule = rule
         self.said = said
+        self.decoding = decoding
         self.resize_masks = resize_masks
 
     def __len__(self) -> int:
@@ -86,10 +95,11 @@ class Samples(Described[PromptSample]):
             UserError: a file is unreadable, the mask is empty, or the sizes of image and mask differ.
         """
         if isinstance(index, slice):
-            return Samples(self.entries[index], self.rule, self.said, resize_masks=self.resize_masks)
+            part = copy.copy(self)
+            part.entries = self.entries[index]
+            return part
         entry = self.entries[index]
-        file = read_file(entry.image)
-        image = decode_image(file, entry.image)
+        image, key = self.picture(entry)
         mask = entry.mask()
         if self.resize_masks:
             mask = _resized(mask, (image.shape[1], image.shape[2]), entry.image)
@@ -99,13 +109,18 @@ class Samples(Described[PromptSample]):
                 f"is {mask.shape[1]}x{mask.shape[0]}; make it as large and turned as the image is shown"
             )
         prompts = self.rule.prompts(mask, entry.name, entry.stored)
-        key = f"{hashlib.sha256(file).hexdigest()}:{DECODING}"
         return PromptSample(image, prompts, torch.from_numpy(mask)[None], entry.name, key)
+
+    def picture(self, entry: Any) -> tuple[Tensor, str]:
+        """The image (3, H, W) of an entry, and its key."""
+        file = read_file(entry.image)
+        image = self.decoding.decode(file, entry.image)
+        return image, f"{hashlib.sha256(file).hexdigest()}:{self.decoding.name}"
 
     def fingerprint(self) -> str:
         """Hash names, contents of images and masks, and prompts, but not where files lie."""
         resized = ["masks resized"] if self.resize_masks else []
-        digest = hashlib.sha256(json.dumps([DECODING, self.rule.describe(), *resized]).encode())
+        digest = hashlib.sha256(json.dumps([self.decoding.name, self.rule.describe(), *resized]).encode())
         for index, entry in enumerate(self.entries):
             stored = self.stored_clicks(index)
             clicks = [stored.points, stored.labels] if stored else None

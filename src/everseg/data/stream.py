@@ -191,8 +191,9 @@ class Stream:
 
         train: each domain's (images, masks), in the order to learn them; None for a domain that a run has
         learned and whose images are gone. Images are (H, W, 3) or (H, W) uint8 arrays, tensors (3, H, W), PIL
-        images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. Samples
-        that are ready (`PromptSample`) may take the place of both.
+        images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. A list of
+        (image, mask) pairs, a map-style `Dataset` of torch that gives such pairs, or samples that are ready
+        (`PromptSample`) may take the place of both. What a dataset gives is not kept in memory.
         val: the same for domains that choose their best epoch by images of their own.
         test: the same for each domain; those that `train` does not have are only ever tested.
         background: the last domain of `train`, if its images are natural ones (see `Stage`).
@@ -278,14 +279,14 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
     root = path_from(path.parent, spec.root, f"{path}: root")
     if isinstance(spec, ClassStreamSpec):
         try:
-            of_classes, joint = open_class_stages(spec, root, on_fault)
+            of_classes, joint = open_class_stages(spec, root, on_fault, path.parent)
         except UserError as error:
             raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
         return Stream(of_classes, (), spec.name or path.stem, path, joint=joint)
 
     def opened(stage: StageSpec | UnseenSpec, split: str) -> Sequence[Any]:
         try:
-            found = _open_split(getattr(stage, split), split, stage, spec, root)
+            found = _open_split(getattr(stage, split), split, stage, spec, root, path.parent)
             if split == "val" and not len(found):
                 raise UserError("there are no samples; check its options")
             return found
@@ -311,11 +312,11 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
 
 
 def _open_split(
-    given: SplitSpec, split: str, stage: StageSpec | UnseenSpec, spec: StreamSpec, root: Path
+    given: SplitSpec, split: str, stage: StageSpec | UnseenSpec, spec: StreamSpec, root: Path, beside: Path
 ) -> Sequence[Any]:
     kind, options = kind_and_options(given)
     for key in stage.given():
-        known = parameters(reader(kind))
+        known = parameters(reader(kind, beside=beside))
         if known is not None and key not in known:
             raise UserError(f"kind {kind!r} has no option {key!r}, which the stage gives; remove it")
     defaults: dict[str, Any] = {"seed": spec.seed, "split": split}
@@ -324,7 +325,7 @@ def _open_split(
         said = {key: value for key, value in said.items() if key not in _OBJECT}
     if spec.mask_threshold is not None and not _OBJECT & {*said, *options}:
         defaults["mask_threshold"] = spec.mask_threshold
-    return open_samples(kind, {**said, **options}, defaults, root)
+    return open_samples(kind, {**said, **options}, defaults, root, beside=beside)
 
 
 _OBJECT = {"mask_threshold", "mask_values", "mask_colours"}

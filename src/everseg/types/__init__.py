@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from everseg.errors import UserError
 from everseg.types.brief import Brief
+from everseg.types.keys import FROM_PIXELS, Keyed
 
 if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
     import torch
@@ -65,32 +66,34 @@ class Prompts(Brief):
 
 
 @dataclass(frozen=True, repr=False)
-class Query(Brief):
+class Query(Brief, Keyed):
     """What a learner may see when it predicts: an image and its prompts, never the stage or the truth.
 
     image: (3, H, W) uint8.
-    key: identifies the image's content and its decoding, for the feature cache; "" where nobody knows it.
+    key: identifies the image's content and its decoding, for the feature cache. Without one it is a hash of
+        the pixels (about 2 ms per megapixel); with "" the features are not kept.
     lasting: whether the image belongs to a data set that comes back; of others the last few are cached.
     """
 
     image: Tensor
     prompts: Prompts
-    key: str = ""
+    key: str = FROM_PIXELS
     lasting: bool = True
 
 
 @dataclass(frozen=True, repr=False)
-class PromptSample(Brief):
+class PromptSample(Brief, Keyed):
     """One training or test example of a promptable model.
 
     image: (3, H, W) uint8. masks: (N, H, W) bool, the truth for each prompt. name: for messages and reports.
+    key: as in `Query`.
     """
 
     image: Tensor
     prompts: Prompts
     masks: Tensor
     name: str = ""
-    key: str = ""
+    key: str = FROM_PIXELS
 
     @classmethod
     def from_mask(
@@ -120,7 +123,7 @@ class PromptSample(Brief):
             raise UserError(f"clicks is {clicks}; give a number from 1, or 0 with box=True")
         import torch
 
-        from everseg.types.pixels import content_key, draw_clicks, image_tensor, mask_tensor, tight_box
+        from everseg.types.pixels import draw_clicks, image_tensor, mask_tensor, tight_box
 
         pixels = image_tensor(image, f"image {name}" if name else "the image")
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
@@ -133,7 +136,7 @@ class PromptSample(Brief):
             torch.ones(len(masks), clicks, dtype=torch.int64) if points else None,
             torch.stack(boxes) if boxes else None,
         )
-        return cls(pixels, prompts, masks, name, content_key(pixels))
+        return cls(pixels, prompts, masks, name)
 
     def query(self) -> Query:
         return Query(self.image, self.prompts, self.key)
@@ -161,7 +164,7 @@ class ImageQuery(Brief):
 
 
 @dataclass(frozen=True, repr=False)
-class SemanticSample(Brief):
+class SemanticSample(Brief, Keyed):
     """One training or test example of a model that gives every pixel a class.
 
     image: (3, H, W) uint8. labels: (H, W) uint8: 0 background, 255 ignore; in a stage of a stream of classes
@@ -172,7 +175,7 @@ class SemanticSample(Brief):
     image: Tensor
     labels: Tensor
     name: str = ""
-    key: str = ""
+    key: str = FROM_PIXELS
 
     def query(self) -> ImageQuery:
         return ImageQuery(self.image, self.key)

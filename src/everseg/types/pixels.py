@@ -107,7 +107,7 @@ def mask_tensor(given: Any, what: str, size: tuple[int, int], *, numbered: bool 
 def content_key(image: Tensor) -> str:
     """Identifies the pixels (3, H, W) for the feature cache."""
     digest = hashlib.sha256(f"{tuple(image.shape)}|".encode())
-    digest.update(image.contiguous().numpy().data)
+    digest.update(image.detach().cpu().contiguous().numpy().data)
     return f"{digest.hexdigest()}:array"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everseg.data.classes.drawn import cvat_maps, labelme_maps, yolo_maps
+from everseg.data.classes.hf import HfMaps
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.presence import listed, occurring, read_map
 from everseg.data.classes.voc_colours import VOC_TABLE
+from everseg.data.decoding import PLAIN, Bands, Decoding, Window
 from everseg.data.described import Described, described
 from everseg.data.domains.voclist import read_voc_list
-from everseg.data.images import DECODING, decode_image, read_file
-from everseg.data.masks import colour_of
+from everseg.data.images import read_file
 from everseg.data.names import sample_name
-from everseg.data.numbers import Table, table_of
+from everseg.data.numbers import Table, colour_table
 from everseg.data.pairing import Patterns, one_each, pair_by_stem, pair_files
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
@@ -37,7 +40,8 @@ class ClassMaps(Described[SemanticSample]):
 
     legend: what the numbers are, where the layout says so. index: a list of the classes in each map, which
     saves reading them; see `presence.listed`. colours: the number of each colour, for maps in colour. names:
-    what the samples are called; by default the images' file names.
+    what the samples are called; by default the images' file names. decoding: how the values of images become
+    8-bit RGB.
     """
 
     def __init__(
@@ -47,8 +51,11 @@ class ClassMaps(Described[SemanticSample]):
         index: Path | None = None,
         colours: Table | None = None,
         names: Sequence[str] | None = None,
+        *,
+        decoding: Decoding = PLAIN,
     ) -> None:
         self.pairs, self.legend, self.listing, self.colours = tuple(pairs), legend, index, colours
+        self.decoding = decoding
         if names is None:
             names = [sample_name(image, image.parent) for image, _ in self.pairs]
         self._names = tuple(names)
@@ -70,18 +77,19 @@ class ClassMaps(Described[SemanticSample]):
             UserError: a file is unreadable, the map is none, or the sizes of image and map differ.
         """
         if isinstance(index, slice):
-            pairs, names = self.pairs[index], self._names[index]
-            return ClassMaps(pairs, self.legend, self.listing, self.colours, names)
+            part = copy.copy(self)
+            part.pairs, part._names = self.pairs[index], self._names[index]
+            return part
         image_path, map_path = self.pairs[index]
         file = read_file(image_path)
-        image = decode_image(file, image_path)
+        image = self.decoding.decode(file, image_path)
         labels = torch.from_numpy(read_map(map_path, self.colours))
         if labels.shape != image.shape[1:]:
             raise UserError(
                 f"{image_path} is {image.shape[2]}x{image.shape[1]} (after EXIF orientation) but its class "
                 f"map {map_path} is {labels.shape[1]}x{labels.shape[0]}; make both of one size"
             )
-        key = f"{hashlib.sha256(file).hexdigest()}:{DECODING}"
+        key = f"{hashlib.sha256(file).hexdigest()}:{self.decoding.name}"
         return SemanticSample(image, labels, self._names[index], key)
 
     def names(self) -> tuple[str, ...]:
@@ -99,8 +107,9 @@ class ClassMaps(Described[SemanticSample]):
         present, faults = occurring([path for _, path in self.pairs], self.colours)
         if faults:
             good = [i for i in range(len(self)) if i not in faults]
-            pairs, names = [self.pairs[i] for i in good], [self._names[i] for i in good]
-            rest = ClassMaps(pairs, self.legend, colours=self.colours, names=names)
+            rest = copy.copy(self)
+            rest.pairs = tuple(self.pairs[i] for i in good)
+            rest._names = tuple(self._names[i] for i in good)
             raise PartlyReadable([str(e) for e in faults.values()], rest)
         return present
 
@@ -108,7 +117,7 @@ class ClassMaps(Described[SemanticSample]):
         """Names and content hashes of the files of one sample."""
         image, path = self.pairs[index]
         nested = [self._names[index]] if "/" in self._names[index] else []
-        return [DECODING, content(image), content(path), *nested]
+        return [self.decoding.name, content(image), content(path), *nested]
 
     def file(self, index: int) -> str:
         return str(self.pairs[index][0])
@@ -127,9 +136,11 @@ def _maps(
     part: tuple[int, int] | None,
     limit: int | None,
     index: Path | None,
+    decoding: Decoding,
     colours: Table | None = None,
 ) -> ClassMaps:
-    maps = ClassMaps(take_evenly(take_part(pairs, part), limit), legend, index, colours)
+    chosen = take_evenly(take_part(pairs, part), limit)
+    maps = ClassMaps(chosen, legend, index, colours, decoding=decoding)
     if problems:
         raise PartlyReadable(problems, maps)
     return maps
@@ -143,11 +154,14 @@ def voc_maps(
     limit: int | None = None,
     index: Path | None = None,
     skip: str | None = None,
+    bands: Bands = None,
+    window: Window = None,
 ) -> ClassMaps:
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
     `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
     listed = read_voc_list(path, split, part, limit, skip)
-    maps = _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index, VOC_TABLE)
+    decoding = Decoding(bands, window)
+    maps = _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index, decoding, VOC_TABLE)
     maps.notes = listed.notes
     return maps
 
@@ -159,13 +173,17 @@ def ade20k_maps(
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
+    bands: Bands = None,
+    window: Window = None,
 ) -> ClassMaps:
     """ADE20K's scene parsing layout: `images/SPLIT`, `annotations/SPLIT` and `objectInfo150.txt`.
 
     split: "training" or "validation"; None where the files lie in `images` and `annotations` themselves.
     """
     pairs, problems = pair_by_stem(path / "images" / (split or ""), path / "annotations" / (split or ""))
-    return _maps(pairs, problems, Legend.of("objectInfo150.txt", path), part, limit, index)
+    return _maps(
+        pairs, problems, Legend.of("objectInfo150.txt", path), part, limit, index, Decoding(bands, window)
+    )
 
 
 def folder_maps(
@@ -178,6 +196,8 @@ def folder_maps(
     part: tuple[int, int] | None = None,
     limit: int | None = None,
     index: Path | None = None,
+    bands: Bands = None,
+    window: Window = None,
 ) -> ClassMaps:
     """`images/` and `masks/` paired by stem, or what the globs `images` and `masks` say, as for
     `FolderReader`; masks are class maps in grey, with a palette, or in colour.
@@ -186,10 +206,9 @@ def folder_maps(
     """
     found, problems = pair_files(path, images, masks, mask_suffix)
     chosen = list(one_each(take_evenly(take_part(found, part), limit), problems))
-    colours = {number: colour_of(colour) for number, colour in (mask_colours or {}).items()}
-    table = table_of(colours) if mask_colours is not None else None
+    table = None if mask_colours is None else colour_table(mask_colours)
     pairs, names = [(image, mask) for image, mask, _ in chosen], [name for *_, name in chosen]
-    maps = ClassMaps(pairs, None, index, table, names)
+    maps = ClassMaps(pairs, None, index, table, names, decoding=Decoding(bands, window))
     if problems:
         raise PartlyReadable(problems, maps)
     return maps
@@ -199,6 +218,10 @@ CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
     "folder": folder_maps,
     "voc": voc_maps,
     "ade20k": ade20k_maps,
+    "labelme": labelme_maps,
+    "yolo": yolo_maps,
+    "cvat": cvat_maps,
+    "hf": HfMaps,
     "synthetic": SyntheticClasses,
 }
 """Readers of class maps by name. To add one, write a function that gives a sequence of `SemanticSample` whose
@@ -225,6 +248,8 @@ class Labelled:
             UserError: nobody says what the numbers are, or a number occurs that has no name.
         """
         told = described(samples)
+        if told.names_itself and legend is not None and legend != told.legend:
+            raise UserError("the annotations name the classes themselves; remove classes: or use categories:")
         legend = legend or told.legend
         if legend is None:
             raise UserError("nothing names the classes; add classes: [cat, dog] or classes: {1: cat, 2: dog}")

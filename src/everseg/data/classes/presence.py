@@ -7,7 +7,7 @@ thousand images opens in a moment. It is what the maps say at their original siz
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from everseg.data.kept import kept_in, key_of
 from everseg.data.numbers import Table, labels_of, refuse_blurred
-from everseg.data.raster import read_raster
+from everseg.data.raster import Raster, read_raster
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
 from everseg.text import lines_of, read_text
@@ -40,7 +40,12 @@ def read_map(path: Path, colours: Table | None = None) -> NDArray[np.uint8]:
     Raises:
         UserError: unreadable, in colours without numbers, or with numbers beyond 255.
     """
-    return _eight_bits(labels_of(read_raster(path), path, colours), path)
+    return map_of(read_raster(path), path, colours)
+
+
+def map_of(raster: Raster, path: Path, colours: Table | None = None) -> NDArray[np.uint8]:
+    """As `read_map`, of a map that was decoded already; `path` is for messages only."""
+    return _eight_bits(labels_of(raster, path, colours), path)
 
 
 def _eight_bits(numbers: NDArray[np.int32], path: Path) -> NDArray[np.uint8]:
@@ -68,10 +73,24 @@ def occurring(maps: Sequence[Path], colours: Table | None = None) -> tuple[Bools
             found = np.unpackbits(load_state(kept)["present"].numpy(), axis=1).astype(bool)
             if found.shape == (len(maps), 256):
                 return found, {}
+    present, faults = occurring_in(maps, lambda place: read_raster(maps[place]), colours)
+    if key and not faults and key == key_of(maps, rules):
+        with suppress(UserError):  # Where nothing can be written, the next start reads the maps again.
+            save_state(kept, {"present": torch.from_numpy(np.packbits(present, axis=1))})
+    return present, faults
+
+
+def occurring_in(
+    maps: Sequence[Path], read: Callable[[int], Raster], colours: Table | None = None
+) -> tuple[Bools, dict[int, UserError]]:
+    """As `occurring`, of maps that need not be files.
+
+    maps: names them in messages. read: decodes the map at a place.
+    """
     closely = set(range(0, len(maps), max(1, len(maps) // CHECKED)))
 
     def look(place: int) -> tuple[Bools, bytes] | UserError:
-        return _occurring(maps[place], colours, closely=place in closely)
+        return _occurring(maps[place], lambda: read(place), colours, closely=place in closely)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Decoding lets other threads run.
         results = list(threads.map(look, range(len(maps))))
@@ -83,19 +102,18 @@ def occurring(maps: Sequence[Path], colours: Table | None = None) -> tuple[Bools
             present[i], palette = result
             palettes.setdefault(palette, []).append(i)
     _check_palettes(palettes, present, maps)
-    if key and not faults and key == key_of(maps, rules):
-        with suppress(UserError):  # Where nothing can be written, the next start reads the maps again.
-            save_state(kept, {"present": torch.from_numpy(np.packbits(present, axis=1))})
     return present, faults
 
 
-def _occurring(path: Path, colours: Table | None, *, closely: bool) -> tuple[Bools, bytes] | UserError:
+def _occurring(
+    path: Path, read: Callable[[], Raster], colours: Table | None, *, closely: bool
+) -> tuple[Bools, bytes] | UserError:
     """The numbers in a map and its palette."""
     try:
-        raster = read_raster(path)
+        raster = read()
         if closely:
             refuse_blurred(raster, path)
-        numbers = _eight_bits(labels_of(raster, path, colours), path)
+        numbers = map_of(raster, path, colours)
     except UserError as error:
         return error
     palette = b"" if raster.palette is None else raster.palette.tobytes()

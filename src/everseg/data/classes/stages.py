@@ -210,7 +210,7 @@ def _joined(parts: Sequence[ClassSamples]) -> ClassSamples | Together:
 
 
 def open_class_stages(
-    spec: ClassStreamSpec, root: Path, on_fault: OnFault
+    spec: ClassStreamSpec, root: Path, on_fault: OnFault, beside: Path
 ) -> tuple[tuple[Stage, ...], Stage]:
     """Open what a checked stream file of classes names; `on_fault` decides what becomes of what fails.
 
@@ -218,7 +218,7 @@ def open_class_stages(
         UserError: steps or classes that do not exist, and what `on_fault` raises.
     """
     legend = None if spec.classes is None else Legend.of(spec.classes, root)
-    sources = _Sources(legend, root, spec.seed, on_fault)
+    sources = _Sources(legend, root, spec.seed, on_fault, beside)
     if spec.steps:
         assert spec.train is not None and spec.test is not None, "checked when the file was read"
         known = legend or sources.legend_of(spec.train) or sources.legend_of(spec.test)
@@ -255,8 +255,9 @@ def _named(given: str | int, legend: Legend | None, stage: str) -> str:
 class _Sources:
     """Opens each source once, however many stages share it, and tells of its faults for each stage."""
 
-    def __init__(self, legend: Legend | None, root: Path, seed: int, on_fault: OnFault) -> None:
+    def __init__(self, legend: Legend | None, root: Path, seed: int, on_fault: OnFault, beside: Path) -> None:
         self.legend, self.root, self.seed, self.on_fault = legend, root, seed, on_fault
+        self.beside = beside
         self.opened: dict[str, Labelled | UserError] = {}
 
     def open(self, given: SplitSpec, stage: str, split: str) -> Labelled | None:
@@ -294,7 +295,7 @@ class _Sources:
         kind, options = kind_and_options(given)
         legend = self._legend(given)
         options.pop("classes", None)
-        samples = open_samples(kind, options, {"seed": self.seed}, self.root, CLASS_READERS)
+        samples = open_samples(kind, options, {"seed": self.seed}, self.root, CLASS_READERS, self.beside)
         if not len(samples):
             raise UserError("there are no samples; check its options")
         return Labelled.of(samples, legend)

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
+from everseg.data.domains.areas import fill_polygons
 from everseg.data.domains.cocofile import Annotation, CocoFile, CocoImage, Wanted, read_coco_file
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.domains.rle import decode_rle, fill_polygons
+from everseg.data.domains.rle import decode_rle
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
 
@@ -96,6 +98,8 @@ class CocoReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
     ) -> None:
         source, folder = Path(annotations), Path(images)
         if not folder.is_dir():
@@ -113,15 +117,14 @@ class CocoReader(Samples):
             else:
                 entries.append(_entry(image, rows, image.name, source))
         kind: PromptKind = prompts
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed))
+        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
+        super().__init__(take_evenly(entries, limit), prompted, decoding=decoding)
         problems = found.faults.sentences()
         self.notes = tuple(found.notes)
         if skip_faulty and problems:
             self.notes += _left_out(found)
         elif problems:
-            rest = Samples(self.entries, self.rule)
-            rest.notes = self.notes
-            raise PartlyReadable(problems, rest)
+            raise PartlyReadable(problems, self[:])
         if not entries:
             why = f": {problems[0]}" if problems else ""
             raise UserError(f"{source} has no annotation to learn from; check `categories` and `crowd`{why}")

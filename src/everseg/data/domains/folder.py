@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.points import PointsFile
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import Meaning, Threshold, mask_rule
@@ -101,6 +102,8 @@ class FolderReader(Samples):
         mask_suffix: str = "",
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
     ) -> None:
         path = Path(path)
         pairs, problems = pair_files(path, images, masks, mask_suffix)
@@ -126,8 +129,8 @@ class FolderReader(Samples):
             else:
                 entries.append(MaskFiles(image, files, meaning, clicks_here, name))
         problems += stored.faults.sentences() if stored else []
-        prompted = PromptRule(kind, clicks, seed)
-        super().__init__(entries, prompted, str(meaning), resize_masks=resize_masks)
+        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
+        super().__init__(entries, prompted, str(meaning), decoding=decoding, resize_masks=resize_masks)
         if problems:
             raise PartlyReadable(problems, self[:])
 

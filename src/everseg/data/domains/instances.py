@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import BORDER
 from everseg.data.numbers import labels_of, refuse_blurred
@@ -68,6 +69,8 @@ class InstancesReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
     ) -> None:
         path = Path(path)
         pairs, problems = pair_files(path, images, masks, folder="instances")
@@ -84,9 +87,10 @@ class InstancesReader(Samples):
         kind: PromptKind = prompts
         maps = len({entry.path for entry in entries})
         said = f"numbers of objects, {len(entries)} samples in {maps} of {len(pairs)} files"
-        super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), said)
+        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
+        super().__init__(take_evenly(entries, limit), prompted, said, decoding=decoding)
         if problems:
-            raise PartlyReadable(problems, Samples(self.entries, self.rule, self.said))
+            raise PartlyReadable(problems, self[:])
         if not entries:
             raise UserError(
                 f"the maps in {path / fixed_folder(masks or 'instances')} number no object in any image; 0 "

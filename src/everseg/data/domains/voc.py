@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everseg.data.classes.voc_colours import VOC_TABLE
+from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.voclist import read_voc_list
 from everseg.data.masks import largest_part
@@ -61,14 +62,14 @@ class VocReader(Samples):
         seed: int = 0,
         part: tuple[int, int] | None = None,
         limit: int | None = None,
+        bands: Bands = None,
+        window: Window = None,
         skip: str | None = None,
     ) -> None:
         listed = read_voc_list(Path(path), split, part, limit, skip)
         entries = [LargestOfClasses(image, path) for image, path in listed.pairs]
         kind: PromptKind = prompts
-        super().__init__(entries, PromptRule(kind, clicks, seed))
+        super().__init__(entries, PromptRule(kind, clicks, seed), decoding=Decoding(bands, window))
         self.notes = listed.notes
         if listed.problems:
-            rest = Samples(self.entries, self.rule)
-            rest.notes = self.notes
-            raise PartlyReadable(listed.problems, rest)
+            raise PartlyReadable(listed.problems, self[:])
