@@ -18,7 +18,8 @@ from everseg.domains.methods.zero_shot import ZeroShot
 from everseg.errors import UserError
 from everseg.methods import find
 from everseg.testing import check_method, laws
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State
+from everseg.types import PromptPrediction, Query, Scratch, Stage, State
+from everseg.types.abilities import Archive, Forgotten
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,7 +21,8 @@ from everseg.fit import FitConfig
 from everseg.methods import find
 from everseg.results import bytes_text
 from everseg.runs.run import RunConfig
-from everseg.types import PredictsAs, Stage
+from everseg.types import Stage
+from everseg.types.abilities import PredictsAs
 
 MARGIN = 1.15
 """A forecast of memory is within 15 % of what a run then measures; what fits, fits with that much more."""

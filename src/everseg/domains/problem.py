@@ -23,17 +23,8 @@ from everseg.models.promptable.load import load_base
 from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import BASE, Results
 from everseg.results.metrics import METRICS
-from everseg.types import (
-    LearnsAllAtOnce,
-    Precision,
-    PredictsAs,
-    PromptPrediction,
-    Prompts,
-    Query,
-    Route,
-    RunView,
-    Stage,
-)
+from everseg.types import Precision, PromptPrediction, Prompts, Query, Route, RunView, Stage
+from everseg.types.abilities import LearnsAllAtOnce, PredictsAs
 from everseg.types.brief import Brief
 
 if TYPE_CHECKING:

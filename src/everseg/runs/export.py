@@ -20,7 +20,8 @@ from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2
 from everseg.models.promptable.tiny import ConvStem
 from everseg.runs.run import Run
-from everseg.types import ExportForm, Exports
+from everseg.types import ExportForm
+from everseg.types.abilities import Exports
 
 MANIFEST = "everseg.json"
 """What an export is made of, and the hashes of the files beside it."""

@@ -32,7 +32,8 @@ from everseg.results import Results
 from everseg.runs.problem import problem_of
 from everseg.runs.record import BaseMark, Digests, Event, Line, Record, read_line, read_values
 from everseg.runs.run import Run, RunConfig, archived
-from everseg.types import BaseModel, Contributes, Scratch, Stage, State
+from everseg.types import BaseModel, Scratch, Stage, State
+from everseg.types.abilities import Contributes
 
 OWN = (
     ".lock",

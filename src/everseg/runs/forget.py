@@ -22,7 +22,8 @@ from everseg.models.promptable.protocol import Promptable
 from everseg.runs.folder import forget_events, load, write, write_record
 from everseg.runs.record import Certificate, Event
 from everseg.runs.run import Run, archived
-from everseg.types import Archive, Contributes, Forgets, Reweighs, State
+from everseg.types import State
+from everseg.types.abilities import Archive, Contributes, Forgets, Reweighs
 
 REPORT, BOARD = "report.html", "tensorboard"
 

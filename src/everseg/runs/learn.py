@@ -50,7 +50,8 @@ from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
 from everseg.runs.trackers import check_trackers, trackers
 from everseg.runs.validation import with_validation
-from everseg.types import BaseModel, Evaluate, Learner, LearnsAllAtOnce, Precision, Stage, TakesFirstStage
+from everseg.types import BaseModel, Evaluate, Learner, Precision, Stage
+from everseg.types.abilities import LearnsAllAtOnce, TakesFirstStage
 
 
 def learn(

@@ -25,7 +25,8 @@ from everseg.results import (
 from everseg.runs.arrays import as_image, as_prompts
 from everseg.runs.problem import Problem, problem_of
 from everseg.runs.record import Event, Line, Record, Training
-from everseg.types import PLAIN, Evaluate, Learner, Precision, PredictsAs
+from everseg.types import PLAIN, Evaluate, Learner, Precision
+from everseg.types.abilities import PredictsAs
 from everseg.types.pixels import content_key
 
 

@@ -9,7 +9,15 @@ from typing import Any
 from everseg.errors import UserError
 from everseg.testing.domains import DomainTrial
 from everseg.testing.trial import Trial, as_file, difference, written
-from everseg.types import Contributes, Exports, Forgets, Forgotten, PredictsAs, Reweighs, TakesFirstStage
+from everseg.types.abilities import (
+    Contributes,
+    Exports,
+    Forgets,
+    Forgotten,
+    PredictsAs,
+    Reweighs,
+    TakesFirstStage,
+)
 
 CLOSE = 1e-3
 """How far apart predictions may lie where sums were added in another order."""

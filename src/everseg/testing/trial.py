@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from everseg.config import override
 from everseg.files import load_state, save_state, sha256_tensors
-from everseg.types import Contributes, Learner, NoScratch, Scratch, Stage, State
+from everseg.types import Learner, NoScratch, Scratch, Stage, State
+from everseg.types.abilities import Contributes
 
 
 class Trial(ABC):

@@ -22,7 +22,8 @@ from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import Adaptation, Features
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2
-from everseg.types import Exports, NoScratch, Query, Stage
+from everseg.types import NoScratch, Query, Stage
+from everseg.types.abilities import Exports
 
 BASES = ("micro", "micro2", "tiny")
 IN_A_BLOCK = {

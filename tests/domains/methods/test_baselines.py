@@ -13,7 +13,8 @@ from everseg.domains.methods.baselines import FineTuneConfig, Joint, Sequential
 from everseg.domains.methods.independent import Independent, IndependentConfig
 from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
 from everseg.domains.methods.zero_shot import ZeroShot
-from everseg.types import LearnsAllAtOnce, NoScratch, PredictsAs, Query, Stage
+from everseg.types import NoScratch, Query, Stage
+from everseg.types.abilities import LearnsAllAtOnce, PredictsAs
 
 SETTINGS = ("tune.fit.epochs=2", "tune.fit.batch=4")
 

@@ -12,7 +12,8 @@ from everseg.config import override
 from everseg.data import SyntheticDomain
 from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
 from everseg.domains.methods.zero_shot import ZeroShot
-from everseg.types import NoScratch, PredictsAs, PromptPrediction, Query, Stage
+from everseg.types import NoScratch, PromptPrediction, Query, Stage
+from everseg.types.abilities import PredictsAs
 
 DOMAINS = ("lesions", "cracks")
 SETTINGS = ("tune.fit.epochs=2", "tune.fit.batch=8", "selector.size=20", "cache.precision=fp32")

@@ -30,7 +30,8 @@ from everseg.domains.tune import TuneConfig, predict, with_adapter
 from everseg.merge.osrm import osrm
 from everseg.models.promptable.protocol import Promptable
 from everseg.seed import torch_generator
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Scratch, Stage, State, Weighting
+from everseg.types import PromptPrediction, Query, Scratch, Stage, State, Weighting
+from everseg.types.abilities import Archive, Forgotten
 
 
 class MergingConfig(Protocol):

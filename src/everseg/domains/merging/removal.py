@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from everseg.domains.merging.base import Merged, Merger
 from everseg.domains.merging.contribution import Contribution
 from everseg.errors import UserError
-from everseg.types import Archive, Forgotten
+from everseg.types.abilities import Archive, Forgotten
 
 
 def forget_domain(

@@ -19,7 +19,8 @@ from everseg.domains.tune import TuneConfig, fit_adapter, predict, with_adapter
 from everseg.files import sha256_tensors
 from everseg.models.promptable.protocol import Promptable
 from everseg.seed import torch_generator
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Route, Scratch, Stage, State
+from everseg.types import PromptPrediction, Query, Route, Scratch, Stage, State
+from everseg.types.abilities import Archive, Forgotten
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ from everseg.errors import UserError
 from everseg.files import sha256_tensors
 from everseg.models.promptable.protocol import Adaptation, Features, Promptable
 from everseg.seed import torch_generator
-from everseg.types import Archive, Forgotten, PromptPrediction, Query, Route, Scratch, Stage, State
+from everseg.types import PromptPrediction, Query, Route, Scratch, Stage, State
+from everseg.types.abilities import Archive, Forgotten
 
 PLAIN = -1
 """The bank's slot of the untouched base."""
