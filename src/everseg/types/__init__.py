@@ -6,7 +6,7 @@ Coordinates are (x, y) = (column, row) in those pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from everseg.types.keys import FROM_PIXELS, Keyed
 
 if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """What a base computes in; its weights stay float32. "auto": bf16 where the accelerator has it, else fp32."""
