@@ -21,13 +21,13 @@ from PIL import Image
 
 from everseg.data.kept import kept_in, key_of
 from everseg.data.levels import Levels
-from everseg.data.masks import BORDER, MaskRule, Meaning, in_steps, whole
-from everseg.data.raster import Colour, Form, packed, read_raster, unpacked
+from everseg.data.masks import BORDER, MaskRule, Meaning
+from everseg.data.raster import Colour, Form, alike, in_steps, near_white, packed, read_raster, unpacked
 from everseg.errors import UserError
 from everseg.files import read_json, write_json
 from everseg.types import VOID
 
-_RULES = "meaning-1"
+_RULES = "meaning-2"
 """Names the rules of this file: part of every key."""
 
 ALL = 24
@@ -37,6 +37,9 @@ MOST = 48
 
 EACH = 3
 """At least so many of every kind of file: mode and palette."""
+
+_MANY = 16
+"""More values than these are not numbers of something that somebody drew, but greys."""
 
 _DARK = 48
 """Sum of the channels below which a colour counts as black, the background of palettes."""
@@ -50,6 +53,7 @@ class _Look:
     form: Form
     levels: Levels
     colours: Mapping[int, Colour]
+    lossy: bool = False
 
 
 def read_mask(path: Path, rule: MaskRule) -> NDArray[np.bool_]:
@@ -110,8 +114,8 @@ def _sample(files: Sequence[Path]) -> list[Path]:
         kinds[_header(path)].append(path)
     count = min(MOST, ALL + len(files) // 40)
     chosen = {files[i * len(files) // count] for i in range(count)}
-    for alike in list(kinds.values())[:MOST]:
-        chosen.update(alike[:EACH])
+    for same in list(kinds.values())[:MOST]:
+        chosen.update(same[:EACH])
     return sorted(chosen)
 
 
@@ -133,8 +137,10 @@ def _looks(files: Sequence[Path]) -> list[_Look]:
     for path in files:
         with suppress(UserError):
             raster = read_raster(path)
-            levels = Levels.of(in_steps(raster) if raster.form == "colour" else whole(raster.values))
-            looks.append(_Look(path, raster.form, levels, {v: raster.colour(v) for v in levels.pixels}))
+            levels = Levels.of(in_steps(raster))
+            looks.append(
+                _Look(path, raster.form, levels, {v: raster.colour(v) for v in levels.pixels}, raster.lossy)
+            )
     return looks
 
 
@@ -174,7 +180,12 @@ def _as_grey(look: _Look) -> _Look:
 def _by_grey(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(look.levels for look in looks)
     drawn = levels.drawn
-    meaning = Meaning(rule, "grey", drawn, soft=len(levels.pixels) > len(drawn))
+    bright = [v for v in drawn if v <= 255 and near_white(v)]
+    if len(levels.pixels) > _MANY and bright:  # A JPEG that was saved again as PNG.
+        white = max(bright, key=lambda v: levels.pixels[v])
+        drawn = tuple(v for v in drawn if v == white or v not in bright)
+    soft = len(levels.pixels) > len(drawn) or any(look.lossy for look in looks)
+    meaning = Meaning(rule, "grey", drawn, soft=soft)
     left = [v for v in drawn if v not in rule.void]
     dark = left[0] == 0 or (left[0] < 16 and left[-1] > 239) if left else False
     match left:
@@ -211,9 +222,11 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(look.levels for look in looks)
     used = tuple(sorted(palette))
     meaning = Meaning(rule, "palette", used, palette=palette)
-    rest = [v for v in used if v != 0 and v not in rule.void]
-    if 0 in palette and sum(palette[0]) >= _DARK and len(of_colour) > 1:
+    ground = palette.get(0)
+    if len(of_colour) > 1 and (sum(ground) >= _DARK if ground else any(sum(c) < _DARK for c in of_colour)):
         raise _ambiguous(looks, meaning, levels, used, "mask_values")
+    # Programs repeat a colour under several indices; all that look like the background are background.
+    rest = [v for v in used if v not in (0, *rule.void) and (palette[v] != ground or len(of_colour) == 1)]
     void = [VOID] if VOID in rest and (len(rest) > 1 or palette[VOID] == BORDER) else []
     return replace(meaning, object=tuple(v for v in rest if v not in void))
 
@@ -221,8 +234,15 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
 def _by_colour(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(_as_colour(look) for look in looks)
     drawn = levels.drawn if len(levels.pixels) > 8 else tuple(sorted(levels.pixels))
+    if any(look.lossy for look in looks):
+        often = sorted(drawn, key=lambda v: -levels.pixels[v])
+        drawn = tuple(sorted(v for i, v in enumerate(often) if not any(alike(v, u) for u in often[:i])))
     meaning = Meaning(rule, "colour", drawn, soft=len(levels.pixels) > len(drawn))
-    black = [v for v in drawn if sum(unpacked(v)) < _DARK]
+    # The colours of some classes are as dark as (32, 0, 0), in VOC's palette and in those of simulators. What
+    # JPEG leaves on black is darker.
+    black = [v for v in drawn if sum(unpacked(v)) < (_DARK // 2 if meaning.soft else 1)]
+    if not black and sum(unpacked(drawn[0])) < _DARK:
+        black = [drawn[0]]
     left = [v for v in drawn if v not in black]
     if len(left) > 1 or (left and not black and len(looks) > 1):
         raise _ambiguous(looks, meaning, levels, left, "mask_colours")
