@@ -167,13 +167,17 @@ class Meaning:
         return f"{self.rule}, shown greys" if self.redrawn else str(self.rule)
 
     def __str__(self) -> str:
+        return self.words + (f" ({self.files} file{'' if self.files == 1 else 's'})" if self.files else "")
+
+    @property
+    def words(self) -> str:
+        """What the masks mean, without their number."""
         if not self.files:
             return "no mask can be read"
-        count = f" ({self.files} file{'' if self.files == 1 else 's'})"
         if not self.rule.open:
-            return f"{self.rule}{count}"
+            return str(self.rule)
         if not self.object:
-            return f"no object in any mask{count}"
+            return "no object in any mask"
         void = [v for v in (*self.rule.void, *([VOID] if self._void_index else [])) if v in self.drawn]
         drawn = "/".join(self.shown(v) for v in self.drawn)
         which = ", ".join(self.shown(v) for v in self.object)
@@ -181,10 +185,8 @@ class Meaning:
             which = f"above {self.cut}" if self.form == "grey" else f"nearest to {which}"
         what = {"grey": "", "palette": "palette indices ", "colour": "colours "}[self.form]
         soft = " with soft borders" if self.soft else ""
-        return (
-            f"{what}{drawn}{soft}, object {'' if self.soft else '= '}{which}"
-            + (f", void = {', '.join(map(str, void))}" if void else "")
-            + count
+        return f"{what}{drawn}{soft}, object {'' if self.soft else '= '}{which}" + (
+            f", void = {', '.join(map(str, void))}" if void else ""
         )
 
     @property

@@ -45,6 +45,14 @@ _DARK = 48
 """Sum of the channels below which a colour counts as black, the background of palettes."""
 
 
+class Unsettled(UserError):
+    """Masks may mean more than one thing. option: what settles it, as a line of a stream file."""
+
+    def __init__(self, sentence: str, option: str) -> None:
+        super().__init__(sentence)
+        self.option = option
+
+
 @dataclass(frozen=True)
 class _Look:
     """The pixels of one file: which values there are and what colours they show."""
@@ -71,7 +79,7 @@ def settled(files: Sequence[Path], rule: MaskRule) -> Meaning:
     - Anything else has to be said by the person.
 
     Raises:
-        UserError: the files disagree or more than one value could be the object; with the values, their
+        Unsettled: the files disagree or more than one value could be the object; with the values, their
             shares, and the option that settles it.
     """
     if not rule.open or not files:
@@ -202,9 +210,10 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     strange = next((look for look in looks if look.form != "palette"), None)
     if strange is not None:
         other = next(look for look in looks if look.form == "palette")
-        raise UserError(
+        raise Unsettled(
             f"{other.path} is a mask with a palette in colour and {strange.path} is one without; save all "
-            "masks of a split in one form, or set mask_colours"
+            "masks of a split in one form, or set mask_colours",
+            _all_colours(looks),
         )
     palette: dict[int, Colour] = {}
     of_colour: dict[Colour, int] = {}
@@ -212,10 +221,11 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     for look in looks:
         for index, colour in look.colours.items():
             if palette.setdefault(index, colour) != colour:
-                raise UserError(
+                raise Unsettled(
                     f"masks disagree on what their values mean: palette index {index} is "
                     f"{palette[index]} in {first[index]} and {colour} in {look.path}; save all masks with "
-                    "one palette, or set mask_colours to the colours of the object"
+                    "one palette, or set mask_colours to the colours of the object",
+                    _all_colours(looks),
                 )
             of_colour.setdefault(colour, index)
             first.setdefault(index, look.path)
@@ -261,7 +271,7 @@ def _as_colour(look: _Look) -> Levels:
 
 def _ambiguous(
     looks: Sequence[_Look], meaning: Meaning, levels: Levels, could_be: Sequence[int], option: str
-) -> UserError:
+) -> Unsettled:
     """What was found, how much of each, in how many files, and what settles it."""
     black = {0} if meaning.form != "palette" else set()
     having = {v: [look for look in looks if v in _values(look, meaning.form)] for v in meaning.drawn}
@@ -277,10 +287,17 @@ def _ambiguous(
     rare = min(meaning.drawn, key=lambda v: len(having[v]))
     example = having[rare][0].path if having[rare] else looks[0].path
     soft = ", or set mask_threshold: 127 if only borders are grey" if meaning.soft else ""
-    return UserError(
+    return Unsettled(
         f"masks such as {example} hold the {what} {', '.join(found)}{more}, and more than one could be the "
-        f"object; list those that are, as in {option}: [{way}]{soft}"
+        f"object; list those that are, as in {option}: [{way}]{soft}",
+        f"{option}: [{way}]",
     )
+
+
+def _all_colours(looks: Sequence[_Look]) -> str:
+    """The option that names every colour but black as the object."""
+    colours = sorted({colour for look in looks for colour in look.colours.values() if any(colour)})
+    return f"mask_colours: [{', '.join(str(list(colour)) for colour in colours[:6])}]"
 
 
 def _values(look: _Look, form: Form) -> set[int]:
