@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
@@ -410,3 +412,31 @@ def test_from_a_download_to_predictions(tmp_path: Path, make: str, monkeypatch: 
     image = Stream.from_yaml(root / "stream.yaml").stages[0].test.file(0)  # type: ignore[attr-defined]
     everseg("predict", run, image, "--point", "24,20", "--out", tmp_path / "masks")
     assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 1
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_leaves_no_file_or_a_whole_one(tmp_path: Path) -> None:
+    root, out = layouts.kvasir(tmp_path / "set"), tmp_path / "files" / "stream.yaml"
+    write_stream_for(root, out)
+    whole = out.read_bytes()
+    code = (
+        "import sys, pathlib; from everseg.data import write_stream_for\n"
+        "root, out = map(pathlib.Path, sys.argv[1:])\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    write_stream_for(root, out)\n    out.unlink()\n"
+    )
+    rng = np.random.default_rng(0)
+    found = set()
+    for _ in range(8):
+        out.unlink(missing_ok=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(root), str(out)], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(rng.uniform(0, 0.5))
+            child.kill()
+        found.add(out.read_bytes() if out.exists() else b"")
+    assert found <= {b"", whole}
+    write_stream_for(root, out, force=True)  # What a killed process left beside does not hinder the next.
+    assert out.read_bytes() == whole
