@@ -310,8 +310,8 @@ def _inverted(split: _Split) -> Iterator[Finding]:
         "warning",
         split.around[0],
         f"in {len(split.around)} of {len(split.shares)} masks the object is all around the rest, and not in "
-        f"the others ({some(Path(file).name for file in split.around)}); if these masks are inverted, save "
-        "them like the others",
+        f"the others ({some(Path(file).name for file in split.around)}); if it is the background, correct "
+        "these masks or maps",
     )
 
 

@@ -85,6 +85,11 @@ class InstancesReader(Samples):
         maps = len({entry.path for entry in entries})
         said = f"numbers of objects, {len(entries)} samples in {maps} of {len(pairs)} files"
         super().__init__(take_evenly(entries, limit), PromptRule(kind, clicks, seed), said)
+        if instances == "each" and {entry.number for entry in entries} == {255}:
+            self.notes = (
+                "no map has a number but 255, as masks of one object have it; if they show several objects, "
+                "number these from 1",
+            )
         if problems:
             raise PartlyReadable(problems, Samples(self.entries, self.rule, self.said))
         if not entries:
