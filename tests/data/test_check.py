@@ -131,3 +131,12 @@ def test_real_cracks_and_published_samples(data_root: Path, write_stream: Write)
         )
     )
     assert not report.findings and report.splits[-1].samples == 5
+
+
+def test_a_mask_that_is_the_reverse_of_the_others(path: Path) -> None:
+    file = path.parent / "a/train/masks/im2.png"
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    (warning,) = check(path).findings
+    assert "in 1 of 4 masks the object is all around the rest, and not in the others (im2.png)" in str(
+        warning
+    )

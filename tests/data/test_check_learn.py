@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 from everseg.data import Stream, SyntheticDomain, check
 from everseg.data.checks import Finding, counted
+from everseg.data.described import described
 from everseg.errors import UserError
 from everseg.types import PromptSample, SemanticSample, Stage
 
@@ -67,6 +68,25 @@ def test_two_test_images_of_one_name() -> None:
     first, second, third = (SyntheticDomain("cracks", 3, size=64)[i] for i in range(3))
     with pytest.raises(UserError, match=f"stage 'one', test has two samples named {second.name}; scores are"):
         Stream((Stage(0, "one", [first, first], [second, replace(third, name=second.name)]),))
+
+
+class Lazy(Sequence[Any]):
+    """As somebody's own reader that decodes a sample when it is asked for."""
+
+    def __init__(self, samples: Sequence[PromptSample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+
+def test_samples_whose_names_nobody_lists_are_counted_once() -> None:
+    samples = [SyntheticDomain("cracks", 3, size=64)[i] for i in range(3)]
+    test = Lazy(samples[1:])
+    assert described(test).names() is None and not errors(Stream((Stage(0, "one", samples[:1], test),)))
 
 
 class Unhashed(list[PromptSample]):

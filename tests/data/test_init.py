@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from everseg.data import Stream, check, write_stream_for
 from everseg.data.proposal import boundary, groups_in
@@ -192,24 +195,86 @@ def test_splits_that_the_names_of_files_tell(tmp_path: Path) -> None:
 
 
 def test_what_masks_mean(tmp_path: Path) -> None:
-    rows = np.arange(40)[:, None] + np.zeros((1, 48), int)
     for n in range(5):
         numbers = np.zeros((40, 48), np.uint8)
         for k in range(1 + n % 3):
             numbers[5:12, 4 + 12 * k : 12 + 12 * k] = k + 1
-        values = np.where(rows < 4 + n, 64, np.where(rows < 8 + 2 * n, 128, 0)).astype(np.uint8)
         large = np.kron(disc(n), np.ones((2, 2), bool))
         for k, (name, mask) in enumerate(
-            {"objects": numbers, "values": values, "hundred": disc(n) * np.uint8(100), "large": large}.items()
+            {"objects": numbers, "hundred": disc(n) * np.uint8(100), "large": large}.items()
         ):
             paint(tmp_path / name / "images" / f"{n}.png", 10 * k + n, disc(n))
             save(tmp_path / name / "masks" / f"{n}.png", mask)
     stages, unsure = begun(tmp_path)
     train = {name: stage["train"] for name, stage in stages.items()}
     assert train["objects"]["kind"] == "instances" and train["objects"]["instances"] == "each"
-    assert train["values"]["mask_values"] == [64, 128] and "the values [64, 128] beside 0" in unsure
-    assert train["hundred"]["mask_values"] == [100]
+    assert "numbers of objects; if they are classes" in unsure
+    assert "mask_values" not in train["hundred"]
+    found = write_stream_for(tmp_path, force=True).found
+    assert any("masks hundred/masks/{id}.png: 0/100, object = 100" in sentence for sentence in found)
     assert train["large"]["resize_masks"] is True and "will be resized" in unsure
+
+
+def test_coco_of_three_splits_is_one_stage(tmp_path: Path) -> None:
+    """As Roboflow writes it: a file beside the images of each split."""
+    for k, split in enumerate(("train", "valid", "test")):
+        for n in range(1, 4):
+            paint(tmp_path / "plants" / split / f"{n}.png", 10 * k + n, disc(n))
+        coco(tmp_path / "plants" / split / "_annotations.coco.json", 3)
+    stages, unsure = begun(tmp_path)
+    (stage,) = stages.values()
+    assert [stage[split]["images"] for split in ("train", "test")] == ["plants/train", "plants/test"]
+    assert "plants/valid/_annotations.coco.json is not used: it seems to be the validation split" in unsure
+
+
+def test_files_that_cannot_be_read_are_the_reason_why_nothing_pairs(tmp_path: Path) -> None:
+    for n in range(3):
+        paint(tmp_path / "images" / f"{n}.png", n, disc(n))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        pages = [Image.fromarray(disc(n, at)) for at in (0.3, 0.7)]
+        pages[0].save(tmp_path / "masks" / f"{n}.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"masks.0\.tif has 2 pages, and reading one would drop the others"):
+        write_stream_for(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["colours", "trimap", "palettes"])
+def test_the_option_that_settles_masks_is_a_commented_line(tmp_path: Path, form: str) -> None:
+    for n in range(30):
+        inner, outer = disc(n), disc(n, radius=12)
+        paint(tmp_path / "img" / f"{n}.jpg", n, inner)
+        file = Image.fromarray(np.uint8(3) - inner - outer)
+        if form == "colours":
+            pixels = np.zeros((*inner.shape, 3), np.uint8)
+            pixels[outer], pixels[inner] = (176, 112, 32), (48, 112, 32)
+            file = Image.fromarray(pixels)
+        if form == "palettes":
+            file = Image.fromarray(inner.astype(np.uint8))
+            file.putpalette([0, 0, 0, 200, 0, 0] if n % 2 else [0, 0, 0, 0, 200, 0])
+        (tmp_path / "gt").mkdir(exist_ok=True)
+        file.save(tmp_path / "gt" / f"{n}.png")
+    doubts = write_stream_for(tmp_path).doubts
+    option = {
+        "colours": "mask_colours: [[48, 112, 32], [176, 112, 32]]",
+        "trimap": "mask_values: [1, 2, 3]",
+        "palettes": "mask_colours: [[0, 200, 0], [200, 0, 0]]",
+    }[form]
+    path = tmp_path / "stream.yaml"
+    assert path.read_text().count(f"      # {option}  # unsure: ") == 2
+    assert sum("set mask_colours" in doubt or "list those that are" in doubt for doubt in doubts) == 1
+    assert not check(path).ok
+    path.write_text(path.read_text().replace(f"# {option}", option))
+    assert check(path).ok
+
+
+def test_maps_of_objects_in_colour_are_known_by_their_folder(tmp_path: Path) -> None:
+    for n in range(5):
+        pixels = np.zeros((*disc(n).shape, 3), np.uint8)
+        for k in range(1 + n % 2):
+            pixels[disc(n, 0.25 + 0.5 * k, 6)] = (50 + 40 * n, 200 * k, 90)
+        paint(tmp_path / "images" / f"{n}.png", n, pixels.any(-1))
+        save(tmp_path / "SegmentationObject" / f"{n}.png", pixels)
+    (stage,) = begun(tmp_path)[0].values()
+    assert stage["train"]["kind"] == "instances" and len(names(tmp_path, "train")) == 6
 
 
 def test_masks_that_are_all_alike_are_used_where_there_are_no_others(tmp_path: Path) -> None:
@@ -347,3 +412,31 @@ def test_from_a_download_to_predictions(tmp_path: Path, make: str, monkeypatch: 
     image = Stream.from_yaml(root / "stream.yaml").stages[0].test.file(0)  # type: ignore[attr-defined]
     everseg("predict", run, image, "--point", "24,20", "--out", tmp_path / "masks")
     assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 1
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_leaves_no_file_or_a_whole_one(tmp_path: Path) -> None:
+    root, out = layouts.kvasir(tmp_path / "set"), tmp_path / "files" / "stream.yaml"
+    write_stream_for(root, out)
+    whole = out.read_bytes()
+    code = (
+        "import sys, pathlib; from everseg.data import write_stream_for\n"
+        "root, out = map(pathlib.Path, sys.argv[1:])\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    write_stream_for(root, out)\n    out.unlink()\n"
+    )
+    rng = np.random.default_rng(0)
+    found = set()
+    for _ in range(8):
+        out.unlink(missing_ok=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(root), str(out)], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(rng.uniform(0, 0.5))
+            child.kill()
+        found.add(out.read_bytes() if out.exists() else b"")
+    assert found <= {b"", whole}
+    write_stream_for(root, out, force=True)  # What a killed process left beside does not hinder the next.
+    assert out.read_bytes() == whole

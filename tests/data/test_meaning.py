@@ -151,6 +151,66 @@ def test_black_of_a_palette_in_colour_is_background_and_nothing_else(tmp_path: P
     assert np.array_equal(settled(files, mask_rule(values=[1])).mask(files[0]), TRUTHS[0])
 
 
+def test_every_index_that_looks_like_the_background_is_background(tmp_path: Path) -> None:
+    def repeated(n: int, mask: Bools) -> Image.Image:
+        return with_palette(
+            np.where(mask, 1, np.where(disc(8, 4), 2 + n, 0)), [0, 0, 0, 255, 0, 0] + [0] * 12
+        )
+
+    files = written(tmp_path, repeated)
+    for chosen in (files, files[:1]):  # The others are held to it, with indices that were not looked at.
+        meaning = settled(chosen, mask_rule())
+        for file, truth in zip(files, TRUTHS, strict=True):
+            assert np.array_equal(meaning.mask(file), truth & ~disc(8, 4))
+
+
+def test_black_at_another_index_than_0_has_to_be_said(tmp_path: Path) -> None:
+    files = written(tmp_path, lambda n, m: with_palette(np.where(m, 9, 5), [0] * 27 + [255, 0, 0]))
+    with pytest.raises(UserError, match=r"palette indices 5 \(0, 0, 0\).*mask_values: \[5, 9\]"):
+        settled(files, mask_rule())
+
+
+@pytest.mark.parametrize("dark", [(32, 0, 0), (7, 0, 0)])
+def test_dark_colours_are_objects(tmp_path: Path, dark: tuple[int, int, int]) -> None:
+    def coloured(n: int, mask: Bools, beside: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
+        pixels = np.zeros((*mask.shape, 3), np.uint8)
+        pixels[disc(8, 6)], pixels[mask] = beside, dark
+        return Image.fromarray(pixels)
+
+    files = written(tmp_path, coloured)
+    assert np.array_equal(settled(files, mask_rule()).mask(files[0]), TRUTHS[0])
+    files = written(tmp_path, lambda n, m: coloured(n, m, (128, 0, 0)))
+    with pytest.raises(UserError, match=rf"#{dark[0]:02x}0000 .*mask_colours: \[\[{dark[0]}, 0, 0\], \[128"):
+        settled(files, mask_rule())
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp", "png"])
+def test_strong_compression_leaves_two_values(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    files = [folder / f"im{n}.{ending}" for n in range(4)]
+    for file, truth in zip(files, TRUTHS, strict=True):
+        lossy = file.with_suffix(".jpg") if ending == "png" else file
+        grey(truth).save(lossy, quality=20)
+        if ending == "png":
+            Image.open(lossy).save(file)
+    meaning = settled(files, mask_rule())
+    for file, truth in zip(files, TRUTHS, strict=True):
+        assert (meaning.mask(file) != truth).mean() < 0.03
+
+
+def test_a_dark_red_jpeg_is_one_colour(tmp_path: Path) -> None:
+    def dark_red(n: int, mask: Bools) -> Image.Image:
+        pixels = np.zeros((*mask.shape, 3), np.uint8)
+        pixels[mask] = (128, 0, 0)
+        return Image.fromarray(pixels)
+
+    files = written(tmp_path, dark_red, "jpg")
+    meaning = settled(files, mask_rule())
+    for file, truth in zip(files, TRUTHS, strict=True):
+        assert (meaning.mask(file) != truth).mean() < 0.03
+
+
 def test_files_that_were_not_looked_at_are_held_to_the_meaning(tmp_path: Path) -> None:
     tmp_path.joinpath("m").mkdir()
     files = [tmp_path / "m" / f"im{n:03d}.png" for n in range(3 * ALL)]

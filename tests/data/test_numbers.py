@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from everseg.data import InstancesReader
+from everseg.data import InstancesReader, check
 from everseg.data.classes.presence import occurring
 from everseg.data.classes.voc_colours import VOC_COLOURS, VOC_TABLE
 from everseg.data.numbers import read_labels, table_of
@@ -40,8 +40,11 @@ def test_a_colour_without_a_number_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
-def test_maps_that_were_saved_or_resized_with_loss_are_refused(tmp_path: Path, ending: str) -> None:
-    image = Image.fromarray(NUMBERS * np.uint8(40))
+@pytest.mark.parametrize("form", ["grey", "colours"])
+def test_maps_that_were_saved_or_resized_with_loss_are_refused(
+    tmp_path: Path, ending: str, form: str
+) -> None:
+    image = Image.fromarray(NUMBERS * np.uint8(40)) if form == "grey" else FORMS["colours"]
     if ending == "png":
         image = image.resize((30, 20), Image.Resampling.BILINEAR).resize((60, 40), Image.Resampling.BILINEAR)
     (tmp_path / "images").mkdir()
@@ -82,3 +85,24 @@ def test_each_colour_of_an_instance_map_is_an_object(
     assert [sample.name for sample in reader] == [f"m.png#{number}" for number in sorted(numbers)]
     for number, sample in zip(sorted(numbers), reader, strict=True):
         assert np.array_equal(sample.masks[0].numpy(), numbers[number] == NUMBERS)
+
+
+def test_maps_that_are_masks_or_number_their_background_are_doubted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("masks", "ground"):
+        for n in range(2):
+            for name, pixels in {
+                "images": rng.integers(0, 256, (40, 60, 3), np.uint8),
+                "instances": np.where(NUMBERS > 0, 255, 0) if split == "masks" else (NUMBERS + 1) % 6,
+            }.items():
+                (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / name / f"{n}.png")
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        "stages: [{name: a, train: {kind: instances, path: masks}, test: {kind: instances, path: ground}}]"
+    )
+    masks, ground = check(path).findings
+    assert masks.split == "train" and "no map has a number but 255" in masks.what
+    assert (
+        ground.split == "test" and "the object is all around the rest, and not in the others" in ground.what
+    )

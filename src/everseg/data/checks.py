@@ -12,10 +12,11 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everseg.data.described import Described, described
 from everseg.data.images import orientation
-from everseg.data.names import twice
+from everseg.data.names import some, twice
 from everseg.data.stream import Stream, open_leniently
 from everseg.data.views import Severity, View, view_of
 from everseg.errors import UserError, printable
@@ -153,6 +154,7 @@ class _Split:
     off_mask: list[tuple[str, int]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
     turned: list[str] = field(default_factory=list)
+    around: list[str] = field(default_factory=list)  # image files whose object is all around the rest
     names: list[str] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
     faulty: bool = False
@@ -219,6 +221,7 @@ def check(stream: Stream | str | Path) -> Report:
             findings += [split.finding("warning", "", doubt) for doubt in doubts]
         if split.name == "train":  # A test split may be too small to show everything.
             findings += [split.finding("warning", "", doubt) for doubt in split.samples.doubts()]
+        findings += _inverted(split)
         findings += _duplicates(split)
         findings += _wrong_classes(split)
         if split.samples.names() is None and view.scored_by_name:  # Else they were compared before.
@@ -239,11 +242,12 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         except UserError as error:
             yield split.finding("error", file, str(error))
             continue
-        split.names.append(sample.name)
         split.labels |= view.labels(sample)
         masks = view.foreground(sample)
         split.sizes.append((masks.shape[1], masks.shape[2]))
         split.shares.append(float(masks.mean()))
+        if len(masks) == 1 and _is_around(masks[0]):
+            split.around.append(file)
         split.prompts.add(view.prompts(split.samples, sample))
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()
@@ -281,14 +285,32 @@ def _may_be_turned(samples: Described[Any], index: int, square: bool) -> bool:
 def _turned(split: _Split) -> Iterator[Finding]:
     if not split.turned:
         return
-    count = len(split.turned)
-    names = ", ".join(Path(file).name for file in split.turned[:3])
-    more = f" and {count - 3} more" if count > 3 else ""
+    names = some(Path(file).name for file in split.turned)
     yield split.finding(
         "warning",
         split.turned[0],
-        f"{count} images are turned by their EXIF orientation and their masks are not ({names}{more}); see "
-        "in the contact sheet (--sheet) whether the masks lie on the objects; if not, turn the masks, too",
+        f"{len(split.turned)} images are turned by their EXIF orientation and their masks are not ({names}); "
+        "see in the contact sheet (--sheet) whether the masks lie on the objects; if not, turn the masks, "
+        "too",
+    )
+
+
+def _is_around(mask: NDArray[np.bool_]) -> bool:
+    """Whether the object covers most of the image and its whole border, but not everything."""
+    border = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    return bool(0.5 <= mask.mean() < 1) and all(side.all() for side in border)
+
+
+def _inverted(split: _Split) -> Iterator[Finding]:
+    """A few masks that are the reverse of the others; whether all are is told by their mean share."""
+    if split.classes or not 0 < len(split.around) <= len(split.shares) // 2:
+        return
+    yield split.finding(
+        "warning",
+        split.around[0],
+        f"in {len(split.around)} of {len(split.shares)} masks the object is all around the rest, and not in "
+        f"the others ({some(Path(file).name for file in split.around)}); if it is the background, correct "
+        "these masks or maps",
     )
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from everseg.data.globs import ID
-from everseg.data.layout import SUFFIXES, Group, Look, look, scan, split_of
+from everseg.data.images import open_image, read_file
+from everseg.data.layout import SUFFIXES, Group, Look, look, scan, split_of, words
+from everseg.data.masks import mask_rule
+from everseg.data.meaning import Unsettled, settled
 from everseg.data.names import some
 from everseg.data.pairing import pair_files
 from everseg.data.proposal import DataSet, boundary, common_folder, data_sets, groups_in
@@ -28,12 +31,16 @@ Options = dict[str, Any]
 
 @dataclass
 class StageProposal:
-    """A stage, what was found for it, and what may be wrong with it."""
+    """A stage, what was found for it, and what may be wrong with it.
+
+    unsettled: by split, the option to write where the masks may mean more than one thing.
+    """
 
     name: str
     splits: dict[str, Options] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    unsettled: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,12 @@ def write_stream_for(folder: str | Path, out: str | Path | None = None, force: b
         found.append(f"stage {stage.name!r}: {len(stage.train)} training and {len(stage.test)} test samples")
         found += [f"  {sentence}" for sentence in proposed[stage.name]]
     doubts = [f"stage {s.name!r}: {sentence}" for s in stages for sentence in s.doubts]
-    doubts += [f"stage {stage!r}, {split}: {sentence}" for stage, split, sentence in faults]
+    told = {(stage.name, split) for stage in stages for split in stage.unsettled}
+    doubts += [
+        f"stage {stage!r}, {split}: {sentence}"
+        for stage, split, sentence in faults
+        if (stage, split) not in told
+    ]
     return Proposal(path, tuple(found), tuple(printable(d) for d in (*doubts, *remarks)))
 
 
@@ -109,6 +121,12 @@ def _nothing(root: Path, groups: Sequence[Group]) -> str:
     if not count:
         kinds = ", ".join(sorted(ending[1:] for ending in SUFFIXES))
         return f"{root} holds no images ({kinds}); give the folder that holds the images and masks"
+    for group in groups:
+        if not group.looks:
+            try:
+                open_image(read_file(group.files[0]), group.files[0])
+            except UserError as error:
+                return str(error)
     return (
         f"{root} holds {count} images ({some(str(group) for group in groups)}), and none of them seem to be "
         "masks of others; write the stream file by hand, as docs/data.md shows"
@@ -160,6 +178,8 @@ def _stage(root: Path, name: str, by_split: dict[str, DataSet]) -> StageProposal
         return stage
     whole = train or test or by_split["val"]
     options = _options(whole, root, stage, "all")
+    if option := stage.unsettled.pop("all", ""):
+        stage.unsettled = {"train": option, "test": option}
     names = _names(root, options)
     if parts := _named_splits(names):
         stage.found.append("the files' names say what to train and to test on")
@@ -218,7 +238,7 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
     """What the stream file says of images and masks, and sentences on them for the stage."""
     image, mask = (pair.affixes.image, pair.affixes.mask) if pair.affixes else (None, None)
     shown = [_pattern(pair.images, (), image), _pattern(pair.masks, (), mask, pair.several)]
-    said, meaning = _meaning(pair, stage, shown[1])
+    said, meaning = _meaning(pair, stage, split, shown[1])
     base = common_folder(pair)
     default = "instances" if meaning.get("kind") == "instances" else "masks"
     options: Options = {"path": "/".join(base) or "."}
@@ -280,35 +300,22 @@ def _sizes_differ(pair: DataSet) -> bool:
     return False
 
 
-def _meaning(pair: DataSet, stage: StageProposal, shown: str) -> tuple[str, Options]:
-    """Which values of the masks are the object, as far as a few of them tell: in words and as options."""
+def _meaning(pair: DataSet, stage: StageProposal, split: str, shown: str) -> tuple[str, Options]:
+    """What the masks mean, as `data check` will say it of the split: in words and as options."""
     looks = pair.masks.looks
-    objects = sorted({value for seen in looks for value in seen.values if value})
-    place = f"masks {shown}"
-    if any(seen.colour for seen in looks):
+    named = bool({"instance", "instances", "object"} & set(words(shown)))
+    if not pair.several and (_numbered(looks, named) or (named and any(seen.colour for seen in looks))):
         stage.doubts.append(
-            f"{place} are in colour; see whether `everseg data check` counts the right object"
+            f"the values of {shown} are taken as numbers of objects; if they are classes, write a stream of "
+            "classes (docs/data.md)"
         )
-    elif not pair.masks.labels:
-        stage.doubts.append(f"{place} have many grey values; values above 127 are taken as object")
-    elif objects in ([1], [255], []):
-        return f" (object = {objects[0] if objects else 'nothing'} in the {len(looks)} looked at)", {}
-    elif objects == [1, 255]:
-        stage.doubts.append(f"{place} have the values 1 and 255 beside 0; either may be the object, or void")
-    elif not pair.several and _numbered(looks, "instance" in shown.lower()):
-        return f" (they number up to {max(objects)} objects)", {"kind": "instances", "instances": "each"}
-    elif len(objects) > 20:
-        stage.doubts.append(f"{place} have {len(objects)} values beside 0; say by mask_values what they mean")
-    else:
-        if len(objects) > 1 and 255 in objects and max(o for o in objects if o != 255) < 64:
-            objects.remove(255)  # void
-        if len(objects) > 1:
-            stage.doubts.append(
-                f"{place} have the values {objects} beside 0, which all count as one object; keep in "
-                "mask_values what is the object, or write a stream of classes (docs/data.md)"
-            )
-        return f" (object = {objects} in the {len(looks)} looked at)", {"mask_values": objects}
-    return "", {}
+        return ": numbers of objects", {"kind": "instances", "instances": "each"}
+    try:
+        return f": {settled(pair.masks.files, mask_rule()).words}", {}
+    except Unsettled as error:
+        stage.doubts.append(str(error))
+        stage.unsettled[split] = error.option
+        return "", {}
 
 
 def _numbered(looks: Iterable[Look], named: bool) -> bool:
@@ -360,13 +367,16 @@ def stream_text(stages: Sequence[StageProposal], name: str, root: str, remarks: 
             lines += [
                 f"      {key}: {_yaml(value)}{_COMMENTS.get(key, '')}" for key, value in options.items()
             ]
+            if split in stage.unsettled:
+                lines.append(
+                    f"      # {stage.unsettled[split]}  # unsure: keep what is the object, and take off the #"
+                )
     return "\n".join(lines) + "\n"
 
 
 _COMMENTS = {
     "part": "  # these of the images, sorted by name",
     "instances": "  # or merged: all of an image are one object",
-    "mask_values": "  # the values that are the object",
 }
 
 

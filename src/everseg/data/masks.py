@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from everseg.data.levels import Levels, distinct
-from everseg.data.raster import Colour, Form, Raster, packed, read_raster, unpacked
+from everseg.data.raster import (
+    Colour,
+    Form,
+    Raster,
+    alike,
+    channels_of,
+    in_steps,
+    packed,
+    read_raster,
+    unpacked,
+)
 from everseg.errors import UserError
 from everseg.types import VOID
 
@@ -32,6 +42,10 @@ BORDER = (224, 224, 192)
 
 _JPEG = 32
 """By how much a channel of a colour in a JPEG may differ from the colour that was meant."""
+
+
+_STRAY = 2
+"""By how much areas of a grey mask with soft borders may differ from black and white, as after JPEG."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +169,19 @@ class Meaning:
         return f"{self.rule}, shown greys" if self.redrawn else str(self.rule)
 
     def __str__(self) -> str:
+        return self.words + (
+            f" ({self.files} {self.unit}{'' if self.files == 1 else 's'})" if self.files else ""
+        )
+
+    @property
+    def words(self) -> str:
+        """What the masks mean, without their number."""
         if not self.files:
             return "no mask can be read"
-        count = f" ({self.files} {self.unit}{'' if self.files == 1 else 's'})"
         if not self.rule.open:
-            return f"{self.rule}{count}"
+            return str(self.rule)
         if not self.object:
-            return f"no object in any mask{count}"
+            return "no object in any mask"
         void = [v for v in (*self.rule.void, *([VOID] if self._void_index else [])) if v in self.drawn]
         drawn = "/".join(self.shown(v) for v in self.drawn)
         which = ", ".join(self.shown(v) for v in self.object)
@@ -169,10 +189,8 @@ class Meaning:
             which = f"above {self.cut}" if self.form == "grey" else f"nearest to {which}"
         what = {"grey": "", "palette": "palette indices ", "colour": "colours "}[self.form]
         soft = " with soft borders" if self.soft else ""
-        return (
-            f"{what}{drawn}{soft}, object {'' if self.soft else '= '}{which}"
-            + (f", void = {', '.join(map(str, void))}" if void else "")
-            + count
+        return f"{what}{drawn}{soft}, object {'' if self.soft else '= '}{which}" + (
+            f", void = {', '.join(map(str, void))}" if void else ""
         )
 
     @property
@@ -254,25 +272,29 @@ class Meaning:
             strange = [v for v in Levels.of(values).drawn if v not in self.drawn]
             if self.form == "palette":  # A class that no mask had that was looked at.
                 strange = []
+            if self.form == "colour" and raster.lossy:
+                strange = [v for v in strange if not any(alike(v, drawn) for drawn in self.drawn)]
+            if self.form == "grey" and self.soft:
+                strange = [v for v in strange if min(abs(v - drawn) for drawn in self.drawn) > _STRAY]
             if strange and self.drawn:
                 raise UserError(
                     f"{path} has the value {self.shown(strange[0])}, where the masks of this split are "
                     f"{self}; correct the file, or say what the object is by mask_values or mask_colours"
                 )
         if self.form == "palette":
-            return np.asarray(
-                (values != 0) & (values != VOID) if self._by_index else np.isin(values, self.object)
-            )
+            return np.isin(values, [v for v in distinct(values).tolist() if self._is_object(v, raster)])
         if self.form == "colour" and soft:
             return _nearest(values, self.drawn, self.object)
         if self.form == "colour" or not self.object:
             return np.isin(values, self.object)
         return np.asarray(values > self.cut)
 
-    @property
-    def _by_index(self) -> bool:
-        """Whether every index but 0 and 255 is object."""
-        return not {0, VOID} & set(self.object)
+    def _is_object(self, index: int, raster: Raster) -> bool:
+        """Whether a palette index is object, if need be one that no mask had that was looked at."""
+        if index in self.drawn or {0, VOID} & set(self.object):
+            return index in self.object
+        like_ground = len(set(self.palette.values())) > 1 and raster.colour(index) == self.palette.get(0)
+        return index not in (0, VOID) and not like_ground
 
     def _values(self, raster: Raster, path: Path | str) -> NDArray[np.integer]:
         """A file's values in the form of the split.
@@ -297,7 +319,7 @@ class Meaning:
         ):
             return _shown(raster)
         if self.form == "grey" and raster.form == "grey":
-            return whole(raster.values)
+            return in_steps(raster)
         if self.form == "colour" and raster.form == "grey":
             return packed(np.repeat(np.asarray(raster.values, np.uint8)[..., None], 3, axis=-1))
         if self.form == "colour" and raster.form == "colour":
@@ -307,22 +329,6 @@ class Meaning:
             f"{path} is {forms[raster.form]}, where the masks of this split are {forms[self.form]}; save all "
             "in one form, or set mask_colours"
         )
-
-
-def whole(values: NDArray[np.generic]) -> NDArray[np.integer]:
-    """Values as whole numbers: floats within 0..1 are multiplied by 255."""
-    if values.dtype.kind != "f":
-        return values  # type: ignore[return-value]
-    floats = values.astype(np.float64)
-    return np.rint(floats * 255 if 0 < floats.max() <= 1 else floats).astype(np.int64)
-
-
-def in_steps(raster: Raster) -> NDArray[np.integer]:
-    """Values of a raster in colour; in a lossy format each channel in steps of 51, so that equal areas have
-    equal values again."""
-    if not raster.lossy:
-        return raster.values.astype(np.int64)
-    return packed((np.rint(_channels(raster.values) / 51) * 51).astype(np.uint8))
 
 
 def _scaled(values: NDArray[np.generic]) -> NDArray[Any]:
@@ -361,21 +367,16 @@ def _of_colours(raster: Raster, colours: Sequence[Colour]) -> NDArray[np.bool_]:
     numbers = [int(packed(np.array(colour, np.uint8))) for colour in colours]
     if not raster.lossy:
         return np.isin(values, numbers)
-    channels = _channels(values)
+    channels = channels_of(values)
     near = [(np.abs(channels - np.array(c)) <= _JPEG).all(axis=-1) for c in colours]
     return np.any(near, axis=0)
 
 
 def _nearest(values: NDArray[np.integer], drawn: Sequence[int], chosen: Sequence[int]) -> NDArray[np.bool_]:
     """(H, W): whether the drawn colour that is nearest to a pixel's is one of the chosen."""
-    channels = _channels(values)
+    channels = channels_of(values)
     distances = [((channels - np.array(unpacked(v))) ** 2).sum(axis=-1) for v in drawn]
     return np.isin(np.array(drawn)[np.argmin(distances, axis=0)], chosen)
-
-
-def _channels(values: NDArray[Any]) -> NDArray[np.int64]:
-    wide = values.astype(np.int64)
-    return np.stack([wide & 255, wide >> 8 & 255, wide >> 16 & 255], axis=-1)
 
 
 def largest_part(labels: NDArray[np.int32]) -> NDArray[np.bool_]:

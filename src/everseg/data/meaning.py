@@ -21,8 +21,18 @@ from PIL import Image
 
 from everseg.data.kept import kept_in, key_of
 from everseg.data.levels import Levels
-from everseg.data.masks import BORDER, MaskRule, Meaning, in_steps, whole
-from everseg.data.raster import Colour, Form, Raster, packed, read_raster, unpacked
+from everseg.data.masks import BORDER, MaskRule, Meaning
+from everseg.data.raster import (
+    Colour,
+    Form,
+    Raster,
+    alike,
+    in_steps,
+    near_white,
+    packed,
+    read_raster,
+    unpacked,
+)
 from everseg.data.samples import take_evenly
 from everseg.errors import UserError
 from everseg.files import read_json, write_json
@@ -30,7 +40,7 @@ from everseg.types import VOID
 
 T = TypeVar("T")
 
-_RULES = "meaning-1"
+_RULES = "meaning-2"
 """Names the rules of this file: part of every key."""
 
 ALL = 24
@@ -41,8 +51,19 @@ MOST = 48
 EACH = 3
 """At least so many of every kind of file: mode and palette."""
 
+_MANY = 16
+"""More values than these are not numbers of something that somebody drew, but greys."""
+
 _DARK = 48
 """Sum of the channels below which a colour counts as black, the background of palettes."""
+
+
+class Unsettled(UserError):
+    """Masks may mean more than one thing. option: what settles it, as a line of a stream file."""
+
+    def __init__(self, sentence: str, option: str) -> None:
+        super().__init__(sentence)
+        self.option = option
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,7 @@ class _Look:
     form: Form
     levels: Levels
     colours: Mapping[int, Colour]
+    lossy: bool = False
 
 
 def read_mask(path: Path, rule: MaskRule) -> NDArray[np.bool_]:
@@ -72,7 +94,7 @@ def settled(files: Sequence[Path], rule: MaskRule, read: Callable[[Path], Raster
     - Anything else has to be said by the person.
 
     Raises:
-        UserError: the files disagree or more than one value could be the object; with the values, their
+        Unsettled: the files disagree or more than one value could be the object; with the values, their
             shares, and the option that settles it.
     """
     if not rule.open or not files:
@@ -137,8 +159,8 @@ def _sample(files: Sequence[Path]) -> list[Path]:
         kinds[_header(path)].append(path)
     count = _count(len(files))
     chosen = {files[i * len(files) // count] for i in range(count)}
-    for alike in list(kinds.values())[:MOST]:
-        chosen.update(alike[:EACH])
+    for same in list(kinds.values())[:MOST]:
+        chosen.update(same[:EACH])
     return sorted(chosen)
 
 
@@ -165,8 +187,9 @@ def _looks(masks: Sequence[T], read: Callable[[T], Raster], name: Callable[[T], 
     for mask in masks:
         with suppress(UserError):
             raster = read(mask)
-            levels = Levels.of(in_steps(raster) if raster.form == "colour" else whole(raster.values))
-            looks.append(_Look(name(mask), raster.form, levels, {v: raster.colour(v) for v in levels.pixels}))
+            levels = Levels.of(in_steps(raster))
+            colours = {v: raster.colour(v) for v in levels.pixels}
+            looks.append(_Look(name(mask), raster.form, levels, colours, raster.lossy))
     return looks
 
 
@@ -206,7 +229,12 @@ def _as_grey(look: _Look) -> _Look:
 def _by_grey(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(look.levels for look in looks)
     drawn = levels.drawn
-    meaning = Meaning(rule, "grey", drawn, soft=len(levels.pixels) > len(drawn))
+    bright = [v for v in drawn if v <= 255 and near_white(v)]
+    if len(levels.pixels) > _MANY and bright:  # A JPEG that was saved again as PNG.
+        white = max(bright, key=lambda v: levels.pixels[v])
+        drawn = tuple(v for v in drawn if v == white or v not in bright)
+    soft = len(levels.pixels) > len(drawn) or any(look.lossy for look in looks)
+    meaning = Meaning(rule, "grey", drawn, soft=soft)
     left = [v for v in drawn if v not in rule.void]
     dark = left[0] == 0 or (left[0] < 16 and left[-1] > 239) if left else False
     match left:
@@ -223,9 +251,10 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     strange = next((look for look in looks if look.form != "palette"), None)
     if strange is not None:
         other = next(look for look in looks if look.form == "palette")
-        raise UserError(
+        raise Unsettled(
             f"{other.path} is a mask with a palette in colour and {strange.path} is one without; save all "
-            "masks of a split in one form, or set mask_colours"
+            "masks of a split in one form, or set mask_colours",
+            _all_colours(looks),
         )
     palette: dict[int, Colour] = {}
     of_colour: dict[Colour, int] = {}
@@ -233,19 +262,22 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     for look in looks:
         for index, colour in look.colours.items():
             if palette.setdefault(index, colour) != colour:
-                raise UserError(
+                raise Unsettled(
                     f"masks disagree on what their values mean: palette index {index} is "
                     f"{palette[index]} in {first[index]} and {colour} in {look.path}; save all masks with "
-                    "one palette, or set mask_colours to the colours of the object"
+                    "one palette, or set mask_colours to the colours of the object",
+                    _all_colours(looks),
                 )
             of_colour.setdefault(colour, index)
             first.setdefault(index, look.path)
     levels = Levels.together(look.levels for look in looks)
     used = tuple(sorted(palette))
     meaning = Meaning(rule, "palette", used, palette=palette)
-    rest = [v for v in used if v != 0 and v not in rule.void]
-    if 0 in palette and sum(palette[0]) >= _DARK and len(of_colour) > 1:
+    ground = palette.get(0)
+    if len(of_colour) > 1 and (sum(ground) >= _DARK if ground else any(sum(c) < _DARK for c in of_colour)):
         raise _ambiguous(looks, meaning, levels, used, "mask_values")
+    # Programs repeat a colour under several indices; all that look like the background are background.
+    rest = [v for v in used if v not in (0, *rule.void) and (palette[v] != ground or len(of_colour) == 1)]
     void = [VOID] if VOID in rest and (len(rest) > 1 or palette[VOID] == BORDER) else []
     return replace(meaning, object=tuple(v for v in rest if v not in void))
 
@@ -253,8 +285,15 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
 def _by_colour(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(_as_colour(look) for look in looks)
     drawn = levels.drawn if len(levels.pixels) > 8 else tuple(sorted(levels.pixels))
+    if any(look.lossy for look in looks):
+        often = sorted(drawn, key=lambda v: -levels.pixels[v])
+        drawn = tuple(sorted(v for i, v in enumerate(often) if not any(alike(v, u) for u in often[:i])))
     meaning = Meaning(rule, "colour", drawn, soft=len(levels.pixels) > len(drawn))
-    black = [v for v in drawn if sum(unpacked(v)) < _DARK]
+    # The colours of some classes are as dark as (32, 0, 0), in VOC's palette and in those of simulators. What
+    # JPEG leaves on black is darker.
+    black = [v for v in drawn if sum(unpacked(v)) < (_DARK // 2 if meaning.soft else 1)]
+    if not black and sum(unpacked(drawn[0])) < _DARK:
+        black = [drawn[0]]
     left = [v for v in drawn if v not in black]
     if len(left) > 1 or (left and not black and len(looks) > 1):
         raise _ambiguous(looks, meaning, levels, left, "mask_colours")
@@ -273,7 +312,7 @@ def _as_colour(look: _Look) -> Levels:
 
 def _ambiguous(
     looks: Sequence[_Look], meaning: Meaning, levels: Levels, could_be: Sequence[int], option: str
-) -> UserError:
+) -> Unsettled:
     """What was found, how much of each, in how many files, and what settles it."""
     black = {0} if meaning.form != "palette" else set()
     having = {v: [look for look in looks if v in _values(look, meaning.form)] for v in meaning.drawn}
@@ -289,10 +328,17 @@ def _ambiguous(
     rare = min(meaning.drawn, key=lambda v: len(having[v]))
     example = having[rare][0].path if having[rare] else looks[0].path
     soft = ", or set mask_threshold: 127 if only borders are grey" if meaning.soft else ""
-    return UserError(
+    return Unsettled(
         f"masks such as {example} hold the {what} {', '.join(found)}{more}, and more than one could be the "
-        f"object; list those that are, as in {option}: [{way}]{soft}"
+        f"object; list those that are, as in {option}: [{way}]{soft}",
+        f"{option}: [{way}]",
     )
+
+
+def _all_colours(looks: Sequence[_Look]) -> str:
+    """The option that names every colour but black as the object."""
+    colours = sorted({colour for look in looks for colour in look.colours.values() if any(colour)})
+    return f"mask_colours: [{', '.join(str(list(colour)) for colour in colours[:6])}]"
 
 
 def _values(look: _Look, form: Form) -> set[int]:

@@ -85,19 +85,29 @@ def refuse_blurred(raster: Raster, path: Path) -> None:
     Raises:
         UserError: most numbers of the map have no area anywhere; or any, in a lossy format.
     """
-    if raster.form == "colour" and not raster.lossy:
-        return
     levels = Levels.of(np.asarray(raster.values, np.int64))
-    blurred = [v for v in levels.pixels if not levels.inside[v] and (raster.lossy or levels.between[v])]
+    # Colours as numbers are in no order, so that nothing is between two of them; those of blur are rare.
+    in_order = raster.form != "colour"
+    blurred = [
+        v
+        for v, count in levels.pixels.items()
+        if not levels.inside[v] and (raster.lossy or (levels.between[v] if in_order else count <= _RARE))
+    ]
     drawn = len(levels.pixels) - len(blurred)
     # Small objects have no inside either, but a map does not consist of them.
     if len(blurred) > (0 if raster.lossy else max(2, drawn)):
         why = "saved as JPEG or in another lossy format" if raster.lossy else "resized smoothly"
+        what = "numbers" if in_order else "colours"
+        examples = ", ".join(map(str, blurred[:3])) if in_order else _some(np.array(blurred[:3]))
         raise UserError(
-            f"{path} has {len(levels.pixels)} numbers, and {len(blurred)} of them (such as "
-            f"{', '.join(map(str, blurred[:3]))}) occur only along the borders of others, as in a map that "
-            f"was {why}; make it again as png, resized with the nearest neighbour"
+            f"{path} has {len(levels.pixels)} {what}, and {len(blurred)} of them (such as {examples}) occur "
+            f"only along the borders of others, as in a map that was {why}; make it again as png, resized "
+            "with the nearest neighbour"
         )
+
+
+_RARE = 8
+"""Pixels of a colour that blur has made, in one map."""
 
 
 def _some(values: NDArray[np.generic]) -> str:

@@ -173,14 +173,19 @@ def _colour(pair: DataSet) -> tuple[int, bool, int]:
 def _place(pair: DataSet) -> None:
     """Note the split and the home of a data set by the folders of its images."""
     pair.split = split_of(pair.images.folder)
+    pair.home = home_of(pair.images.folder)
+
+
+def home_of(folder: Sequence[str]) -> tuple[str, ...]:
+    """What the parts of a path say about which data set this is, without the words for splits and images."""
     names = {name for split in SPLITS.values() for name in split} | _GENERIC
     home = []
-    for part in pair.images.folder:
+    for part in folder:
         rest = WORD.sub(lambda word: "" if word[0].lower() in names else word[0], part)
         rest = re.sub(r"([\W_])[\W_]+", r"\1", rest).strip("_-. ")
         if part not in (ID, "*") and rest:
             home.append(rest)
-    pair.home = tuple(home)
+    return tuple(home)
 
 
 def _merged(found: Sequence[DataSet]) -> list[DataSet]:

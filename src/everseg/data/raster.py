@@ -6,6 +6,7 @@ What the values mean is decided elsewhere and for all files of a split at once: 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,13 @@ Colour = tuple[int, int, int]
 
 
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+
+
+_STEP = 51
+"""To a multiple of which the channels of colours in a JPEG are rounded."""
+
+_NEAR = 12
+"""By how much black and white may differ from 0 and 255 in a JPEG of a grey mask."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,18 @@ def raster_of(values: NDArray[Any], what: Path | str) -> Raster:
     return Raster(values.astype(np.uint8) if values.dtype == bool else values, "grey")
 
 
+def palette_of(path: Path) -> dict[int, Colour]:
+    """The colours of a file's palette from its header; nothing where it has none or is no image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                colours = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+    except Exception:  # Pillow raises errors of a dozen types; a damaged image is a sentence when decoded.
+        return {}
+    return dict(enumerate(map(_triple, np.array(colours or [], np.uint8).reshape(-1, 3))))
+
+
 def packed(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Colours (..., 3) as one number each, R + 256 G + 65536 B, the numbering of COCO's panoptic maps."""
     wide = rgb.astype(np.int32)
@@ -123,6 +143,44 @@ def packed(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
 def unpacked(number: int) -> Colour:
     """The colour that `packed` made this number of."""
     return number & 255, number >> 8 & 255, number >> 16 & 255
+
+
+def channels_of(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The channels (..., 3) of colours that are packed as numbers."""
+    wide = values.astype(np.int64)
+    return np.stack([wide & 255, wide >> 8 & 255, wide >> 16 & 255], axis=-1)
+
+
+def whole(values: NDArray[np.generic]) -> NDArray[np.integer]:
+    """Values as whole numbers: floats within 0..1 are multiplied by 255."""
+    if values.dtype.kind != "f":
+        return values  # type: ignore[return-value]
+    floats = values.astype(np.float64)
+    return np.rint(floats * 255 if 0 < floats.max() <= 1 else floats).astype(np.int64)
+
+
+def in_steps(raster: Raster) -> NDArray[np.integer]:
+    """Values of a raster as whole numbers; in a lossy format so that equal areas have equal values again:
+    channels of colours in steps of 51, and greys near 0 and 255 as these.
+    """
+    if raster.form == "colour":
+        if not raster.lossy:
+            return raster.values.astype(np.int64)
+        return packed((np.rint(channels_of(raster.values) / _STEP) * _STEP).astype(np.uint8))
+    values = whole(raster.values)
+    if not raster.lossy or values.dtype != np.uint8 or values.max(initial=0) < 128:
+        return values
+    return np.where(values < _NEAR, 0, np.where(near_white(values), 255, values)).astype(np.uint8)
+
+
+def near_white(value: Any) -> Any:
+    """Whether 8-bit greys may have been 255 before a JPEG was made of them."""
+    return value > 255 - _NEAR
+
+
+def alike(one: int, other: int) -> bool:
+    """Whether two colours of a lossy file may be the same, rounded up and down by `in_steps`."""
+    return all(abs(a - b) <= _STEP for a, b in zip(unpacked(one), unpacked(other), strict=True))
 
 
 def _triple(row: NDArray[np.uint8]) -> Colour:

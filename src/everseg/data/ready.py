@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from everseg.data.layout import Group, split_of
-from everseg.data.proposal import shared
+from everseg.data.proposal import home_of, shared
 
 Ready = tuple[str, dict[str, dict[str, Any]], list[Group], list[str]]
 """A name, the options of its splits, the groups that belong to it, and what is unsure."""
@@ -59,13 +59,14 @@ def coco_splits(root: Path, groups: Sequence[Group], jsons: Sequence[Path]) -> I
             "annotations": file.relative_to(root).as_posix(),
             "instances": "each",
         }
-        home = "-".join(beside[: shared(place.folder, beside)])
+        home = "-".join(home_of(beside[: shared(place.folder, beside)]))
         found.setdefault(home, []).append((split_of((*place.folder, file.stem)), options, place))
     for home, members in found.items():
         by_split: dict[str, dict[str, Any]] = {}
-        for split, options, _ in members:
-            by_split.setdefault(split or "train", options)
         doubts = []
+        for split, options, _ in members:
+            if by_split.setdefault(split or "train", options) is not options:
+                doubts.append(f"{options['annotations']} is not used: another file has the same split")
         train = by_split.get("train") or next(iter(by_split.values()))
         test = by_split.get("test") or by_split.get("val")
         if test is None or test is train:
@@ -75,6 +76,8 @@ def coco_splits(root: Path, groups: Sequence[Group], jsons: Sequence[Path]) -> I
                 f"no file says what to test on: the images from number {cut} on, in the order of names"
             )
             train, test = {**train, "part": [0, cut]}, {**train, "part": [cut, count]}
+        elif (val := by_split.get("val")) is not None and val not in (train, test):
+            doubts.append(f"{val['annotations']} is not used: it seems to be the validation split")
         yield home, {"train": train, "test": test}, [group for *_, group in members], doubts
 
 

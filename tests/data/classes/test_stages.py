@@ -439,3 +439,33 @@ def test_ade20k_names_its_classes(data_root: Path) -> None:
     sample = stream.stages[1].test[0]
     raw = maps[[m.name for m in maps].index(sample.name)].labels
     assert bool(((sample.labels == 1) == (raw == 1)).all())
+
+
+def test_a_map_of_void_alone_is_doubted(make_maps: Make, write_stream: Write) -> None:
+    make_maps("train", [[1]] * 24 + [[255]])
+    make_maps("test", [[1], [1]], seed=1)
+    path = write_stream("classes: [cat]\ntrain: train\ntest: test\nstages: [{name: a, classes: [cat]}]\n")
+    (doubt,) = check(path).findings
+    assert doubt.severity == "warning" and "1 of 25 class maps (" in doubt.what and "im24.png" in doubt.what
+
+
+def test_a_palette_whose_black_is_a_class_is_doubted(make_maps: Make, write_stream: Write) -> None:
+    for split in ("train", "test"):
+        for file in (make_maps(split, [[1, 2]] * 3, seed=len(split)) / "masks").glob("*.png"):
+            image = Image.fromarray(np.asarray(Image.open(file)))
+            image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 0])
+            image.save(file)
+    text = "train: train\ntest: test\nstages: [{name: a, classes: [cat]}]\n"
+    (doubt,) = check(write_stream(f"classes: [cat, dog]\n{text}")).findings
+    assert "number 2 (dog) in black and number 0 (background) in (255, 0, 0)" in doubt.what
+    assert not check(write_stream(f"classes: {{0: dog, 1: cat, 2: background}}\n{text}")).findings
+
+
+def test_lossy_maps_are_named_where_numbers_are_strange(make_maps: Make, write_stream: Write) -> None:
+    for split in ("train", "test"):
+        for file in (make_maps(split, [[1]] * 2, seed=len(split)) / "masks").glob("*.png"):
+            Image.fromarray(np.full((30, 40), 3, np.uint8)).save(file.with_suffix(".jpg"))
+            file.unlink()
+    text = "classes: [cat]\ntrain: train\ntest: test\nstages: [{name: a, classes: [cat]}]\n"
+    with pytest.raises(UserError, match=r"number 3, which is no class, and is saved in a lossy format"):
+        Stream.from_yaml(write_stream(text))

@@ -25,6 +25,7 @@ from everseg.data.images import read_file
 from everseg.data.names import sample_name
 from everseg.data.numbers import Table, colour_table
 from everseg.data.pairing import Patterns, one_each, pair_by_stem, pair_files
+from everseg.data.raster import palette_of
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.errors import UserError
@@ -262,8 +263,14 @@ class Labelled:
             number = int(strange.any(0).argmax())
             having = np.flatnonzero(strange[:, number])
             more = f" and {len(having) - 1} more" if len(having) > 1 else ""
+            file = told.truth_file(int(having[0]))
+            if Path(file).suffix.lower() in _LOSSY:
+                raise UserError(
+                    f"{file}{more} has the number {number}, which is no class, and is saved in a lossy "
+                    "format, which changes numbers; make it again as png"
+                )
             raise UserError(
-                f"{told.truth_file(int(having[0]))}{more} has the number {number}, which is no class; "
+                f"{file}{more} has the number {number}, which is no class; "
                 f"name it under classes:, as in {number}: cat, {number}: background or {number}: void"
             )
         return cls(samples, present, legend)
@@ -281,12 +288,31 @@ class Labelled:
         """What seems wrong with all of them, as sentences."""
         *others, last = self.legend.names
         occurs = np.asarray(self.present.any(axis=0))
-        if not self.legend.given or occurs[last] or not occurs[[0, *others]].all():
-            return []
-        return [
-            f"no class map has the number {last} ({self.legend.names[last]}), and all smaller ones from 0 on "
-            "occur; if the first class is 0, write classes: {0: ..., 1: ...}, else take the name off the list"
-        ]
+        told = described(self.samples)
+        found = []
+        if self.legend.given and not occurs[last] and occurs[[0, *others]].all():
+            found.append(
+                f"no class map has the number {last} ({self.legend.names[last]}), and all smaller ones from "
+                "0 on occur; if the first class is 0, write classes: {0: ..., 1: ...}, else take the name "
+                "off the list"
+            )
+        alone = _void_alone(self.present, self.legend)
+        if self.legend.assumed_void and alone.any():
+            found.append(
+                f"{alone.sum()} of {len(alone)} class maps ({told.truth_file(int(alone.argmax()))}) have 255 "
+                "and no class, and 255 means void; if it is a class there, save these maps with its number"
+            )
+        shown = palette_of(Path(told.truth_file(0))) if len(self.samples) else {}
+        black = [n for n in self.legend.names if occurs[n] and shown.get(n) == (0, 0, 0)]
+        ground = [n for n in self.legend.background if occurs[n] and any(shown.get(n, ()))]
+        if black and ground:
+            name = self.legend.names[black[0]]
+            found.append(
+                f"the palette of {told.truth_file(0)} shows number {black[0]} ({name}) in black and number "
+                f"{ground[0]} (background) in {shown[ground[0]]}; if black is the background, say so, as in "
+                f"classes: {{{ground[0]}: cat, {black[0]}: background}}"
+            )
+        return found
 
 
 def _check_void(present: Bools, legend: Legend, told: Described[Any]) -> None:
@@ -297,7 +323,7 @@ def _check_void(present: Bools, legend: Legend, told: Described[Any]) -> None:
     """
     if not legend.assumed_void:
         return
-    alone = present[:, VOID] & ~present[:, list(legend.names)].any(axis=1)
+    alone = _void_alone(present, legend)
     if alone.sum() > _FEW * len(alone):
         raise UserError(
             f"{alone.sum()} of {len(alone)} class maps, such as {told.truth_file(int(alone.argmax()))}, have "
@@ -305,6 +331,13 @@ def _check_void(present: Bools, legend: Legend, told: Described[Any]) -> None:
             "classes: {255: polyp}; if it is void, say so, as in classes: {1: cat, 255: void}"
         )
 
+
+def _void_alone(present: Bools, legend: Legend) -> Bools:
+    """(N,): the maps that have 255 and no class."""
+    return np.asarray(present[:, VOID] & ~present[:, list(legend.names)].any(axis=1))
+
+
+_LOSSY = (".jpg", ".jpeg", ".webp", ".jp2")
 
 _FEW = 0.05
 """Share of class maps that may show void alone before it is doubted that void is meant."""

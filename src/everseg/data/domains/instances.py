@@ -89,6 +89,11 @@ class InstancesReader(Samples):
         said = f"numbers of objects, {len(entries)} samples in {maps} of {len(pairs)} files"
         prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
         super().__init__(take_evenly(entries, limit), prompted, said, decoding=decoding)
+        if instances == "each" and {entry.number for entry in entries} == {255}:
+            self.notes = (
+                "no map has a number but 255, as masks of one object have it; if they show several objects, "
+                "number these from 1",
+            )
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:
