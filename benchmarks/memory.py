@@ -52,7 +52,7 @@ def measure(folder: Path, base_name: str) -> None:
         done()
         fingerprints(stream, stream.stages[0])
         done()
-        read_ahead(stream.stages[0], 0, by_name=True)
+        read_ahead(stream.stages[0].test, "stage", 0, by_name=True)
         done()
         learning.run(stream, config, Path(out) / "run", base)
         done()

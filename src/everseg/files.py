@@ -141,14 +141,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path, *, names: bool = False) -> Any:
-    """Read JSON. names: as in `read_text`.
+def read_json(path: Path, *, names: bool = False, unique: bool = False) -> Any:
+    """Read JSON.
+
+    names: as in `read_text`.
+    unique: refuse an object that has a key twice, of which JSON readers silently take the last.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree = dict(pairs)
+        if len(tree) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in tree if keys.count(key) > 1)
+            raise UserError(f"{path} has the key {twice!r} twice; remove one")
+        return tree
+
     try:
-        return json.loads(read_text(path, names=names))
+        return json.loads(read_text(path, names=names), object_pairs_hook=once if unique else None)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:  # Also numbers of thousands of digits.

@@ -235,7 +235,7 @@ def test_predicting_a_folder_with_prompts_for_each_image(
             "b/2.png has no prompts in",
             "(99, 1) lies outside the image of 64x48 pixels",
             "bad.png is not an image",
-            "3 images: 1 predicted, 0 finished before, 2 failed",
+            "4 images: 1 predicted, 0 finished before, 2 failed, 1 without prompts; results are in",
         ),
         strict=True,
     ):
@@ -489,7 +489,7 @@ def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path)
 
     def failed(done: Done, *said: str) -> None:
         assert done.code == 3 and all(text in done.err for text in said), done
-        assert "1 images: 0 predicted, 0 finished before, 1 failed" in done.err
+        assert done.err.splitlines()[-1] == "1 image: 0 predicted, 0 finished before, 1 failed"
 
     failed(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
     failed(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from everseg.data import Stream, SyntheticDomain
+from everseg.data import Described, Stream, SyntheticDomain
 from everseg.data.synthetic.classes import SyntheticClasses
 from everseg.errors import UserError
 from everseg.files import load_state
@@ -106,10 +106,29 @@ def test_each_test_image_is_tried_once_in_a_call(micro: Any, tmp_path: Path) -> 
 
 def test_images_that_are_scored_by_name_have_names_of_their_own() -> None:
     sample = SyntheticDomain("cracks", 1, size=64)[0]
-    twice = Stage(0, "cracks", (), [sample, sample, replace(sample, name="other")])
-    read_ahead(twice, 0, by_name=False)
-    with pytest.raises(UserError, match=rf"cracks', test: the split has two samples named {sample.name}; "):
-        read_ahead(twice, 0, by_name=True)
+    twice = [sample, sample, replace(sample, name="other")]
+    read_ahead(twice, "cracks/test", 0)
+    with pytest.raises(UserError, match=rf"cracks/test: the split has two samples named {sample.name}; "):
+        read_ahead(twice, "cracks/test", 0, by_name=True)
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_fault_in_validation_images_is_found_before_training(
+    split: str, micro: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the stream names them or they are held out of the training images."""
+
+    class Named(Faulty, Described[Any]):
+        def image_name(self, index: int) -> str:
+            return str(index)
+
+    broken = Named(SyntheticDomain("cracks", 4, size=64), 0, 1, 2, 3)
+    whole = stage(0, "cracks")
+    given = replace(whole, **{split: broken})
+    monkeypatch.setattr("everseg.domains.methods.samcl.prepare", None)
+    settings = configure("samcl", assignments=[*SMALL, "val=0.3"])
+    with pytest.raises(UserError, match=rf"^stage 'cracks', {split}: image \d is empty; remove it"):
+        run(stream(given), RunConfig("samcl", settings, "micro"), tmp_path / "run", micro)
 
 
 def test_mended_test_data_keep_unfinished_work(

@@ -48,7 +48,8 @@ def test_without_names_clicks_are_one_object_and_boxes_are_several(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "first line must be image,object,x,y,label"),
+        ("", "p.csv is empty; write the header image,object,x,y,label"),
+        ("image;x;y\na;1,5;2\n", "line 2 has x='1,5', which is not a number; write a decimal point"),
         ("a.png,1,2\n", "begins with 'a.png,1,2'; its first line must be"),
         ("image,x,y\n", "has no row"),
         ("image,x,x,y\na,1,2,3\n", "two columns 'x'"),
@@ -61,7 +62,10 @@ def test_without_names_clicks_are_one_object_and_boxes_are_several(tmp_path: Pat
         ("image,x,y,label\na,1,2,0\n", "no click on it"),
         ("image,x0,y0,x1,y1\na,5,5,5,9\n", "line 2 has an empty box"),
         ("image,x0,y0,x1,y1\na,5,5,6\na,x,1,2,3\n", r"line 2 .* \(and 1 more faults\)"),
-        ("image,object,x0,y0,x1,y1\na,o,0,0,5,5\na,o,1,1,6,6\n", "object 'o' of a a second box"),
+        (
+            "image,object,x0,y0,x1,y1\na,o,0,0,5,5\na,o,1,1,6,6\n",
+            "line 3 gives a second box to object 'o' of a",
+        ),
         ("image,x,y,x0,y0,x1,y1\na,1,1,0,0,5,5\na,,,1,1,6,6\n", "a box beside clicks; name the object"),
         ("image,x,y,x0,y0,x1,y1\na,,,0,0,5,5\na,,,1,1,6,6\na,1,1,,,,\n", "a click beside several boxes"),
         ("image,x,y\na,,\n", "neither x and y nor x0"),
@@ -75,6 +79,33 @@ def test_faults_of_a_table(tmp_path: Path, text: str, said: str) -> None:
 def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("image,x,y,who\na.png,1,2,me\n")
     assert read_prompts(tmp_path / "p.csv")[1] == [f"{tmp_path / 'p.csv'}: columns that are not read: who"]
+
+
+def test_rows_that_repeat_another_are_read_once_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("image,x,y\na.png,1,2\na.png, 1,2\na.png,3,4\na.png,1,2\n")
+    found, remarks = read_prompts(path)
+    assert found["a.png"].objects == (Asked(((1, 2), (3, 4)), (1, 1)),)
+    assert remarks == [f"{path}: rows that repeat an earlier row and are left out: 2"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_tables_of_any_encoding_of_unicode(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "p.csv").write_bytes("image\tx\ty\r\né.png\t1\t2\r\n".encode(encoding))
+    assert list(read_prompts(tmp_path / "p.csv")[0]) == ["é.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a.png": [[[1, 2]], [1]], "a.png": [[[3, 4]], [1]]}', "has the key 'a.png' twice; remove one"),
+        ('{"a.png": [[[1, 2]], [0]]}', r"entry 'a.png' has no click on the object \(label 1\); add one"),
+    ],
+)
+def test_faults_of_stored_clicks(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "points.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_prompts(tmp_path / "points.json")
 
 
 def test_stored_clicks_are_in_the_stretched_frame(tmp_path: Path) -> None:

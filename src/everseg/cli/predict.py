@@ -106,14 +106,16 @@ def predict(
     loaded = load(run, base)
     prompted = typed is not None or prompts is not None
     loaded.problem.check_prompted(prompted, str(run))
+    unprompted = 0
     if prompts is not None:
         for source, one in zip(sources, wanted, strict=True):
             if one is None:
+                unprompted += 1
                 faults.append(f"{source.path} has no prompts in {prompts}")
         kept = [n for n, one in enumerate(wanted) if one is not None]
         sources, wanted = [sources[n] for n in kept], [wanted[n] for n in kept]
     how = How(form, overlay, stage, tiling, workers)
-    if _predict(loaded, sources, wanted, out, how, faults, as_json=as_json):
+    if _predict(loaded, sources, wanted, out, how, faults, unprompted, as_json=as_json):
         raise typer.Exit(FAILED)
 
 
@@ -128,10 +130,14 @@ def _predict(
     out: Path,
     how: How,
     faults: Sequence[str],
+    unprompted: int,
     *,
     as_json: bool,
 ) -> bool:
-    """Predict this process's share of the images and say what became of them; whether anything failed."""
+    """Predict this process's share of the images and say what became of them; whether anything failed.
+
+    faults: of the prompt file, to be told first. unprompted: further images, for which it has no prompts.
+    """
     from everseg.distributed import gather, shard, wait, world
     from everseg.runs.outputs import OutputFolder, write_coco
     from everseg.runs.predict import predict_files
@@ -162,18 +168,24 @@ def _predict(
         finished = [(n, source) for n, source in enumerate(sources) if source.name not in lost]
         if how.form == "coco":
             numbered = ((source, _number(prompts[n], n)) for n, source in finished)
-            _say(f"{len(finished)} images -> {write_coco(folder, numbered)}", error=as_json)
+            _say(f"{_count(len(finished))} -> {write_coco(folder, numbered)}", error=as_json)
         if as_json:
             for place, (_, source) in enumerate(finished):
                 print("[" if place == 0 else ", ", json.dumps(folder.record(source.name)), sep="", end="")
             print("]" if finished else "[]")
         if failed or faults or skipped:
+            without = f", {unprompted} without prompts" if unprompted else ""
+            where = f"; results are in {out}" if finished else ""
             _say(
-                f"{len(sources)} images: {len(finished) - skipped} predicted, {skipped} finished before, "
-                f"{len(failed)} failed; results are in {out}",
+                f"{_count(len(sources) + unprompted)}: {len(finished) - skipped} predicted, "
+                f"{skipped} finished before, {len(failed)} failed{without}{where}",
                 error=True,
             )
     return bool(failed or faults)
+
+
+def _count(images: int) -> str:
+    return f"{images} image" if images == 1 else f"{images} images"
 
 
 def _number(prompts: ImagePrompts | None, place: int) -> int | str:

@@ -80,23 +80,24 @@ def refuse_retest(stream: Stream, stages: Sequence[Stage]) -> None:
         )
 
 
-def read_ahead(stage: Stage, workers: int, *, by_name: bool) -> None:
-    """Decode the test samples of a stage once, so that no fault in them shows only after a training. The
-    samples are shared out among the processes.
+def read_ahead(samples: Sequence[Any], where: str, workers: int, *, by_name: bool = False) -> None:
+    """Decode samples once, so that no fault in them shows only after a training. They are shared out among
+    the processes.
 
+    where: the stage and the split they are of, for messages.
     by_name: their scores are kept by name, so that names must differ.
 
     Raises:
         UserError: a sample cannot be read, or two have one name.
     """
     loader: DataLoader[Any] = DataLoader(
-        Subset(Trial(stage.test), shard(range(len(stage.test)))),  # type: ignore[arg-type]  # any sequence serves
+        Subset(Trial(samples), shard(range(len(samples)))),  # type: ignore[arg-type]  # any sequence serves
         batch_size=BATCH,
         collate_fn=list,
         num_workers=workers,
     )
     mine: list[Tried] = []
-    with bar(f"{stage.name}: test images", len(loader)) as advance:
+    with bar(f"{where} images", len(loader)) as advance:
         for batch in loader:
             mine += batch
             advance("")
@@ -106,4 +107,4 @@ def read_ahead(stage: Stage, workers: int, *, by_name: bool) -> None:
         faults += twice([tried.name for tried in everyone], "the split")
     if faults:
         more = f" (and {len(faults) - 1} more: `everseg data check` lists all)" if len(faults) > 1 else ""
-        raise UserError(f"stage {stage.name!r}, test: {faults[0]}{more}")
+        raise UserError(f"{where}: {faults[0]}{more}")

@@ -144,13 +144,13 @@ def run(
     after. `retest`: where test data of learned stages have changed, score the run as it stands on the new
     ones, and leave out of the results what was measured on the old ones. `track`: trackers, as in `learn`.
 
-    All test data that will be scored after a stage are decoded before it is trained, so that no fault in them
-    costs a training.
+    All test data that will be scored after a stage, and its validation images, are decoded before it is
+    trained, so that no fault in them costs a training.
 
     Raises:
         UserError: the method does not learn what the stream brings; the folder holds another run (method,
-        settings, base, seed), or the data of a learned stage changed; a test sample cannot be read; `first`
-        does not fit; there is no stage `until`.
+        settings, base, seed), or the data of a learned stage changed; a test or validation sample cannot be
+        read; `first` does not fit; there is no stage `until`.
     """
     stages_of = run_stages(stream, config, out, base, first=first, until=until, retest=retest, track=track)
     *_, current = [None, *stages_of]
@@ -200,6 +200,9 @@ def run_stages(
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
             last = position + 1 == len(todo)
             _read_ahead(stream, current, problem.scored(current, stream, stage, columns, last=last), read)
+            if giver is None or current.learned:  # Else nothing is trained.
+                split = "val" if len(stage.val) else "train"
+                read_ahead(taught.val, f"stage {stage.name!r}, {split}", config.score.workers)
             began = time.perf_counter()
             read_in = began - begun
             if torch.cuda.is_available():
@@ -256,7 +259,7 @@ def _take_first(giver: Run, current: Run, stage: Stage, data: Fingerprints) -> M
     if not isinstance(current.learner, TakesFirstStage):
         raise UserError(
             f"method {current.config.method!r} cannot go on from another run's first stage; "
-            "leave --first-step out"
+            "leave --first-stage out"
         )
     figures = current.learner.take_first(stage, giver.learner)
     assert giver.record.sha256 is not None
@@ -314,7 +317,8 @@ def _read_ahead(stream: Stream, current: Run, scored: Sequence[Stage], read: set
     """Decode the test samples of those stages that are not in `read`, and note them there."""
     for stage in scored:
         if stage.name not in read:
-            read_ahead(stage, current.config.score.workers, by_name=view_of(stream).scored_by_name)
+            where, by_name = f"stage {stage.name!r}, test", view_of(stream).scored_by_name
+            read_ahead(stage.test, where, current.config.score.workers, by_name=by_name)
             read.add(stage.name)
 
 

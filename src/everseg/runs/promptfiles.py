@@ -15,6 +15,7 @@ from typing import Any
 
 from everseg.errors import UserError
 from everseg.runs.prompts import Asked, Box, ImagePrompts, Point
+from everseg.text import read_text
 
 COLUMNS = ("image", "object", "x", "y", "label", "x0", "y0", "x1", "y1")
 FORMS = "image,object,x,y,label or image,object,x0,y0,x1,y1"
@@ -30,7 +31,7 @@ def read_prompts(path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
             tells the first.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check --prompts") from error
     except UnicodeDecodeError as error:
@@ -69,12 +70,16 @@ class _Object:
 
 
 def _csv(text: str, path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
+    if not text.strip():
+        raise UserError(f"{path} is empty; write the header {FORMS} and a row per click or box")
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     faults = _Faults(path)
     images: dict[str, dict[str, _Object]] = {}
     lines: dict[str, int] = {}
+    seen: set[tuple[tuple[str, str], ...]] = set()
+    repeated = 0
     try:
         head = [cell.strip().lower() for cell in next(rows, [])]
         _check_head(head, path)
@@ -90,6 +95,11 @@ def _csv(text: str, path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
             if not name:
                 faults.add(where, "names no image")
                 continue
+            told = tuple(row.items())
+            if told in seen:
+                repeated += 1
+                continue
+            seen.add(told)
             lines.setdefault(name, rows.line_num)
             _take_row(row, images.setdefault(name, {}), "object" in head, where, faults)
     except csv.Error as error:
@@ -98,9 +108,7 @@ def _csv(text: str, path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
     for name, objects in images.items():
         asked = []
         for one in objects.values():
-            if len(one.boxes) > 1:
-                faults.add(one.where, f"gives object {one.name!r} of {name} a second box")
-            elif not one.boxes and 1 not in one.labels:
+            if not one.boxes and 1 not in one.labels:
                 faults.add(one.where, f"gives {_called(one)} of {name} no click on it (label 1) and no box")
             asked.append(
                 Asked(tuple(one.points), tuple(one.labels), one.boxes[0] if one.boxes else None, one.name)
@@ -110,7 +118,10 @@ def _csv(text: str, path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
     if not found:
         raise UserError(f"{path} has no row; write one per click or box below the header {FORMS}")
     unused = [column for column in head if column and column not in COLUMNS]
-    return found, [f"{path}: columns that are not read: {', '.join(unused)}"] if unused else []
+    remarks = [f"{path}: columns that are not read: {', '.join(unused)}"] if unused else []
+    if repeated:
+        remarks.append(f"{path}: rows that repeat an earlier row and are left out: {repeated}")
+    return found, remarks
 
 
 def _called(one: _Object) -> str:
@@ -168,6 +179,9 @@ def _take_row(
         one.points.append((point[0], point[1]))
         one.labels.append(int(float(label)))
     if box is not None:
+        if one.boxes:
+            faults.add(where, f"gives a second box to object {name!r} of {row['image']}")
+            return
         one.boxes.append((box[0], box[1], box[2], box[3]))
 
 
@@ -183,7 +197,8 @@ def _cells(row: dict[str, str], names: tuple[str, ...]) -> list[float] | None:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise ValueError(f"has {name}={text!r}, which is not a number; give pixels")
+            advice = "write a decimal point" if "," in text else "give pixels"
+            raise ValueError(f"has {name}={text!r}, which is not a number; {advice}")
         values.append(value)
     return values
 
@@ -212,10 +227,12 @@ def _points(path: Path) -> dict[str, ImagePrompts]:
     """SAMCL's clicks: one object for each image, in the 1024 x 1024 stretched frame."""
     from everseg.data.domains.points import read_points  # the one reader of this file; it loads torch
 
-    return {
-        name: ImagePrompts((Asked(one.points, one.labels),), FRAME, where=f"{path}, entry {name!r}")
-        for name, one in read_points(path).items()
-    }
+    found = {}
+    for name, one in read_points(path).items():
+        if 1 not in one.labels:
+            raise UserError(f"{path}: entry {name!r} has no click on the object (label 1); add one")
+        found[name] = ImagePrompts((Asked(one.points, one.labels),), FRAME, where=f"{path}, entry {name!r}")
+    return found
 
 
 def _coco(tree: dict[str, Any], path: Path) -> dict[str, ImagePrompts]:

@@ -50,7 +50,7 @@ class PointsFile:
     """
 
     def __init__(self, path: Path, folder: Path | None = None) -> None:
-        tree = read_json(path, names=True)
+        tree = read_json(path, names=True, unique=True)
         if not isinstance(tree, dict):
             raise UserError(
                 f"{path} holds a {type(tree).__name__}; it must map mask file names to "
