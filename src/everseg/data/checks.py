@@ -248,6 +248,7 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         split.shares.append(float(masks.mean()))
         if len(masks) == 1 and _is_around(masks[0]):
             split.around.append(file)
+        split.names.append(sample.name)
         split.prompts.add(view.prompts(split.samples, sample))
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()
