@@ -199,6 +199,23 @@ def test_strong_compression_leaves_two_values(tmp_path: Path, ending: str) -> No
         assert (meaning.mask(file) != truth).mean() < 0.03
 
 
+def test_numbers_that_were_said_are_not_taken_for_others(tmp_path: Path) -> None:
+    swapped = written(
+        tmp_path, lambda n, m: with_palette(m ^ (n == 3), WHITE_BLACK if n == 3 else BLACK_WHITE)
+    )
+    meaning = settled(swapped, mask_rule(values=[1]))
+    assert np.array_equal(meaning.mask(swapped[0]), TRUTHS[0])
+    with pytest.raises(
+        UserError, match=r"im3\.png shows palette index 1 as \(0, 0, 0\), .* set mask_colours"
+    ):
+        meaning.mask(swapped[3])
+    files = written(tmp_path, lambda n, m: red(m))  # (255, 0, 0) is no 255.
+    with pytest.raises(UserError, match=r"im0\.png is in colour, .* set mask_colours"):
+        settled(files, mask_rule(values=[255])).mask(files[0])
+    rule = mask_rule(colours=["#ff0000"], void=[255])
+    assert np.array_equal(settled(files, rule).mask(files[0]), TRUTHS[0])
+
+
 def test_a_dark_red_jpeg_is_one_colour(tmp_path: Path) -> None:
     def dark_red(n: int, mask: Bools) -> Image.Image:
         pixels = np.zeros((*mask.shape, 3), np.uint8)

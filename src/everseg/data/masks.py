@@ -142,7 +142,7 @@ class Meaning:
     form: what the values are. A palette of greys, such as black and white, is read as the greys it shows.
     drawn: values that somebody drew; others are the blur of smooth resizing or JPEG.
     object: those that are the object.
-    palette: {index: colour} of the indices seen, for form "palette".
+    palette: {index: colour} of the indices seen, for form "palette"; of the first file if values are said.
     files: how many masks there are.
     redrawn: masks that earlier versions read differently, so that fingerprints must differ, too.
     """
@@ -207,8 +207,8 @@ class Meaning:
                 promptable model cannot be asked for nothing).
         """
         raster = read_raster(path)
-        mask = self._said(raster) if not self.rule.open else self._meant(raster, path)
-        if self.rule.void:
+        mask = self._said(raster, path) if not self.rule.open else self._meant(raster, path)
+        if self.rule.void and raster.form != "colour":
             mask &= ~np.isin(raster.values, self.rule.void)
         if not mask.any():
             raise self._nothing(raster, path)
@@ -228,11 +228,27 @@ class Meaning:
             "or set mask_threshold, mask_values or mask_colours to what is the object"
         )
 
-    def _said(self, raster: Raster) -> NDArray[np.bool_]:
-        """The object by what a person said."""
+    def _said(self, raster: Raster, path: Path) -> NDArray[np.bool_]:
+        """The object by what a person said.
+
+        Raises:
+            UserError: numbers were said, and the file is in colour or shows a number as others show another.
+        """
         rule = self.rule
         values: NDArray[Any] = raster.values
         if rule.values is not None:
+            if raster.form == "colour":
+                raise UserError(
+                    f"{path} is in colour, where mask_values are numbers; set mask_colours instead"
+                )
+            others = {colour for index, colour in self.palette.items() if index not in rule.values}
+            for index in rule.values if raster.form == "palette" else ():
+                if raster.colour(index) in others and raster.colour(index) != self.palette.get(index):
+                    raise UserError(
+                        f"{path} shows palette index {index} as {raster.colour(index)}, which is another "
+                        "index in other masks of this split; save all masks with one palette, or set "
+                        "mask_colours"
+                    )
             return np.isin(values, rule.values)
         if rule.colours is not None:
             return _of_colours(raster, rule.colours)

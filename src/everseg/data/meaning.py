@@ -22,7 +22,17 @@ from PIL import Image
 from everseg.data.kept import kept_in, key_of
 from everseg.data.levels import Levels
 from everseg.data.masks import BORDER, MaskRule, Meaning
-from everseg.data.raster import Colour, Form, alike, in_steps, near_white, packed, read_raster, unpacked
+from everseg.data.raster import (
+    Colour,
+    Form,
+    alike,
+    in_steps,
+    near_white,
+    packed,
+    palette_of,
+    read_raster,
+    unpacked,
+)
 from everseg.errors import UserError
 from everseg.files import read_json, write_json
 from everseg.types import VOID
@@ -83,7 +93,8 @@ def settled(files: Sequence[Path], rule: MaskRule) -> Meaning:
             shares, and the option that settles it.
     """
     if not rule.open or not files:
-        return Meaning(rule, files=len(files))
+        palette = palette_of(files[0]) if files and rule.values is not None else {}
+        return Meaning(rule, files=len(files), palette=palette)
     key = key_of(files, f"{_RULES}|{rule!r}")
     kept = kept_in("meaning") / f"{key}.json"
     if key and kept.is_file():
