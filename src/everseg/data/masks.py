@@ -21,9 +21,9 @@ from everseg.data.raster import (
     Colour,
     Form,
     Raster,
-    alike,
     channels_of,
     in_steps,
+    near_white,
     packed,
     read_raster,
     unpacked,
@@ -42,10 +42,6 @@ BORDER = (224, 224, 192)
 
 _JPEG = 32
 """By how much a channel of a colour in a JPEG may differ from the colour that was meant."""
-
-
-_STRAY = 2
-"""By how much areas of a grey mask with soft borders may differ from black and white, as after JPEG."""
 
 
 @dataclass(frozen=True)
@@ -272,10 +268,9 @@ class Meaning:
             strange = [v for v in Levels.of(values).drawn if v not in self.drawn]
             if self.form == "palette":  # A class that no mask had that was looked at.
                 strange = []
-            if self.form == "colour" and raster.lossy:
-                strange = [v for v in strange if not any(alike(v, drawn) for drawn in self.drawn)]
-            if self.form == "grey" and self.soft:
-                strange = [v for v in strange if min(abs(v - drawn) for drawn in self.drawn) > _STRAY]
+            if self.form == "grey" and self.soft:  # What is beyond both ends is on their side of the cut.
+                white = near_white(self.drawn[-1])
+                strange = [v for v in strange if v > self.drawn[0] and not (white and near_white(v))]
             if strange and self.drawn:
                 raise UserError(
                     f"{path} has the value {self.shown(strange[0])}, where the masks of this split are "

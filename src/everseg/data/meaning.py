@@ -25,7 +25,6 @@ from everseg.data.masks import BORDER, MaskRule, Meaning
 from everseg.data.raster import (
     Colour,
     Form,
-    alike,
     in_steps,
     near_white,
     packed,
@@ -199,7 +198,7 @@ def _as_grey(look: _Look) -> _Look:
 def _by_grey(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(look.levels for look in looks)
     drawn = levels.drawn
-    bright = [v for v in drawn if v <= 255 and near_white(v)]
+    bright = [v for v in drawn if near_white(v)]
     if len(levels.pixels) > _MANY and bright:  # A JPEG that was saved again as PNG.
         white = max(bright, key=lambda v: levels.pixels[v])
         drawn = tuple(v for v in drawn if v == white or v not in bright)
@@ -249,15 +248,13 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     # Programs repeat a colour under several indices; all that look like the background are background.
     rest = [v for v in used if v not in (0, *rule.void) and (palette[v] != ground or len(of_colour) == 1)]
     void = [VOID] if VOID in rest and (len(rest) > 1 or palette[VOID] == BORDER) else []
-    return replace(meaning, object=tuple(v for v in rest if v not in void))
+    redrawn = len(rest) < len([v for v in used if v not in (0, *rule.void)])
+    return replace(meaning, object=tuple(v for v in rest if v not in void), redrawn=redrawn)
 
 
 def _by_colour(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(_as_colour(look) for look in looks)
     drawn = levels.drawn if len(levels.pixels) > 8 else tuple(sorted(levels.pixels))
-    if any(look.lossy for look in looks):
-        often = sorted(drawn, key=lambda v: -levels.pixels[v])
-        drawn = tuple(sorted(v for i, v in enumerate(often) if not any(alike(v, u) for u in often[:i])))
     meaning = Meaning(rule, "colour", drawn, soft=len(levels.pixels) > len(drawn))
     # The colours of some classes are as dark as (32, 0, 0), in VOC's palette and in those of simulators. What
     # JPEG leaves on black is darker.
