@@ -11,7 +11,7 @@ from PIL import Image
 from everseg.data import FolderReader, check, mask_rule
 from everseg.data import kept as kept_files
 from everseg.data.levels import Levels
-from everseg.data.meaning import ALL, settled
+from everseg.data.meaning import ALL, Unsettled, settled
 from everseg.errors import UserError
 
 Bools = NDArray[np.bool_]
@@ -219,8 +219,9 @@ def test_numbers_that_were_said_are_not_taken_for_others(tmp_path: Path) -> None
 def test_small_numbers_in_a_jpeg_are_not_taken_for_black(tmp_path: Path) -> None:
     both = [Image.fromarray(np.where(m, 255, disc(8, 6) * np.uint8(2)).astype(np.uint8)) for m in TRUTHS]
     files = written(tmp_path, lambda n, m: both[n], "jpg")
-    with pytest.raises(UserError, match="more than one could be the object"):
+    with pytest.raises(Unsettled, match="more than one could be the object") as caught:
         settled(files, mask_rule())
+    assert caught.value.option == "mask_threshold: 127"
 
 
 def test_files_that_were_not_looked_at_are_held_to_the_meaning(tmp_path: Path) -> None:

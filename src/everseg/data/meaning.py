@@ -294,11 +294,13 @@ def _ambiguous(
     what = {"grey": "values", "palette": "palette indices", "colour": "colours"}[meaning.form]
     rare = min(meaning.drawn, key=lambda v: len(having[v]))
     example = having[rare][0].path if having[rare] else looks[0].path
+    blurred = meaning.soft and meaning.form == "grey"
     soft = ", or set mask_threshold: 127 if only borders are grey" if meaning.soft else ""
     return Unsettled(
         f"masks such as {example} hold the {what} {', '.join(found)}{more}, and more than one could be the "
         f"object; list those that are, as in {option}: [{way}]{soft}",
-        f"{option}: [{way}]",
+        # Of a lossy file exact greys would be holes.
+        "mask_threshold: 127" if blurred and any(look.lossy for look in looks) else f"{option}: [{way}]",
     )
 
 
