@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -134,6 +135,17 @@ def test_folders_of_patients_are_one_stage(tmp_path: Path) -> None:
     assert {name[:9] for name in names(tmp_path, "test")} == {"patient03"}
 
 
+def test_folders_of_images_whose_names_are_repeated_below(tmp_path: Path) -> None:
+    """As PH2 keeps images of skin."""
+    for n in range(6):
+        name = f"IMD{n:03d}"
+        paint(tmp_path / name / f"{name}_Dermoscopic_Image" / f"{name}.bmp", n, disc(n))
+        save(tmp_path / name / f"{name}_lesion" / f"{name}_lesion.bmp", disc(n))
+    (stage,) = begun(tmp_path)[0].values()
+    assert stage["train"]["masks"] == "*/{id}_lesion/*_lesion.bmp"
+    assert len(names(tmp_path, "train")) == 5 and len(names(tmp_path, "test")) == 1
+
+
 def test_several_data_sets_are_several_stages(tmp_path: Path) -> None:
     layouts.kvasir(tmp_path / "Kvasir-SEG")
     layouts.isic(tmp_path / "isic")
@@ -221,6 +233,8 @@ def test_coco_of_three_splits_is_one_stage(tmp_path: Path) -> None:
         for n in range(1, 4):
             paint(tmp_path / "plants" / split / f"{n}.png", 10 * k + n, disc(n))
         coco(tmp_path / "plants" / split / "_annotations.coco.json", 3)
+    file = tmp_path / "plants" / "test" / "_annotations.coco.json"
+    file.write_text(re.sub(r'"(\d\.png)"', r'".\\\\\1"', file.read_text()))  # as Windows tools write paths
     stages, unsure = begun(tmp_path)
     (stage,) = stages.values()
     assert [stage[split]["images"] for split in ("train", "test")] == ["plants/train", "plants/test"]

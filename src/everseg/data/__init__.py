@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from everseg.data.geo import write_mask_like
     from everseg.data.images import read_image
     from everseg.data.init import Proposal, write_stream_for
-    from everseg.data.masks import MaskRule, mask_rule
+    from everseg.data.maskrule import MaskRule, mask_rule
     from everseg.data.meaning import read_mask
     from everseg.data.readers import READERS
     from everseg.data.samples import Samples
@@ -68,8 +68,8 @@ _PLACES = {
     "LabelmeReader": "everseg.data.domains.labelme",
     "LabelTable": "everseg.data.classes.steps",
     "Legend": "everseg.data.classes.legend",
-    "mask_rule": "everseg.data.masks",
-    "MaskRule": "everseg.data.masks",
+    "mask_rule": "everseg.data.maskrule",
+    "MaskRule": "everseg.data.maskrule",
     "NiftiReader": "everseg.data.domains.nifti",
     "PromptRule": "everseg.data.domains.prompts",
     "Proposal": "everseg.data.init",

@@ -303,8 +303,8 @@ def _is_around(mask: NDArray[np.bool_]) -> bool:
 
 
 def _inverted(split: _Split) -> Iterator[Finding]:
-    """A few masks that are the reverse of the others; whether all are is told by their mean share."""
-    if split.classes or not 0 < len(split.around) <= len(split.shares) // 2:
+    """Some masks that are the reverse of the others; whether all are is told by their mean share."""
+    if split.classes or not 0 < len(split.around) < len(split.shares):
         return
     yield split.finding(
         "warning",

@@ -36,6 +36,9 @@ def read_file(path: Path) -> bytes:
     Raises:
         UserError: the file is missing, unreadable or empty.
     """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise UserError(f"{path} is {kind}; remove it or put the file in its place")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -94,6 +97,17 @@ def _pages(image: Image.Image) -> int:
     return full
 
 
+def open_header(path: Path) -> Image.Image:
+    """An image file of which no more than the header has been read.
+
+    Raises:
+        OSError: it is no regular file (a named pipe would never answer), or no image.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return Image.open(path)
+
+
 def orientation(path: Path) -> int:
     """The EXIF orientation of a file from its header, without decoding it; 1 where it has none, as files that
     are no images.
@@ -101,7 +115,7 @@ def orientation(path: Path) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with open_header(path) as image:
                 return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow raises errors of a dozen types; a damaged image is a sentence when decoded.
         return 1
@@ -116,7 +130,7 @@ def shown_size(path: Path) -> tuple[int, int]:
     """
     with suppress(Exception), warnings.catch_warnings():  # The decoder says what is wrong, in a sentence.
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
+        with open_header(path) as image:
             if image.format != "TIFF":
                 width, height = image.size
                 return (width, height) if orientation(path) in _SIDEWAYS else (height, width)

@@ -13,7 +13,7 @@ from typing import Any
 from everseg.data.globs import ID
 from everseg.data.images import open_image, read_file
 from everseg.data.layout import SUFFIXES, Group, Look, look, scan, split_of, words
-from everseg.data.masks import mask_rule
+from everseg.data.maskrule import mask_rule
 from everseg.data.meaning import Unsettled, settled
 from everseg.data.names import some
 from everseg.data.pairing import pair_files
@@ -265,7 +265,9 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
 
 
 def _pattern(group: Group, base: Sequence[str], affix: tuple[str, str] | None, several: bool = False) -> str:
-    folder = [part if part in (ID, "*") else _escaped(part) for part in group.folder[len(base) :]]
+    folder = [
+        part if part == "*" else ID.join(map(_escaped, part.split(ID))) for part in group.folder[len(base) :]
+    ]
     if group.name:
         name = _escaped(group.name)
     elif affix is None:

@@ -1,12 +1,11 @@
-"""Which pixels of a mask file are the object: what a person said about it, and what a split's masks mean.
+"""Which pixels of a mask file are the object: what the masks of a split mean.
 
-`MaskRule` is what the options say. `settled` (in `everseg.data.meaning`) looks at the files of a split and
-makes a `Meaning` of it, which reads them.
+`MaskRule` (in `everseg.data.maskrule`) is what the options say. `settled` (in `everseg.data.meaning`) looks
+at the files of a split and makes a `Meaning` of it, which reads them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +16,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from everseg.data.levels import Levels, distinct
+from everseg.data.maskrule import MaskRule
 from everseg.data.raster import (
     Colour,
     Form,
     Raster,
-    alike,
     channels_of,
     in_steps,
+    near_white,
     packed,
     read_raster,
     unpacked,
@@ -31,107 +31,11 @@ from everseg.data.raster import (
 from everseg.errors import UserError
 from everseg.types import VOID
 
-Threshold = int | str
-"""127 means "greater than 127"; "==255" means exactly 255, as SAMCL's published code has it."""
-
-Colours = Sequence[str | Sequence[int]]
-"""Colours as people write them: "#ff0000" or [255, 0, 0]."""
-
 BORDER = (224, 224, 192)
 """The colour of VOC's palette index 255, which surrounds objects and means void."""
 
 _JPEG = 32
 """By how much a channel of a colour in a JPEG may differ from the colour that was meant."""
-
-
-_STRAY = 2
-"""By how much areas of a grey mask with soft borders may differ from black and white, as after JPEG."""
-
-
-@dataclass(frozen=True)
-class MaskRule:
-    """What was said about masks. At most one of `above`, `exactly`, `values` and `colours` is given; without
-    any, the files of a split decide.
-
-    void: values that are neither object nor background.
-    """
-
-    above: int | None = None
-    exactly: int | None = None
-    values: tuple[int, ...] | None = None
-    colours: tuple[Colour, ...] | None = None
-    void: tuple[int, ...] = ()
-
-    @property
-    def open(self) -> bool:
-        """Whether the files have to decide."""
-        return all(v is None for v in (self.above, self.exactly, self.values, self.colours))
-
-    def __str__(self) -> str:
-        void = f", void: {list(self.void)}" if self.void else ""
-        if self.values is not None:
-            return f"mask_values: {list(self.values)}{void}"
-        if self.colours is not None:
-            return f"mask_colours: {[list(c) for c in self.colours]}{void}"
-        if self.exactly is not None:
-            return f'mask_threshold: "=={self.exactly}"{void}'
-        # Fingerprints of data contain this text: the threshold of two-valued masks is what it always was.
-        return f"mask_threshold: {127 if self.above is None else self.above}{void}"
-
-
-def mask_rule(
-    threshold: Threshold | None = None,
-    values: Sequence[int] | None = None,
-    colours: Colours | None = None,
-    void: Sequence[int] = (),
-) -> MaskRule:
-    """A rule from the options `mask_threshold`, `mask_values`, `mask_colours` and `void`.
-
-    Raises:
-        UserError: a threshold that is neither a number from 0 to 254 nor "==" and a number up to 255, an
-            empty list, something that is no colour, or options that contradict each other.
-    """
-    named = {"mask_threshold": threshold, "mask_values": values, "mask_colours": colours}
-    given = [name for name, value in named.items() if value is not None]
-    if len(given) > 1:
-        raise UserError(f"{given[0]} and {given[1]} both say what the object is; give one of them")
-    nothing = tuple(int(v) for v in void)
-    for name in ("mask_values", "mask_colours"):
-        if named[name] is not None and not len(named[name]):  # type: ignore[arg-type]
-            raise UserError(f"{name} is empty; list what the object is, as in {_EXAMPLES[name]}")
-    if values is not None:
-        return MaskRule(values=tuple(int(v) for v in values), void=nothing)
-    if colours is not None:
-        return MaskRule(colours=tuple(colour_of(c) for c in colours), void=nothing)
-    if threshold is None:
-        return MaskRule(void=nothing)
-    exact = re.fullmatch(r"\s*==\s*(\d{1,3})\s*", threshold) if isinstance(threshold, str) else None
-    if exact and 0 < int(exact[1]) <= 255:
-        return MaskRule(exactly=int(exact[1]), void=nothing)
-    if isinstance(threshold, int) and not isinstance(threshold, bool) and 0 <= threshold < 255:
-        return MaskRule(above=threshold, void=nothing)
-    raise UserError(
-        f'mask_threshold {threshold!r} is neither a number from 0 to 254 nor "==255"; '
-        "use 127 for masks of 0 and 255"
-    )
-
-
-_EXAMPLES = {"mask_values": "mask_values: [1, 2]", "mask_colours": 'mask_colours: ["#ff0000"]'}
-
-
-def colour_of(given: Any) -> Colour:
-    """The colour that a person wrote.
-
-    Raises:
-        UserError: neither "#ff0000" nor [255, 0, 0].
-    """
-    if isinstance(given, str) and re.fullmatch(r"#?[0-9a-fA-F]{6}", given):
-        red, green, blue = bytes.fromhex(given.removeprefix("#"))
-        return red, green, blue
-    match given:
-        case [int(red), int(green), int(blue)] if all(0 <= v <= 255 for v in given):
-            return red, green, blue
-    raise UserError(f'mask_colours has {given!r}, which is no colour; write "#ff0000" or [255, 0, 0]')
 
 
 @dataclass(frozen=True)
@@ -142,7 +46,7 @@ class Meaning:
     form: what the values are. A palette of greys, such as black and white, is read as the greys it shows.
     drawn: values that somebody drew; others are the blur of smooth resizing or JPEG.
     object: those that are the object.
-    palette: {index: colour} of the indices seen, for form "palette".
+    palette: {index: colour} of the indices seen, for form "palette"; of the first file if values are said.
     files: how many masks there are.
     unit: what a mask is kept in.
     redrawn: masks that earlier versions read differently, so that fingerprints must differ, too.
@@ -224,8 +128,8 @@ class Meaning:
         Raises:
             UserError: values that the split does not otherwise have.
         """
-        mask = self._said(raster) if not self.rule.open else self._meant(raster, path)
-        if self.rule.void:
+        mask = self._said(raster, path) if not self.rule.open else self._meant(raster, path)
+        if self.rule.void and raster.form != "colour":
             mask &= ~np.isin(raster.values, self.rule.void)
         return mask
 
@@ -244,11 +148,27 @@ class Meaning:
             "or set mask_threshold, mask_values or mask_colours to what is the object"
         )
 
-    def _said(self, raster: Raster) -> NDArray[np.bool_]:
-        """The object by what a person said."""
+    def _said(self, raster: Raster, path: Path | str) -> NDArray[np.bool_]:
+        """The object by what a person said.
+
+        Raises:
+            UserError: numbers were said, and the file is in colour or shows a number as others show another.
+        """
         rule = self.rule
         values: NDArray[Any] = raster.values
         if rule.values is not None:
+            if raster.form == "colour":
+                raise UserError(
+                    f"{path} is in colour, where mask_values are numbers; set mask_colours instead"
+                )
+            others = {colour for index, colour in self.palette.items() if index not in rule.values}
+            for index in rule.values if raster.form == "palette" else ():
+                if raster.colour(index) in others and raster.colour(index) != self.palette.get(index):
+                    raise UserError(
+                        f"{path} shows palette index {index} as {raster.colour(index)}, which is another "
+                        "index in other masks of this split; save all masks with one palette, or set "
+                        "mask_colours"
+                    )
             return np.isin(values, rule.values)
         if rule.colours is not None:
             return _of_colours(raster, rule.colours)
@@ -272,10 +192,9 @@ class Meaning:
             strange = [v for v in Levels.of(values).drawn if v not in self.drawn]
             if self.form == "palette":  # A class that no mask had that was looked at.
                 strange = []
-            if self.form == "colour" and raster.lossy:
-                strange = [v for v in strange if not any(alike(v, drawn) for drawn in self.drawn)]
-            if self.form == "grey" and self.soft:
-                strange = [v for v in strange if min(abs(v - drawn) for drawn in self.drawn) > _STRAY]
+            if self.form == "grey" and self.soft:  # What is beyond both ends is on their side of the cut.
+                white = near_white(self.drawn[-1])
+                strange = [v for v in strange if v > self.drawn[0] and not (white and near_white(v))]
             if strange and self.drawn:
                 raise UserError(
                     f"{path} has the value {self.shown(strange[0])}, where the masks of this split are "

@@ -17,19 +17,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from everseg.data.images import open_header
 from everseg.data.kept import kept_in, key_of
 from everseg.data.levels import Levels
-from everseg.data.masks import BORDER, MaskRule, Meaning
+from everseg.data.maskrule import MaskRule
+from everseg.data.masks import BORDER, Meaning
 from everseg.data.raster import (
     Colour,
     Form,
     Raster,
-    alike,
     in_steps,
     near_white,
     packed,
+    palette_of,
     read_raster,
     unpacked,
 )
@@ -98,7 +99,8 @@ def settled(files: Sequence[Path], rule: MaskRule, read: Callable[[Path], Raster
             shares, and the option that settles it.
     """
     if not rule.open or not files:
-        return Meaning(rule, files=len(files))
+        palette = palette_of(files[0]) if files and rule.values is not None else {}
+        return Meaning(rule, files=len(files), palette=palette)
     reading = "" if read is read_raster else f"|{read.__module__}.{read.__qualname__}"
     key = key_of(files, f"{_RULES}|{rule!r}{reading}")
     kept = kept_in("meaning") / f"{key}.json"
@@ -174,7 +176,7 @@ def _header(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with open_header(path) as image:
                 colours = image.getpalette("RGB") if image.mode in ("P", "PA") else None
                 return image.format, image.mode, tuple(colours or ())
     except Exception:  # It will be a sentence when the file is read.
@@ -229,7 +231,7 @@ def _as_grey(look: _Look) -> _Look:
 def _by_grey(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(look.levels for look in looks)
     drawn = levels.drawn
-    bright = [v for v in drawn if v <= 255 and near_white(v)]
+    bright = [v for v in drawn if near_white(v)]
     if len(levels.pixels) > _MANY and bright:  # A JPEG that was saved again as PNG.
         white = max(bright, key=lambda v: levels.pixels[v])
         drawn = tuple(v for v in drawn if v == white or v not in bright)
@@ -279,15 +281,13 @@ def _by_palette(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     # Programs repeat a colour under several indices; all that look like the background are background.
     rest = [v for v in used if v not in (0, *rule.void) and (palette[v] != ground or len(of_colour) == 1)]
     void = [VOID] if VOID in rest and (len(rest) > 1 or palette[VOID] == BORDER) else []
-    return replace(meaning, object=tuple(v for v in rest if v not in void))
+    redrawn = len(rest) < len([v for v in used if v not in (0, *rule.void)])
+    return replace(meaning, object=tuple(v for v in rest if v not in void), redrawn=redrawn)
 
 
 def _by_colour(looks: Sequence[_Look], rule: MaskRule) -> Meaning:
     levels = Levels.together(_as_colour(look) for look in looks)
     drawn = levels.drawn if len(levels.pixels) > 8 else tuple(sorted(levels.pixels))
-    if any(look.lossy for look in looks):
-        often = sorted(drawn, key=lambda v: -levels.pixels[v])
-        drawn = tuple(sorted(v for i, v in enumerate(often) if not any(alike(v, u) for u in often[:i])))
     meaning = Meaning(rule, "colour", drawn, soft=len(levels.pixels) > len(drawn))
     # The colours of some classes are as dark as (32, 0, 0), in VOC's palette and in those of simulators. What
     # JPEG leaves on black is darker.
@@ -327,11 +327,13 @@ def _ambiguous(
     what = {"grey": "values", "palette": "palette indices", "colour": "colours"}[meaning.form]
     rare = min(meaning.drawn, key=lambda v: len(having[v]))
     example = having[rare][0].path if having[rare] else looks[0].path
+    blurred = meaning.soft and meaning.form == "grey"
     soft = ", or set mask_threshold: 127 if only borders are grey" if meaning.soft else ""
     return Unsettled(
         f"masks such as {example} hold the {what} {', '.join(found)}{more}, and more than one could be the "
         f"object; list those that are, as in {option}: [{way}]{soft}",
-        f"{option}: [{way}]",
+        # Of a lossy file exact greys would be holes.
+        "mask_threshold: 127" if blurred and any(look.lossy for look in looks) else f"{option}: [{way}]",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everseg.data.levels import Levels
-from everseg.data.masks import colour_of
+from everseg.data.maskrule import colour_of
 from everseg.data.raster import Colour, Raster, packed, read_raster, unpacked
 from everseg.errors import UserError
 

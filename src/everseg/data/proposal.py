@@ -183,7 +183,7 @@ def home_of(folder: Sequence[str]) -> tuple[str, ...]:
     for part in folder:
         rest = WORD.sub(lambda word: "" if word[0].lower() in names else word[0], part)
         rest = re.sub(r"([\W_])[\W_]+", r"\1", rest).strip("_-. ")
-        if part not in (ID, "*") and rest:
+        if part != "*" and ID not in part and rest:
             home.append(rest)
     return tuple(home)
 
@@ -201,12 +201,14 @@ def _merged(found: Sequence[DataSet]) -> list[DataSet]:
         first = pairs[0]
         folders = [p.images.folder for p in pairs]
         places = [i for i in range(len(folders[0])) if len({folder[i] for folder in folders}) > 1]
-        together = len(pairs) >= 3 and len(places) == 1
-        if together and not set(words(folders[0][places[0]])) & _DOMAIN_WORDS:
+        # IMD001/IMD001_lesion repeats the name of the folder above it.
+        own = folders[0][places[0]] if places else ""
+        repeated = all(folder[places[0]] in folder[i] for folder in folders for i in places[1:])
+        together = len(pairs) >= 3 and bool(places) and repeated
+        if together and not set(words(own)) & _DOMAIN_WORDS:
             for side in ("images", "masks"):
                 parts = [getattr(p, side) for p in pairs]
-                own = folders[0][places[0]]
-                folder = tuple("*" if part == own else part for part in parts[0].folder)
+                folder = tuple("*" if part == own else part.replace(own, ID) for part in parts[0].folder)
                 files = sorted(file for part in parts for file in part.files)
                 setattr(first, side, Group(folder, files, parts[0].affix))
             _place(first)

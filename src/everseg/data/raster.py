@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from everseg.data.images import DEEP, open_image, read_file, refuse_nan
+from everseg.data.images import DEEP, open_header, open_image, read_file, refuse_nan
 from everseg.errors import UserError
 
 Form = Literal["grey", "palette", "colour"]
@@ -30,7 +30,7 @@ _STEP = 51
 """To a multiple of which the channels of colours in a JPEG are rounded."""
 
 _NEAR = 12
-"""By how much black and white may differ from 0 and 255 in a JPEG of a grey mask."""
+"""By how much white may differ from 255 in a JPEG of a grey mask. What is near 0 may be a number."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def palette_of(path: Path) -> dict[int, Colour]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with open_header(path) as image:
                 colours = image.getpalette("RGB") if image.mode in ("P", "PA") else None
     except Exception:  # Pillow raises errors of a dozen types; a damaged image is a sentence when decoded.
         return {}
@@ -161,7 +161,7 @@ def whole(values: NDArray[np.generic]) -> NDArray[np.integer]:
 
 def in_steps(raster: Raster) -> NDArray[np.integer]:
     """Values of a raster as whole numbers; in a lossy format so that equal areas have equal values again:
-    channels of colours in steps of 51, and greys near 0 and 255 as these.
+    channels of colours in steps of 51, and greys near 255 as this.
     """
     if raster.form == "colour":
         if not raster.lossy:
@@ -170,17 +170,12 @@ def in_steps(raster: Raster) -> NDArray[np.integer]:
     values = whole(raster.values)
     if not raster.lossy or values.dtype != np.uint8 or values.max(initial=0) < 128:
         return values
-    return np.where(values < _NEAR, 0, np.where(near_white(values), 255, values)).astype(np.uint8)
+    return np.where(near_white(values), 255, values).astype(np.uint8)
 
 
 def near_white(value: Any) -> Any:
     """Whether 8-bit greys may have been 255 before a JPEG was made of them."""
-    return value > 255 - _NEAR
-
-
-def alike(one: int, other: int) -> bool:
-    """Whether two colours of a lossy file may be the same, rounded up and down by `in_steps`."""
-    return all(abs(a - b) <= _STEP for a, b in zip(unpacked(one), unpacked(other), strict=True))
+    return (value > 255 - _NEAR) & (value <= 255)
 
 
 def _triple(row: NDArray[np.uint8]) -> Colour:

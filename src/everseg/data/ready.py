@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from everseg.data.layout import Group, split_of
@@ -88,7 +88,8 @@ def _listed(file: Path) -> list[str]:
             return []
         tree = json.loads(file.read_text(encoding="utf-8-sig"))
         drawn = {row["image_id"] for row in tree["annotations"] if row.get("segmentation")}
-        return sorted(row["file_name"] for row in tree["images"] if row["id"] in drawn)
+        named = [row["file_name"].replace("\\", "/") for row in tree["images"] if row["id"] in drawn]
+        return sorted(PurePosixPath(name).as_posix() for name in named)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 

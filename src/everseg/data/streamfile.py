@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from everseg.data.classes.steps import UnseenAs
 from everseg.data.domains.prompts import PromptKind
-from everseg.data.masks import Threshold
+from everseg.data.maskrule import Threshold
 from everseg.errors import UserError, unknown
 from everseg.text import read_text
 from everseg.types import Setting

@@ -102,6 +102,7 @@ def test_one_square_in_many_forms(write: Write, segmentation: Any) -> None:
         ([[1, 2, 3, 4]], "three corners"),
         ([[1e308, 1e308, -1e308, 1e308, 0, -1e308]], "farther than"),
         ([10**400] * 6, "three corners"),
+        ([0.1, 0.1, 0.4, 0.1, 0.4, 1.0], "as shares of the image's size"),
         ([SQUARE, "text"], "text among its polygons"),
         ({"size": [H, W]}, "without counts"),
         ({"counts": RUNS, "size": [W, H]}, "not the image's"),

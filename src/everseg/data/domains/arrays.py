@@ -14,7 +14,8 @@ from torch import Tensor
 
 from everseg.data.described import Described, Plain
 from everseg.data.images import read_image
-from everseg.data.masks import Meaning, mask_rule
+from everseg.data.maskrule import mask_rule
+from everseg.data.masks import Meaning
 from everseg.data.meaning import ALL, settled
 from everseg.data.names import refuse_twice, sample_names
 from everseg.data.numbers import read_labels

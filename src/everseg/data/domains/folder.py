@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.points import PointsFile
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.masks import Meaning, Threshold, mask_rule
+from everseg.data.maskrule import Threshold, mask_rule
+from everseg.data.masks import Meaning
 from everseg.data.meaning import settled
 from everseg.data.names import POINTS, sample_name, some
 from everseg.data.pairing import Pair, Patterns, fixed_folder, pair_files
@@ -74,7 +75,7 @@ class FolderReader(Samples):
     prompts: how to prompt; None takes the stored clicks where `masks/points.json` exists and draws clicks
         where not.
     mask_threshold, mask_values, mask_colours, void: what the object is, where the masks leave it open; see
-        `everseg.data.masks.mask_rule`.
+        `everseg.data.maskrule.mask_rule`.
     mask_suffix: what the mask's stem has beyond the image's, as "_segmentation".
     part: [start, stop] of the sorted images; limit: at most so many samples, evenly spaced over the sorted
         list.

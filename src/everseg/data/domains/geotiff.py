@@ -14,7 +14,8 @@ from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.domains.slices import SliceSamples
 from everseg.data.geo import read_band, read_raster, refuse_elsewhere
-from everseg.data.masks import Meaning, Threshold, mask_rule
+from everseg.data.maskrule import Threshold, mask_rule
+from everseg.data.masks import Meaning
 from everseg.data.meaning import settled
 from everseg.data.names import sample_name
 from everseg.data.pairing import pair_by_stem

@@ -20,7 +20,8 @@ from everseg.data.described import Described
 from everseg.data.domains.prompts import PromptKind, PromptRule
 from everseg.data.extras import needed
 from everseg.data.images import read_file
-from everseg.data.masks import MaskRule, Meaning, Threshold, mask_rule
+from everseg.data.maskrule import MaskRule, Threshold, mask_rule
+from everseg.data.masks import Meaning
 from everseg.data.meaning import settled_rows
 from everseg.data.numbers import labels_of, refuse_blurred
 from everseg.data.raster import Raster, decode_raster, raster_of

@@ -17,7 +17,7 @@ from PIL import Image
 from everseg.data.domains.faults import Faults
 from everseg.data.domains.prompts import FRAME, StoredClicks
 from everseg.data.listing import Meant
-from everseg.data.masks import Threshold, mask_rule
+from everseg.data.maskrule import Threshold, mask_rule
 from everseg.data.meaning import settled
 from everseg.data.names import POINTS, is_litter
 from everseg.data.samples import PartlyReadable

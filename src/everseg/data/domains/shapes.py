@@ -111,6 +111,8 @@ def _part(part: Any, height: int, width: int) -> Any:
         raise NoShape("has a polygon without at least three corners, written x, y, x, y, ...")
     if abs(corners).max() > FARTHEST:
         raise NoShape(f"has a corner farther than {FARTHEST:,.0f} pixels from the image")
+    if max(height, width) > 2 and abs(corners).max() <= 1 and (corners != np.rint(corners)).any():
+        raise NoShape("has corners within 0 and 1, as shares of the image's size, where COCO counts pixels")
     return flat if flat is part else corners.tolist()
 
 
