@@ -35,6 +35,15 @@ def _neighbour(path: Path) -> Path:
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
 
 
+def _why(error: Exception, folder: Path, advice: str) -> str:
+    """Why nothing can be written in a folder, and what to do. advice: where no file is in the way."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        in_the_way = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+        if in_the_way is not None:
+            return f"{in_the_way} is a file; choose a folder"
+    return f"{getattr(error, 'strerror', None) or error}; {advice}"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` that takes its place when the block ends well and vanishes when not.
@@ -54,7 +63,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         advice = "check the folder's permissions and space"
-        raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
+        raise UserError(f"cannot write {path}: {_why(error, path.parent, advice)}") from error
     try:
         yield temporary
         with temporary.open("r+b") as file:  # Windows flushes only what may be written.
@@ -62,8 +71,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.chmod(temporary, mode & 0o777)  # whoever filled it may have replaced it, as safetensors does
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         advice = "free some space and run the same command again"
-        raise UserError(f"cannot write {path}: {error}; {advice}") from error
+        raise UserError(f"cannot write {path}: {reason}; {advice}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -82,7 +92,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
     except OSError as error:
         advice = "check the folder's permissions and space"
-        raise UserError(f"cannot write {path}: {error.strerror}; {advice}") from error
+        raise UserError(f"cannot write {path}: {_why(error, path.parent, advice)}") from error
     try:
         yield temporary
         mode = temporary.stat().st_mode & 0o666
@@ -94,8 +104,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         temporary.rename(path)
     except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         advice = "free some space and run the same command again"
-        raise UserError(f"cannot write {path}: {error}; {advice}") from error
+        raise UserError(f"cannot write {path}: {reason}; {advice}") from error
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -236,7 +247,7 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: the file is missing, truncated or not one of ours.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist; restore it from a copy")
     try:
         # Read, not mapped: Windows deletes no file that is mapped into memory, and a run replaces its state.
         # By us, because safetensors opens no path that is not UTF-8.
@@ -275,8 +286,8 @@ def locked(folder: Path) -> Iterator[None]:
         advice = "wait for it or choose another --out"
         raise UserError(f"another run is writing to {folder}; {advice}") from error
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write to {folder}: {reason}; choose another --out") from error
+        why = _why(error, folder, "choose another --out")
+        raise UserError(f"cannot write to {folder}: {why}") from error
     try:
         yield
     finally:

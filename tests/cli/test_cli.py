@@ -473,6 +473,17 @@ def test_no_run_and_damaged_runs(everseg_command: Command, made: Made, tmp_path:
         refused(everseg_command(verb, run, *more), name if name != "results-003.json" else "results")
 
 
+def test_no_process_ends_before_the_main_one_has_told_all(
+    everseg_command: Command, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends all processes as soon as one ends with another exit code than 0."""
+    monkeypatch.setattr("everseg.distributed.wait", lambda: print("waited", file=sys.stderr))
+    done = everseg_command(
+        "predict", made.run, made.image, "--point", "999,4", "--json", "--out", tmp_path / "out"
+    )
+    assert (done.code, json.loads(done.out), done.err.splitlines()[-1]) == (3, [], "waited")
+
+
 def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path) -> None:
     def predicted(*more: object, image: Path = made.image) -> Done:
         return everseg_command("predict", made.run, image, "--out", tmp_path / "out", *more)
@@ -491,6 +502,7 @@ def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path)
         assert done.code == 3 and all(text in done.err for text in said), done
         assert done.err.splitlines()[-1] == "1 image: 0 predicted, 0 finished before, 1 failed"
 
+    refused(predicted("--point", "3,4", "--format", "png"), "'--format': 'png' is not one of 'masks'")
     failed(predicted("--point", "999,4"), str(made.image), "outside the image of 64x64")
     failed(predicted("--point", "3,4", image=tmp_path / "text.png"), "text.png is not an image")
     assert not (tmp_path / "out").exists()

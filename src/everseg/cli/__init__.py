@@ -90,7 +90,7 @@ def main() -> None:
         if said.startswith("Usage:"):  # A group of commands was named without a command: this is its help.
             print(said)
         else:
-            _say(said)
+            _say(said.replace("Value error, ", "", 1))  # Pydantic's, which checks choices in some versions.
         sys.exit(2)
     except Interrupted:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

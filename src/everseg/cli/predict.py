@@ -181,6 +181,8 @@ def _predict(
                 f"{skipped} finished before, {len(failed)} failed{without}{where}",
                 error=True,
             )
+        sys.stdout.flush()
+    wait()  # torchrun ends all processes as soon as one ends with exit code 3.
     return bool(failed or faults)
 
 

@@ -361,6 +361,8 @@ def read_values(values: Any, where: str) -> Record:
     if not isinstance(values, dict):
         raise UserError(f"{where} is damaged (it is not a JSON object); restore it from a copy")
     version = values.get("format")
+    if version is None:
+        raise UserError(f"{where} is damaged (it names no format); restore it from a copy")
     if version != FORMAT:
         raise UserError(f"{where} has format {version!r}; this version reads {FORMAT}")
     record = parse(Record, values, where)
