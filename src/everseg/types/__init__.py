@@ -77,7 +77,7 @@ class Query(Brief, Keyed):
 
     image: Tensor
     prompts: Prompts
-    key: str = FROM_PIXELS
+    key: str = field(default=FROM_PIXELS, repr=False)
     lasting: bool = True
 
 
@@ -93,7 +93,7 @@ class PromptSample(Brief, Keyed):
     prompts: Prompts
     masks: Tensor
     name: str = ""
-    key: str = FROM_PIXELS
+    key: str = field(default=FROM_PIXELS, repr=False)
 
     @classmethod
     def from_mask(
@@ -175,7 +175,7 @@ class SemanticSample(Brief, Keyed):
     image: Tensor
     labels: Tensor
     name: str = ""
-    key: str = FROM_PIXELS
+    key: str = field(default=FROM_PIXELS, repr=False)
 
     def query(self) -> ImageQuery:
         return ImageQuery(self.image, self.key)

@@ -26,7 +26,8 @@ class Brief:
     is empty is left out."""
 
     def __repr__(self) -> str:
-        given = ((f.name, _shown(getattr(self, f.name))) for f in fields(self))  # type: ignore[arg-type]
+        shown = [f for f in fields(self) if f.repr]  # type: ignore[arg-type]
+        given = ((f.name, _shown(getattr(self, f.name))) for f in shown)
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in given if text)})"
 
 
