@@ -78,7 +78,7 @@ def read_tiff(content: bytes, path: Path, *, chosen: bool) -> tuple[NDArray[Any]
             if int(np.prod(shape)) > MOST_PIXELS * 4:
                 raise UserError(f"{path} has {'x'.join(map(str, shape))} values; cut it into tiles")
             values = np.asarray(series.asarray())
-            if values.shape != shape or not page.dataoffsets:
+            if values.shape != shape or not page.dataoffsets or not values.size:
                 raise ValueError("it lacks a part of its values")
             photometric, extra = int(page.photometric), [int(e) for e in page.extrasamples]
             turned = page.tags.valueof(_ORIENTATION, 1)
