@@ -231,7 +231,7 @@ def test_predicting_a_folder_with_prompts_for_each_image(
     for line, words in zip(
         said,
         (
-            "clicks.csv, line 7 is about c.png, which is none of the images given",
+            "clicks.csv, line 7 is about c.png, which is not among the given images",
             "b/2.png has no prompts in",
             "(99, 1) lies outside the image of 64x48 pixels",
             "bad.png is not an image",
@@ -259,7 +259,7 @@ def test_predicting_a_folder_with_prompts_for_each_image(
     coco = tmp_path / "coco"
     done = everseg_command(*given[:2], tmp_path / "in" / "*" / "1.png", *given[3:5], "--out", coco,
         "--format", "coco")  # fmt: skip
-    assert done.code == 3 and "bad.png, which is none of the images given" in done.err
+    assert done.code == 3 and "bad.png, which is not among the given images" in done.err
     results = json.loads((coco / "predictions.coco.json").read_text())
     assert [r["image_id"] for r in results] == [1, 1, 2]
     assert (coco / "b" / "1_overlay.png").is_file()

@@ -163,7 +163,7 @@ def assign(
         if not places:
             places = ends[0].of(wanted) or ends[1].of((*wanted[:-1], Path(wanted[-1]).stem) if wanted else ())
         if not places:
-            strange.append(f"{prompts.where} is about {name}, which is none of the images given")
+            strange.append(f"{prompts.where} is about {name}, which is not among the given images")
             continue
         if len(set(places)) > 1:
             first, second = (sources[n].path for n in places[:2])
