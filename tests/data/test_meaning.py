@@ -115,6 +115,8 @@ def test_more_than_two_greys_are_refused_until_said(tmp_path: Path, values: tupl
     assert np.array_equal(chosen, disc(10, 7) | disc(32, 7))
     left = settled(files, mask_rule(void=values[:2])).mask(files[0])
     assert np.array_equal(left, disc(54, 7))
+    dark = settled(files, mask_rule(void=values[1:])).mask(files[0])
+    assert np.array_equal(dark, disc(10, 7))
 
 
 def test_files_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Meant:
         self._spelt: dict[str, set[str]] | None = None
 
     def find(self, name: str) -> str | None:
-        """The one name that `name` means; None where there is none, or more than one."""
+        """The one name that `name` means; None without a match or with several."""
         if name in self.names:
             return name
         if self._spelt is None:
@@ -61,7 +61,7 @@ class Listing:
         self._known: dict[Path, Meant] = {}
 
     def find(self, name: str) -> Path | None:
-        """The file that a name means, or None where there is none or it is not certain."""
+        """The file that a name means, or None if no file or several could be meant."""
         path = self.folder / name
         if not (name and is_file_name(str(path))):
             return None

@@ -64,8 +64,10 @@ class Meaning:
 
     @property
     def cut(self) -> int:
-        """Grey values above this one are object."""
-        return sum(self.drawn[-2:]) // 2 if len(self.drawn) > 1 else self.drawn[0] - 1
+        """Grey values above this one are object: the middle between the object and what is next darker."""
+        (bright,) = self.object
+        below = [v for v in self.drawn if v < bright]
+        return (below[-1] + bright) // 2 if below else bright - 1
 
     @property
     def key(self) -> str:

@@ -53,7 +53,7 @@ class OutputFolder:
         return self.root / f"{name}.json"
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """The record of an earlier prediction, or None where there is none."""
+        """The record of an earlier prediction, or None if there is no record."""
         try:
             found = json.loads(self.record_path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

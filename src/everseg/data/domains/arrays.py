@@ -143,7 +143,7 @@ class PairSamples(Described[PromptSample]):
     first: the first pair, so that what is no pair is refused at once.
 
     Raises:
-        UserError: it is none.
+        UserError: the first item is not a pair of an image and a mask.
     """
 
     def __init__(self, source: Indexed, drawn: _Drawn, first: Any) -> None:

@@ -24,7 +24,7 @@ BOXES = "set use_boxes: true to take the bbox as the mask, or skip_faulty: true 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """A row of `images`, and the file that it means. `file` is None where there is none."""
+    """A row of `images`, and the file that it means. `file` is None if it does not exist."""
 
     name: str
     file: Path | None

@@ -147,7 +147,7 @@ def _none(path: Path, held: Sequence[Held]) -> UserError:
 def _summary(names: Sequence[str], place: str = "") -> list[str]:
     """How many tensors begin with which key: ["model: 177 tensors", ...], at most five.
 
-    place: of a SAM that is none of them; the keys are told as far as they differ from it.
+    place: of a SAM that is not among them; messages name the keys by how they differ from it.
     """
     counts: dict[str, int] = {}
     for name in names:
