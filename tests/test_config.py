@@ -12,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 import pytest
 
 from everseg import merge
-from everseg.config import Setting, describe, differences, override, plain, restore
+from everseg.config import Setting, before, describe, differences, inherit, override, plain, restore
 from everseg.errors import UserError
 from everseg.fit import FitConfig
 from everseg.methods import METHODS, build, configure, find
@@ -316,3 +316,30 @@ def test_methods_and_presets_are_found_by_name_or_path() -> None:
 def test_a_learner_is_built_from_kept_values_too(micro: Any) -> None:
     config = configure("samcl", assignments=["aug.rank=3"])
     assert build("samcl", micro, plain(config), 0).config == config  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A configuration with a field that earlier versions did not have."""
+
+    rate: float = 0.1
+    strict: bool = field(default=True, metadata=before(False))
+
+
+@dataclass(frozen=True)
+class Whole:
+    part: Grown = field(default_factory=Grown)
+
+
+def test_what_an_earlier_version_wrote_means_what_it_did() -> None:
+    assert restore(Whole, {"part": {"rate": 0.5}}, "run.json") == Whole(Grown(0.5, strict=False))
+    assert restore(Whole, {"part": {"rate": 0.5, "strict": True}}, "run.json") == Whole(Grown(0.5))
+    assert restore(Whole, {}, "run.json") == Whole()
+
+
+def test_a_run_goes_on_as_an_earlier_version_began_it() -> None:
+    written = {"part": {"rate": 0.1}}
+    earlier = restore(Whole, written, "run.json")
+    assert inherit(Whole(), earlier, written) == earlier
+    assert inherit(Whole(Grown(0.7)), earlier, written) == Whole(Grown(0.7, strict=False))
+    assert inherit(Whole(), Whole(Grown(strict=False)), plain(Whole())) == Whole()

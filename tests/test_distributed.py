@@ -45,7 +45,7 @@ def test_alone_every_exchange_is_nothing() -> None:
 
 
 LEFT = """
-import atexit, os, sys, torch
+import atexit, os, sys, time, torch
 
 # Said first, asked last: a group whose threads outlive the interpreter aborts its process now and then.
 atexit.register(lambda: os._exit(7) if torch.distributed.is_initialized() else None)
@@ -54,6 +54,7 @@ atexit.register(lambda: os._exit(7) if torch.distributed.is_initialized() else N
 SCRIPT = """
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[4])
+import everseg.domains.prepare as preparing
 from everseg.classes.losses.pseudo import EntropyMedians
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.distributed import add_up, gather, shard, world
@@ -77,6 +78,9 @@ medians.add_up()
 assert medians.counts.sum() == medians.counts[1, 5] == 3
 confusion = score_classes(here.says_one, here.class_samples(), "ab", ClassScoreConfig(size="original"))
 assert confusion.counts.tolist() == [[0, 3], [0, 33]]
+# A process that comes later must not count what another has written meanwhile.
+cache = preparing.FeatureCache
+preparing.FeatureCache = lambda *given: time.sleep(0.3 * world().rank) or cache(*given)
 torch.save(here.prepared(load_base(base), out), f"{out}/prepared-{world().rank}.pt")
 run(here.stream(), here.config(base), f"{out}/domains", load_base(base))
 done = run(here.class_stream(), here.class_config(backbone), f"{out}/classes", load_semantic_base(backbone))

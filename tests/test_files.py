@@ -439,10 +439,11 @@ def test_a_second_process_is_told_to_wait_and_a_killed_one_lets_go(tmp_path: Pat
     with spawn(HOLDS, folder) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "locked\n"
-        with pytest.raises(
-            UserError, match=r"another run is writing to .*run; wait for it or choose another"
-        ):
+        with pytest.raises(UserError, match=r"another command is writing to .*run; wait for it to end$"):
             with locked(folder):
+                raise AssertionError("two hold the lock")
+        with pytest.raises(UserError, match=r"wait for it or give another folder$"):
+            with locked(folder, "give another folder"):
                 raise AssertionError("two hold the lock")
         child.kill()
     with locked(folder):
@@ -470,3 +471,9 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
         write_text(tmp_path, "whole")
     with pytest.raises(UserError, match="no file can have this name"):
         write_text(Path(), "whole")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(OSError, match="no regular file"):
+        sha256_file(tmp_path / "x.png")

@@ -21,13 +21,13 @@ PACKAGE = ROOT / "src" / "everseg"
 
 FLOORS = """
 errors seed distributed text
-config files progress schedule types
+config files progress types
 fit merge methods pictures results
 data
 models
 domains classes
 runs
-__init__ report doctor serve
+__init__ report doctor serve napari
 testing cli
 __main__
 """

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from everseg import progress
+from everseg.errors import UserError
 
 
 def test_elsewhere_than_on_a_terminal_there_is_silence(
@@ -40,6 +41,16 @@ def test_a_bar_of_nothing_and_a_bar_that_breaks_end_well(monkeypatch: pytest.Mon
         raise ValueError("inside")
     with progress.bar("after", 1):  # rich allows one live display: the broken one has let go of it.
         pass
+
+
+def test_the_seconds_between_two_lines_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, seconds in (("", 10.0), ("0", 0.0), ("2.5", 2.5)):
+        monkeypatch.setenv(progress.SECONDS, given)
+        assert progress.every() == seconds
+    for wrong in ("often", "-1", "nan", "inf"):
+        monkeypatch.setenv(progress.SECONDS, wrong)
+        with pytest.raises(UserError, match=f"EVERSEG_PROGRESS_SECONDS is '{wrong}'; give a number"):
+            progress.every()
 
 
 class Clock:

@@ -49,12 +49,13 @@ def test_every_kind_and_option_is_there() -> None:
     (text,) = re.findall(r"## What other tools write\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
     for stage in yaml.safe_load(text)["stages"]:
         for split in (stage["train"], stage["test"]):
-            known = parameters(READERS[split.pop("kind")])
+            kind = split.pop("kind")
+            known = parameters(kind, READERS[kind])
             assert known is not None and set(split) <= known
 
 
 def test_every_extra_is_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (readers,) = (d for d in project["optional-dependencies"]["dev"] if d.startswith("everseg["))
+    readers = next(d for d in project["optional-dependencies"]["dev"] if d.startswith("everseg["))
     for extra in readers.removeprefix("everseg[").removesuffix("]").split(","):
         assert extra in project["optional-dependencies"] and f"everseg[{extra}]" in PAGE

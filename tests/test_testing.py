@@ -1,4 +1,4 @@
-"""The public contract suite: the method in CONTRIBUTING.md keeps it, and methods that are broken do not."""
+"""The public contract suite: the method in docs/write-a-method.md keeps it, broken methods do not."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # ---------------------------------------------------------------- methods that keep it
 
 
-def test_the_example_of_contributing_keeps_every_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+def test_the_documented_example_keeps_every_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "write-a-method.md").read_text(encoding="utf-8")
     method, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mypkg_of_a_test.py").write_text(method)
     monkeypatch.syspath_prepend(tmp_path)
     check_method("mypkg_of_a_test:Mean")
     names = {"Mean": find("mypkg_of_a_test:Mean")}
-    exec(compile(test, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    exec(compile(test, "write-a-method.md", "exec", dont_inherit=True), names)
     (mark,) = names["test_mean"].pytestmark  # type: ignore[attr-defined]
     given, found = mark.args
     assert given == "law" and [str(law) for law in found] == [str(law) for law in laws(names["Mean"])]

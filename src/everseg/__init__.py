@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from everseg.methods import METHODS, build, configure
     from everseg.models.promptable.load import load_base
     from everseg.runs.folder import load
+    from everseg.runs.gate import gate
     from everseg.runs.learn import learn, run
     from everseg.runs.run import Run, RunConfig
     from everseg.types import ImageQuery, Prompts, PromptSample, Query, SemanticSample, Stage
@@ -46,6 +47,7 @@ _PLACES = {
     "UserError": "everseg.errors",
     "build": "everseg.methods",
     "configure": "everseg.methods",
+    "gate": "everseg.runs.gate",
     "learn": "everseg.runs.learn",
     "load": "everseg.runs.folder",
     "load_base": "everseg.models.promptable.load",
@@ -69,6 +71,7 @@ __all__ = [
     "UserError",
     "build",
     "configure",
+    "gate",
     "learn",
     "load",
     "load_base",

@@ -19,12 +19,21 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from everseg.errors import UserError, unknown
+from everseg.text import uncapitalised
 
 C = TypeVar("C")
 
+BEFORE = "before"
+
+
+def before(value: Any) -> dict[str, Any]:
+    """Metadata of a field that earlier versions did not have: what they did, for the runs that they wrote."""
+    return {BEFORE: value}
+
+
 MACHINE = {"machine": True}
-"""Metadata of a field that says how this machine goes about it (worker processes, where a cache lies): it may
-differ each time a run goes on, because nothing that is learned depends on it."""
+"""Metadata of a field that concerns only this machine (worker processes, the path of a cache): it may differ
+each time a run resumes, because nothing that is learned depends on it."""
 
 
 class SettingError(UserError, ValueError):
@@ -44,7 +53,7 @@ class Range:
     above: bool = False
 
     def check(self, name: str, value: Any, whole: bool) -> None:
-        """Refuse what is no number, infinite, NaN or out of the range.
+        """Refuse what is not a number, infinite, NaN or out of the range.
 
         Raises:
             SettingError: it is.
@@ -174,7 +183,7 @@ def _checked(kind: Any, value: Any, text: str, where: str) -> Any:
         try:
             return adapter.validate_python(text.strip())
         except ValidationError:
-            raise UserError(f"{where}: {error.errors()[0]['msg'].lower()}") from error
+            raise UserError(f"{where}: {uncapitalised(error.errors()[0]['msg'])}") from error
 
 
 def everywhere(config: C, name: str, value: Any) -> C:
@@ -205,22 +214,49 @@ def plain(config: Any, machine: bool = True) -> Any:
 
 
 def restore(kind: type[C], values: dict[str, Any], where: str) -> C:
-    """The configuration that `plain` wrote.
+    """The configuration that `plain` wrote; a field that it lacks has the value of `before`.
 
     Raises:
         UserError: the values do not fit, for example because another version wrote them.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return TypeAdapter(kind).validate_python(_with_earlier(kind, values))
     except ValidationError as error:
         first = error.errors()[0]
-        place, said = [str(p) for p in first["loc"] if str(p).isidentifier()], first["msg"].lower()
+        place, said = [str(p) for p in first["loc"] if str(p).isidentifier()], uncapitalised(first["msg"])
         if isinstance(cause := first.get("ctx", {}).get("error"), SettingError):
             place, said = [*place, cause.name], f"it {cause.reason}"
         name = ".".join(place) or "as a whole"
         raise UserError(
             f"{where}: setting {name!r} is damaged or of another version ({said}); restore it from a copy"
         ) from error
+
+
+def _with_earlier(kind: Any, values: Any) -> Any:
+    """The values, with those of fields that the version which wrote them did not have."""
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(values, Mapping)):
+        return values
+    hints = get_type_hints(kind)
+    found = {name: _with_earlier(hints.get(name), value) for name, value in values.items()}
+    earlier = {f.name: f.metadata[BEFORE] for f in dataclasses.fields(kind) if BEFORE in f.metadata}
+    return {**earlier, **found}
+
+
+def inherit(config: C, earlier: C, written: Mapping[str, Any]) -> C:
+    """A copy of a nested configuration in which fields that `written` lacks are as in `earlier`.
+
+    written: what an earlier version wrote.
+    earlier: what was read from it, with the values of `before`.
+    """
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    new: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        ours, theirs = getattr(config, f.name), getattr(earlier, f.name, None)
+        if BEFORE in f.metadata and f.name not in written:
+            new[f.name] = theirs
+        elif type(ours) is type(theirs) and dataclasses.is_dataclass(ours):
+            new[f.name] = inherit(ours, theirs, written.get(f.name, {}))
+    return dataclasses.replace(config, **new)
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
@@ -237,8 +273,11 @@ def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
 class Setting(NamedTuple):
     """One setting, or a group of settings, as `describe` finds it in a configuration.
 
-    name: dotted, as `--set` takes it. kind: its type, or "group". value: as in the configuration; None for
-    a group. meaning: from the field's docstring. source: where the default comes from; "" where nobody says.
+    name: dotted, as `--set` takes it.
+    kind: its type, or "group".
+    value: as in the configuration; None for a group.
+    meaning: from the field's docstring.
+    source: where the default comes from; "" if unknown.
     """
 
     name: str

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-if TYPE_CHECKING:  # Whoever only asks for help does not wait for torch.
+if TYPE_CHECKING:  # `everseg --help` does not load torch.
     import torch
     from torch import Tensor
 

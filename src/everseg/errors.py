@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend: says what was wrong, where, and what to do, in one sentence.
+    """An error that the user can fix: says what is wrong, where, and what to do, in one sentence.
 
-    The command line prints the sentence without a traceback and exits with code 2. Errors of ours are
+    The command line prints the sentence without a traceback and exits with code 2. Our own errors are
     assertions. Whatever bytes and line breaks the names in it have, it stays one line that can be printed.
     """
 
     def __init__(self, sentence: str) -> None:
-        # A process that decodes images hands on the sentence at the end of its traceback.
+        # A process that decodes images passes the sentence on at the end of its traceback.
         wrapped = re.search(r"\neverseg\.[\w.]+: (.*)\Z", sentence, re.DOTALL)
         super().__init__(printable((wrapped[1] if wrapped else sentence).strip()))
 

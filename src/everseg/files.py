@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def _neighbour(path: Path) -> Path:
 
 
 def _why(error: Exception, folder: Path, advice: str) -> str:
-    """Why nothing can be written in a folder, and what to do. advice: where no file is in the way."""
+    """Why nothing can be written in a folder, and what to do.
+
+    advice: where no file is in the way.
+    """
     if isinstance(error, FileExistsError | NotADirectoryError):
         in_the_way = next((path for path in (folder, *folder.parents) if path.is_file()), None)
         if in_the_way is not None:
@@ -68,7 +72,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as file:  # Windows flushes only what may be written.
             os.fsync(file.fileno())
-        os.chmod(temporary, mode & 0o777)  # whoever filled it may have replaced it, as safetensors does
+        os.chmod(temporary, mode & 0o777)  # safetensors replaces the file that it fills
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -147,9 +151,14 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode(errors="printable"))
 
 
+def json_text(value: Any) -> str:
+    """JSON with sorted keys and an indent, in ASCII: the same value always gives the same text."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys and an indent, atomically: the same value always gives the same bytes."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Write JSON atomically: the same value always gives the same bytes."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path, *, names: bool = False, unique: bool = False) -> Any:
@@ -179,7 +188,13 @@ def read_json(path: Path, *, names: bool = False, unique: bool = False) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's content, read in pieces."""
+    """Hex digest of a file's content, read in pieces.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or device, for whose content one would wait forever.
+    """
+    if not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -194,8 +209,9 @@ def sha256_tensors(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _split(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """Replace each tensor of a nested dict by a reference and collect it in `tensors` under its path."""
+def split_state(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree of a nested state in which references stand for tensors; those are put into `tensors` under
+    their paths."""
     if isinstance(state, Tensor):
         tensors[prefix] = state.detach().cpu().contiguous()
         return {"$tensor": prefix}
@@ -203,21 +219,22 @@ def _split(state: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         for key in state:
             usable = isinstance(key, str) and key not in ("", "$tensor") and "/" not in key
             assert usable, f"state keys are strings, not empty, without '/': {key!r}"
-        return {k: _split(v, f"{prefix}/{k}" if prefix else k, tensors) for k, v in state.items()}
+        return {k: split_state(v, f"{prefix}/{k}" if prefix else k, tensors) for k, v in state.items()}
     if isinstance(state, list | tuple):
-        return [_split(value, f"{prefix}/{i}", tensors) for i, value in enumerate(state)]
+        return [split_state(value, f"{prefix}/{i}", tensors) for i, value in enumerate(state)]
     plain = state is None or isinstance(state, bool | int | float | str)
     assert plain, f"cannot keep a {type(state).__name__}"
     return state
 
 
-def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
+def join_state(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The nested state that `split_state` took apart."""
     if isinstance(tree, dict):
         if set(tree) == {"$tensor"}:
             return tensors[tree["$tensor"]]
-        return {key: _join(value, tensors) for key, value in tree.items()}
+        return {key: join_state(value, tensors) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_join(value, tensors) for value in tree]
+        return [join_state(value, tensors) for value in tree]
     return tree
 
 
@@ -228,7 +245,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     their order, because a learner may well go through them; tuples come back as lists.
     """
     tensors: dict[str, Tensor] = {}
-    tree = _split(state, "", tensors)
+    tree = split_state(state, "", tensors)
     # Two names of one storage are an error to safetensors; a copy is what the reader expects.
     seen: set[int] = set()
     for name, value in tensors.items():
@@ -254,7 +271,7 @@ def load_state(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return _join(json.loads(header["__metadata__"]["everseg"]), tensors)
+        return join_state(json.loads(header["__metadata__"]["everseg"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise UserError(f"{path} is truncated or was not written by everseg ({error})") from error
 
@@ -271,23 +288,31 @@ def state_bytes(state: Any) -> int:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, instead: str = "") -> Iterator[None]:
     """Hold `folder` for one writing process; the lock ends with the process, however it ends.
 
+    instead: what the caller can do besides waiting, for the error; nothing where only this folder will do.
+
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it is a run on a hub.
     """
+    if str(folder).startswith("hf:"):
+        raise UserError(
+            f"{folder} lies on a hub, where nothing is changed; fetch it with 'hf download OWNER/NAME "
+            "--local-dir DIR' and give that folder"
+        )
     # A run may be stepped through by several threads, one after the other: the lock is the process's.
     lock = FileLock(folder / ".lock", thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        advice = "wait for it or choose another --out"
-        raise UserError(f"another run is writing to {folder}; {advice}") from error
+        advice = f"wait for it or {instead}" if instead else "wait for it to end"
+        raise UserError(f"another command is writing to {folder}; {advice}") from error
     except (OSError, NotImplementedError) as error:
-        why = _why(error, folder, "choose another --out")
-        raise UserError(f"cannot write to {folder}: {why}") from error
+        raise UserError(
+            f"cannot write to {folder}: {_why(error, folder, instead or 'free space or allow writing there')}"
+        ) from error
     try:
         yield
     finally:

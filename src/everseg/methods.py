@@ -23,6 +23,7 @@ METHODS = {
     "fine-tuning": "everseg.classes.methods.baselines:FineTuning",
     "joint-classes": "everseg.classes.methods.baselines:JointClasses",
     "eir": "everseg.classes.methods.eir:EIR",
+    "eir-features": "everseg.classes.methods.eir_features:EIRFeatures",
     "dkd": "everseg.classes.methods.dkd:DKD",
     "ssul": "everseg.classes.methods.ssul:SSUL",
     "plop": "everseg.classes.methods.plop:PLOP",
@@ -31,6 +32,7 @@ METHODS = {
     "ilt": "everseg.classes.methods.ilt:ILT",
     "lwf": "everseg.classes.methods.lwf:LwF",
     "dft": "everseg.classes.methods.dft:DFT",
+    "star": "everseg.classes.methods.star:STAR",
 }
 
 
@@ -64,10 +66,12 @@ def find(name: str) -> type[Any]:
     if not (isinstance(found, type) and issubclass(found, Learner)):
         raise UserError(
             f"{name!r} is not a method: that is a class with learn, predict, state_dict and load_state_dict, "
-            "and with a Config (see CONTRIBUTING)"
+            "and with a Config (see docs/write-a-method.md)"
         )
     if not dataclasses.is_dataclass(getattr(found, "Config", None)):
-        raise UserError(f"method {name!r} has no Config, a dataclass of its settings (see CONTRIBUTING)")
+        raise UserError(
+            f"method {name!r} has no Config, a dataclass of its settings (see docs/write-a-method.md)"
+        )
     return found
 
 

@@ -1,8 +1,9 @@
-"""How far work is: bars on a terminal, a line every ten seconds elsewhere, readings for who listens."""
+"""Progress: bars on a terminal, a line every ten seconds elsewhere, readings for listeners."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,24 +15,42 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from everseg.distributed import world
+from everseg.errors import UserError
 
-console = Console(stderr=True)
+console = Console(stderr=True, force_jupyter=False)  # In a notebook, lines go to stderr as well.
 """Where progress and remarks go; results go to standard output."""
 
-EVERY = 10.0
-"""Seconds between two readings, and between two lines of one piece of work."""
+SECONDS = "EVERSEG_PROGRESS_SECONDS"
+"""Names the seconds between two readings, and between two lines of one piece of work."""
+
+
+def every() -> float:
+    """These seconds; ten where nothing is said.
+
+    Raises:
+        UserError: it is not a number, or is negative.
+    """
+    given = os.environ.get(SECONDS) or "10"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"{SECONDS} is {given!r}; give a number of seconds, such as 10")
+    return seconds
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How far a training is.
+    """The progress of a training.
 
     name: of the training.
     loss: mean over the steps since the last reading, in the last one over the last epoch. With several
         processes, the main process's share of each batch stands for the whole, except in the last one.
     images_per_second: training rows per second since the last reading, over all processes; in the last one
         since this call began.
-    seconds: of the training so far, with those before an interruption. left: seconds to go.
+    seconds: of the training so far, with those before an interruption.
+    left: seconds to go.
     score: the newest score on the validation images; None without any.
     """
 
@@ -61,7 +80,8 @@ class Reading:
 class Curve:
     """What a training that has ended was like, epoch by epoch.
 
-    losses: mean loss of each epoch. scores: on the validation images after each epoch; empty without any.
+    losses: mean loss of each epoch.
+    scores: on the validation images after each epoch; empty without any.
     best: the epoch whose weights were kept, from 1; 0 without validation images.
     """
 
@@ -74,7 +94,7 @@ class Curve:
 Listener = Callable[[Reading | Curve], None]
 
 _drawing: ContextVar[bool] = ContextVar("drawing", default=False)
-"""Whether there is a bar: what goes on within it, such as scoring between epochs, draws none of its own."""
+"""Whether there is a bar: work within it, such as scoring between epochs, draws none of its own."""
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
@@ -95,7 +115,7 @@ def bar(description: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar of `total` steps; where there is no terminal, lines for what takes longer than ten seconds.
     Yields a function that advances it by one and shows a short remark ("loss 0.31")."""
     began = last = time.monotonic()
-    done = 0
+    done, pause = 0, every()
 
     with _on_terminal(description, total) as show:
 
@@ -103,7 +123,7 @@ def bar(description: str, total: int) -> Iterator[Callable[[str], None]]:
             nonlocal done, last
             done += 1
             show(remark, 1)
-            if (now := time.monotonic()) - last >= EVERY:
+            if (now := time.monotonic()) - last >= pause:
                 last = now
                 left = (now - began) / done * (total - done)
                 _log(f"{description}: {done}/{total}, {duration(left)} left")
@@ -112,9 +132,9 @@ def bar(description: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 class Meter:
-    """Counts the steps of a training and tells how far it is, while it goes on and at its end.
+    """Counts the steps of a training and reports progress, during it and at its end.
 
-    A loss may lie on a device: it is read when there is something to tell, so that no step waits for it.
+    A loss may be on a device: it is read only when progress is reported, so that no step waits for it.
     """
 
     def __init__(
@@ -125,7 +145,7 @@ class Meter:
         self.losses: Any = 0.0
         self.since, self.rows, self.all_rows = 0, 0, 0
         self.score: float | None = None
-        self.show = show
+        self.show, self.pause = show, every()
 
     @property
     def seconds(self) -> float:
@@ -133,8 +153,12 @@ class Meter:
         return self.before + time.monotonic() - self.began
 
     def step(self, loss: Any, rows: int, epoch: int) -> None:
-        """Count a step. loss: this process's share of it, a number or a tensor of one. rows: of the whole
-        batch. epoch: from 1."""
+        """Count a step.
+
+        loss: this process's share of it, a number or a tensor of one.
+        rows: of the whole batch.
+        epoch: from 1.
+        """
         self.done += 1
         self.since += 1
         self.rows += rows
@@ -142,7 +166,7 @@ class Meter:
         self.losses = self.losses + loss
         self.show(f"epoch {epoch}/{self.epochs}", 1)
         now = time.monotonic()
-        if now - self.last < EVERY or not world().main:
+        if now - self.last < self.pause or not world().main:
             return
         left = (now - self.began) / (self.done - self.first) * (self.steps - self.done)
         mean = float(self.losses) / self.since * world().size
@@ -173,7 +197,8 @@ class Meter:
 def watch(name: str, *, done: int, steps: int, epochs: int, seconds: float) -> Iterator[Meter]:
     """A bar for a training, or lines where there is no terminal, and readings for who listens.
 
-    done: steps taken before an interruption. seconds: those that they took.
+    done: steps taken before an interruption.
+    seconds: those that they took.
     """
     with _on_terminal(name, max(0, steps - done)) as show:
         yield Meter(name, done, steps, epochs, seconds, show)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # Who draws with numpy does not wait for torch.
+    import torch
 
 
 def fold(seed: int, *keys: int | str) -> int:
@@ -17,6 +20,8 @@ def fold(seed: int, *keys: int | str) -> int:
 
 def torch_generator(seed: int, *keys: int | str) -> torch.Generator:
     """A CPU generator for one purpose. Draw on the CPU and move: CUDA and CPU generators differ."""
+    import torch
+
     return torch.Generator().manual_seed(fold(seed, *keys))
 
 

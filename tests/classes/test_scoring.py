@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from everseg.classes.scoring import ClassScoreConfig, score_classes
+from everseg.classes.scoring import ClassScoreConfig, by_step, score_classes, score_images
 from everseg.data import CentreCropped, centre_crop
 from everseg.types import ImageQuery, SemanticSample
 
@@ -96,3 +97,28 @@ def test_cropped_samples_are_lazy() -> None:
     cropped = CentreCropped(samples(), 16)
     assert len(cropped) == 3 and [s.name for s in cropped[1:]] == ["1", "2"]
     assert cropped[0].labels.shape == (16, 16)
+
+
+def test_each_image_has_the_iou_of_the_classes_that_it_shows() -> None:
+    """By hand: a missed class is 0, a class that is not in the truth is none."""
+    truth = torch.tensor([[0, 1], [1, 2]], dtype=torch.uint8)
+    one = SemanticSample(torch.zeros(3, 2, 2, dtype=torch.uint8), truth, "one")
+    two = SemanticSample(torch.ones(3, 2, 2, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.uint8), "two")
+    said = torch.tensor([[0, 1], [0, 0]])
+
+    def predict(queries: Sequence[ImageQuery]) -> list[Tensor]:
+        return [said for _ in queries]
+
+    names = ("background", "cat", "cow")
+    _, images = score_images(predict, [one, two], names, ClassScoreConfig(size="original"))
+    assert images[0][0] == "one" and images[0][1] == pytest.approx([1 / 3, 1 / 2, 0.0])
+    assert images[1][1] == pytest.approx([3 / 4, math.nan, math.nan], nan_ok=True)
+    learned_at = {"background": 0, "cat": 0, "cow": 1}
+    found = by_step(images, names, learned_at, ["first", "second"])
+    # The background would make "two" look good, which shows no class at all.
+    assert [(s.column, s.image, s.values["iou"]) for s in found] == [
+        ("first", "one", 0.5),
+        ("second", "one", 0.0),
+    ]
+    assert [s.column for s in by_step(images, names, learned_at, ["first", "second"], first=1)] == ["second"]
+    assert by_step([*images, images[0]], names, learned_at, ["first", "second"]) == [], "one name, two images"

@@ -91,7 +91,7 @@ def test_memory_stands_behind_a_steps_own_images() -> None:
 
 @pytest.mark.parametrize(("share", "rows"), [(0.0, 2), (0.25, 2), (0.5, 6), (0.75, 18)])
 def test_memory_has_its_share_of_an_epoch(share: float, rows: int) -> None:
-    """Two rows in memory are a quarter of eight; for half of twelve each is taken three times, drawn anew."""
+    """Two rows in memory are a quarter of eight; for half of twelve each is drawn three times."""
     crops = Crops([sample()] * 6, replace(CONFIG, replay=share), 0, "step", Dark())
     batch = collate([crops.at(0)[i] for i in range(len(crops))])
     assert batch.replayed.tolist() == [False] * 6 + [True] * rows

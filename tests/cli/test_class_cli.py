@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image
 from everseg.cli import main
 from everseg.data import Stream, SyntheticDomain
 from everseg.methods import METHODS, configure
-from everseg.runs.folder import load
+from everseg.runs.folder import load, write
 from everseg.runs.learn import run
 from everseg.runs.problem import problem_of
 from everseg.runs.record import First
@@ -127,6 +129,28 @@ def test_the_figures_of_classes(
     assert told["means"]["average_over_steps"] == pytest.approx((cells[0, :3].mean() + cells[1].mean()) / 2)
 
 
+def test_compare_holds_each_class_against_a_joint_run(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    joint = tmp_path / "joint"
+    assert everseg(*command(folder / "two.yaml", "joint-classes", micro_backbone_folder, joint)).code == 0
+    told = json.loads(everseg("compare", learned, joint, "--json").out)[str(learned)]
+    assert set(told["alone_from"].values()) == {"joint"} and told["further"]["missing"] == {}
+    cells, alone = load(learned).results.cells, load(joint).results.cells
+    gains = [
+        cells[(row, name)]["iou"] - alone[(0, name)]["iou"]
+        for name, row in load(learned).results.learned_at.items()
+    ]
+    assert told["scores"]["iou"]["plasticity"] == pytest.approx(sum(gains) / 4)
+    assert set(told["further"]["domains"]) == {"background", "red", "green", "blue", "one", "two"}
+    assert told["further"]["domains"]["two"] == {"flips": 0.0}
+    single = json.loads(everseg("compare", learned, "--json").out)[str(learned)]
+    assert single["scores"]["iou"]["plasticity"] is None
+    assert "red" in single["further"]["missing"]["plasticity"]
+    shown = everseg("compare", learned, joint)
+    assert shown.code == 0 and "modules trained alone are taken from joint" in shown.out
+
+
 def test_evaluating_gives_the_last_row_again_and_other_sizes(everseg: Command, learned: Path) -> None:
     found = everseg("evaluate", learned, "--json")
     values = load(learned).results.matrix("iou").values[-1]
@@ -135,6 +159,28 @@ def test_evaluating_gives_the_last_row_again_and_other_sizes(everseg: Command, l
     assert set(json.loads(full.out)) == {"background", "red", "green", "blue"}
     refused = everseg("evaluate", learned, "--oracle")
     assert refused.code == 2 and "learns classes: leave it out" in refused.err
+
+
+def test_the_gate_compares_classes_and_images_without_prompts(
+    everseg: Command, learned: Path, tmp_path: Path
+) -> None:
+    same = everseg("gate", learned, "--against", learned)
+    assert same.code == 0 and "PASS: " in same.out and "so prompts are not checked" in same.out
+    refused = everseg("gate", learned, "--against", "plain")
+    assert refused.code == 2 and "plain is not a run of classes; name a run" in refused.err
+    shutil.copytree(learned, tmp_path / "damaged")
+    run = load(tmp_path / "damaged")
+    with torch.no_grad():
+        run.learner.state_dict()["segmenter"]["classifiers.1.bias"].add_(1000)  # Everything is red.
+    write(run)
+    files = [word for kind in ("json", "junit", "html") for word in (f"--{kind}", tmp_path / f"gate.{kind}")]
+    done = everseg("gate", tmp_path / "damaged", "--against", learned, *files)
+    told = json.loads((tmp_path / "gate.json").read_text())
+    assert done.code in (1, 3) and told["health"] is None
+    assert [c["column"] for c in told["comparisons"]] == ["background", "red", "green", "blue", "images"]
+    assert told["comparisons"][-1]["harmed"] == len(told["flips"]) > 0
+    assert "mIoU" in (tmp_path / "gate.html").read_text()
+    assert (tmp_path / "gate.junit").read_text().count("<testcase") == 5
 
 
 def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: Path, tmp_path: Path) -> None:
@@ -199,10 +245,12 @@ def test_runs_of_classes_and_of_domains_are_compared_apart(
     assert (alone.code, alone.err) == (0, "") and "runs of" not in alone.out and "at the end" not in alone.out
 
 
+@pytest.mark.slow
 def test_methods_share_a_first_step(
     everseg: Command, folder: Path, micro_backbone_folder: Path, tmp_path: Path
 ) -> None:
     def learn(method: str, out: str, *more: object, stream: str = "two.yaml") -> Said:
+        more = ("--defaults", "preset", *more)
         return everseg(*command(folder / stream, method, micro_backbone_folder, tmp_path / out, *more))
 
     assert learn("dkd", "given", "--until", "one").code == 0
@@ -228,12 +276,16 @@ def test_methods_share_a_first_step(
         return str(said.err)
 
     told = refused("mib", "a", *shared)
-    assert "MiB trains cross-entropy in its first step, and DKD trains BCE (positives times 2) and AC" in told
+    assert (
+        "MiB trains cross-entropy in its first step, and DKD trains BCE (positives times 2) and 1 times AC"
+        in told
+    )
     assert "SSUL trains what no other method does" in refused("ssul", "b", *shared)
-    told = refused("eir", "c", *shared)
-    assert "EIR trains BCE (positives times 1) with a background channel and AC" in told
+    told = refused("eir", "c", *shared, "--set", "background=true")
+    assert "EIR trains BCE (positives times 2) with a background channel and 1 times AC" in told
+    assert learn("eir", "c", *shared, "--until", "one").code == 0
     told = refused("dkd", "i", *shared, "--set", "gamma=3")
-    assert "DKD trains BCE (positives times 3) and AC" in told and "(positives times 2)" in told
+    assert "DKD trains BCE (positives times 3) and 1 times AC" in told and "(positives times 2)" in told
     assert "learned 'one' alone" in refused("dkd", "d", "--first-stage", tmp_path / "memory")
     assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
     assert "holds no run" in refused("dkd", "f", "--first-stage", tmp_path / "nowhere")
@@ -275,11 +327,13 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert "the run learned blue as 'two', and there" in refused(*shorter)
     unknown = refused("learn", two, "--method", "eir", "--base", "nowhere", "--out", tmp_path / "b")
     assert "mobilenet_v2" in unknown
-    assert "doctor forecasts methods that learn domains" in refused("doctor", "--method", "eir")
-    assert "doctor forecasts domains" in refused("doctor", "--stream", two)
+    assert "learns classes; give the stream file that brings them" in refused("doctor", "--method", "eir")
+    assert "brings classes, and method 'samcl' learns domains" in refused(
+        "doctor", "--method", "samcl", "--stream", two
+    )
     assert "only domains are forgotten" in refused("forget", learned, "--stage", "one")
     assert "can be merged" in refused("merge", learned, "--out", tmp_path / "c")
-    assert "'eir'" in refused("export", learned, "--to", "sam", "--out", tmp_path / "d")
+    assert "--to onnx or --to torch" in refused("export", learned, "--to", "sam", "--out", tmp_path / "d")
     domains = tmp_path / "domains.yaml"
     domains.write_text(
         "stages:\n  - {name: a, train: {kind: synthetic, domain: lesions, count: 2},"
@@ -298,7 +352,7 @@ def test_an_interrupted_run_of_classes_ends_with_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from everseg.runs.folder import StageScratch
+    from everseg.runs.scratch import StageScratch
 
     whole, broken = (
         command(folder / "two.yaml", "dkd", micro_backbone_folder, tmp_path / name, "--set", "memory=3")
@@ -320,3 +374,70 @@ def test_an_interrupted_run_of_classes_ends_with_the_same_bytes(
         sorted(p.read_bytes() for p in (tmp_path / name).glob("state-*")) for name in ("whole", "broken")
     )
     assert ours == theirs
+
+
+# ---------------------------------------------------------------- defaults from the data
+
+
+def test_a_stream_of_classes_is_learned_by_eir_with_defaults_from_its_images(
+    everseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    """What was chosen is said once, recorded, and kept when the stream has grown; what is given wins."""
+    given = ("--set", "tune.first.steps=2", "--set", "tune.later.steps=2", "--set", "tune.first.batch=2")
+    first = everseg("learn", folder / "one.yaml", "--out", tmp_path / "run", *given)
+    assert first.code == 0 and first.err.count("chosen for 8 images with short sides of 64 pixels") == 1
+    begun = load(tmp_path / "run")
+    assert begun.config.method == "eir" and begun.config.score.size == "original"
+    assert begun.config.settings.tune.first.steps == 2 and begun.config.settings.tune.first.batch == 2
+    assert begun.config.settings.tune.crop == begun.config.proposed["tune.crop"] == 96
+    again = everseg("learn", folder / "two.yaml", "--out", tmp_path / "run", *given)
+    assert again.code == 0 and "chosen" not in again.err
+    assert load(tmp_path / "run").learned == ["one", "two"]
+    refused = everseg(
+        "learn", folder / "two.yaml", "--out", tmp_path / "run", *given, "--set", "tune.crop=64"
+    )
+    assert refused.code == 2 and "tune.crop is 64 now and was 96" in refused.err
+
+
+@pytest.mark.slow
+def test_a_preset_is_what_it_is_where_that_is_asked_for(
+    everseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    for n, words in enumerate((("--defaults", "preset"), ("--preset", "reference"))):
+        run, few = tmp_path / str(n), ("--set", "tune.first.epochs=0", "--set", "paste.cell=8")
+        said = everseg("learn", folder / "one.yaml", "--out", run, *few, *words)
+        assert said.code == 0 and "chosen" not in said.err
+        config = load(run).config
+        assert (config.settings.tune.crop, config.score.size, dict(config.proposed)) == (512, 512, {})
+
+
+def test_a_class_that_is_not_recognised_is_told_with_what_to_try(
+    everseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    few = ("--set", "tune.first.steps=1", "--set", "tune.first.batch=2")
+    said = everseg("learn", folder / "one.yaml", "--out", tmp_path / "run", *few)
+    told = re.search(
+        r"! ((red|green) ends at IoU 0\.0\d\d: it is not recognised); try to train the first", said.out
+    )
+    assert told, said.out
+    assert f"! {told[1]}" in everseg("compare", tmp_path / "run").out
+    found = json.loads(everseg("compare", tmp_path / "run", "--json").out)
+    assert any(line.startswith(told[1]) for line in next(iter(found.values()))["warnings"])
+    assert everseg("report", tmp_path / "run").code == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What ended badly" in page and told[1] in page
+
+
+@pytest.mark.slow
+def test_the_doctor_says_what_would_be_chosen_and_what_it_would_take(
+    everseg: Command, folder: Path, tmp_path: Path
+) -> None:
+    few = ("--set", "tune.first.batch=2", "--set", "tune.later.batch=2", "--set", "tune.crop=64")
+    said = everseg("doctor", "--stream", folder / "two.yaml", *few)
+    assert said.code == 0 and "chosen for 8 + 8 images" in said.err
+    assert "per gradient step of 2 crops of 64 pixels" in said.out
+    assert "one  8 images, 300 gradient steps: training" in said.out
+    found = json.loads(everseg("doctor", "--stream", folder / "two.yaml", *few, "--json").out)
+    assert found["method"] == "eir" and found["proposed"]["tune.later.steps"] == 300
+    steps = sum(s["training"] + s["scoring"] for s in found["stages"])
+    assert found["seconds"] == pytest.approx(steps) and len(found["step_seconds"]) == 2

@@ -125,7 +125,12 @@ def test_learning_shows_the_matrix_and_goes_on(everseg_command: Command, made: M
     told = json.loads(again.out)
     assert told["learned"] == ["lesions", "cracks", "natural"]
     assert set(told["scores"]) == {"iou", "f1", "mae"}
-    assert set(told["scores"]["iou"]) == {"AA", "FM", "FT", "unseen"}
+    assert set(told["scores"]["iou"]) == {"AA", "FM", "FT", "unseen", "plasticity", "generalisation"}
+    more = told["further"]
+    assert more["good"] == 0.5 and more["missing"] == {}
+    assert {"insensitivity", "base_insensitivity", "flips", "flips_to_base"} < set(more)
+    assert set(more["domains"]) == {"lesions", "cracks", "natural"}
+    assert "plasticity" in more["domains"]["cracks"] and "plasticity" not in more["domains"]["natural"]
     beside = told["untouched_base"]["iou"]
     assert set(beside) == {"AA", "FT", "unseen", "domains"}
     assert set(beside["domains"]) == {"lesions", "cracks", "natural"}
@@ -278,6 +283,69 @@ def test_reporting_and_comparing(everseg_command: Command, made: Made, tmp_path:
     assert set(told) == {str(made.run)}
 
 
+def test_gating(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    same = everseg_command("gate", made.run, "--against", made.run)
+    assert same.code == 0
+    assert f"PASS: {made.run} and {made.run} are the same run to the bit, so nothing is worse" in same.out
+    files = {name: tmp_path / f"gate.{name}" for name in ("json", "junit", "html")}
+    given = [word for name, path in files.items() for word in (f"--{name}", path)]
+    done = everseg_command("gate", made.run, "--against", "plain", "--stream", made.stream, *given)
+    told = json.loads(files["json"].read_text())
+    assert done.code == {"pass": 0, "fail": 1, "cannot tell": 3}[told["verdict"]]
+    assert done.out.splitlines()[-1] == str(files["html"])
+    assert told["verdict"].upper() in done.out and told["old"] == "plain"
+    assert {c["column"] for c in told["comparisons"]} == {"lesions", "cracks", "natural", "all images"}
+    assert "<testsuite" in files["junit"].read_text() and "<svg" in files["html"].read_text()
+
+
+def test_wrong_gates(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    given = ["gate", made.run, "--against", made.run]
+    for more, said in (
+        (["--html", tmp_path], "is a folder; name a file"),
+        (["--html", tmp_path / "a", "--json", tmp_path / "a"], "name the same file; give each its own"),
+        (["--margin", "0"], "the margin is 0.0; give a number between 0 and 1"),
+        (["--margin", "nan"], "the margin is nan"),
+        (["--group", "("], "is not a regular expression"),
+        (["--group", "^x"], "does not match image"),
+        (["--stream", tmp_path / "none.yaml"], "none.yaml"),
+        (["--base", tmp_path / "none"], "none"),
+    ):
+        done = everseg_command(*given, *more)
+        assert done.code == 2 and said in done.err and len(done.err.splitlines()) == 1, done
+    for arguments in (["gate", tmp_path, "--against", made.run], ["gate", made.run, "--against", tmp_path]):
+        assert "holds no run" in everseg_command(*arguments).err
+    assert everseg_command("gate", made.run).code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_earlier_states_are_listed_and_restored(everseg_command: Command, made: Made, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made.run, tmp_path / "run"))
+    shown = everseg_command("history", run)
+    assert shown.code == 0
+    assert re.search(
+        r"1 +│ lesions +│ +1 │.*\n.*2 +│ cracks +│ +2 │.*\n.*3 +│ natural .*│ current", shown.out
+    )
+    assert "seed 0, selector.epochs=2, selector.size=3, tune.fit.batch=4, tune.fit.epochs=2\n" in shown.out
+    states = json.loads(everseg_command("history", run, "--json").out)["states"]
+    assert [state["what"] for state in states] == ["lesions", "cracks", "natural"]
+    gone_back = everseg_command("restore", run, "--to", "1")
+    assert (gone_back.code, gone_back.out) == (0, f"{run} is in state 1 and has learned lesions\n")
+    assert "left" in everseg_command("history", run).out
+    refused(everseg_command("restore", run, "--to", "4"), "has no state 4", "restore one of 2, 3")
+    refused(everseg_command("history", tmp_path), "holds no run")
+    again = everseg_command("learn", made.stream, "--out", run, "--base", made.base, *SMALL, "--keep", "1")
+    assert again.code == 0
+    states = json.loads(everseg_command("history", run, "--json").out)["states"]
+    assert [(s["number"], s["status"], not s["gone"]) for s in states] == [
+        (1, "earlier", False),
+        (2, "left", False),
+        (3, "left", False),
+        (4, "earlier", True),
+        (5, "current", True),
+    ]
+    assert states[4]["sha256"] == states[2]["sha256"]
+
+
 def test_beginning_with_ones_own_data(everseg_command: Command, made: Made, tmp_path: Path) -> None:
     stream = moved(made, tmp_path)
     done = everseg_command("data", "init", stream.parent, "--out", tmp_path / "own.yaml")
@@ -335,7 +403,7 @@ def test_help_names_values_as_people_do(everseg_command: Command) -> None:
 
     for words in pages(typer.main.get_command(cli.app)):
         shown = everseg_command(*words, "--help").out
-        assert not re.search(r"--[\w-]+ <(str|int|float|bool|path|list)", shown), shown
+        assert not re.search(r"--[\w-]+ <(str|int|float|bool|path|list)\b", shown), shown
         listed = shown.partition("Commands:")[2]
         assert "..." not in listed, shown
 
@@ -617,7 +685,7 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=120)
     assert child.returncode == 130, (out, err)
-    assert err.splitlines() == ["interrupted; the same command goes on where it stopped"]
+    assert err.splitlines() == ["interrupted; the same command resumes where it stopped"]
     assert out == ""
     assert not (tmp_path / "run" / "run.json").exists()
     assert work.exists()

@@ -16,8 +16,8 @@ from everseg.results import average, forgetting
 def test_the_demo_forgets_and_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of its domains, with half as many images and two thirds of the steps."""
 
-    def fewer(folder: Path, domains: Any, *, train: int, test: int, seed: int) -> Path:
-        return write_synthetic_stream(folder, domains, train=train // 2, test=test // 2, seed=seed)
+    def fewer(folder: Path, domains: Any, *, train: int, test: int, **more: Any) -> Path:
+        return write_synthetic_stream(folder, domains, train=train // 2, test=test // 2, **more)
 
     monkeypatch.setattr("everseg.data.write_synthetic_stream", fewer)
     monkeypatch.setattr("everseg.cli.demo.SETTINGS", ("tune.fit.steps=40",))

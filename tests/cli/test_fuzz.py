@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -30,7 +31,7 @@ from PIL import Image
 from everseg import cli
 from everseg.methods import METHODS
 
-CASES = int(os.environ.get("EVERSEG_FUZZ", "45"))
+CASES = int(os.environ.get("EVERSEG_FUZZ", "40"))
 FIRST = int(os.environ.get("EVERSEG_FUZZ_FIRST", "0"))
 W, H = 16, 12
 
@@ -196,6 +197,7 @@ COCO: dict[str, Any] = {
     "categories": [{"id": 1, "name": "cat"}],
 }
 POINTS = {"im0.png": [[[300, 300], [1, 1]], [1, 0]], "im1.png": [[[400.5, 300]], [1]]}
+SHAPE = {"label": "cat", "points": [[2, 2], [9, 2], [9, 9]], "shape_type": "polygon", "group_id": None}
 VOC_LINES = ["im0", "im1.png", "/JPEGImages/im0.png /SegmentationClass/im0.png", "im1 -1", "im 0 1"]
 FOLDER = {"stages": [{"name": "one", "train": "one", "test": {"path": "two", "prompts": "clicks"}}]}
 STREAMS: list[Any] = [
@@ -233,13 +235,22 @@ def write_data(root: Path) -> None:
             mask = np.zeros((H, W), np.uint8)
             mask[2:9, 2 + number : 9] = 255 if masks == "masks" and name != "maps" else 1 + i
             Image.fromarray(mask).save(root / name / masks / f"im{i}.png")
-    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+    for name in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (root / "voc" / name).mkdir(parents=True)
     for i in (0, 1):
         shutil.copy(root / f"one/images/im{i}.png", root / "voc/JPEGImages")
         shutil.copy(root / f"maps/masks/im{i}.png", root / "voc/SegmentationClass")
     (root / "voc/ImageSets/Segmentation/train.txt").write_text("im0\nim1\n")
     (root / "coco.json").write_text(json.dumps(COCO))
+    (root / "yolo/labels").mkdir(parents=True)
+    shutil.copytree(root / "one/images", root / "yolo/images")
+    for i in (0, 1):
+        tree = {"shapes": [SHAPE], "imagePath": f"images/im{i}.png", "imageHeight": H, "imageWidth": W}
+        (root / f"one/im{i}.json").write_text(json.dumps(tree))
+        (root / f"yolo/labels/im{i}.txt").write_text("0 .1 .1 .6 .1 .6 .6\n1 .5 .5 .2 .2\n")
+        shutil.copy(root / f"three/instances/im{i}.png", root / "voc/SegmentationObject")
+    (root / "yolo/data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    (root / "voc/labelmap.txt").write_text("cat:3,3,3::\ndog:2,2,2::\nbird:1,1,1::\n")
 
 
 def stream_file(root: Path, rng: random.Random) -> list[str]:
@@ -270,6 +281,28 @@ def coco_file(root: Path, rng: random.Random) -> list[str]:
 def points_file(root: Path, rng: random.Random) -> list[str]:
     (root / "one/masks/points.json").write_bytes(text_of(mutated(POINTS, rng), rng))
     return check_split(root, path="one", **({"prompts": "stored+box"} if rng.random() < 0.3 else {}))
+
+
+def annotation_file(root: Path, rng: random.Random) -> list[str]:
+    """A file of an annotation tool, with numbers in it replaced or as other files are changed."""
+    places = {
+        "labelme": ("one/im0.json", {"path": "one"}),
+        "yolo": (rng.choice(("yolo/data.yaml", "yolo/labels/im0.txt")), {"path": "yolo", "boxes": True}),
+        "cvat": ("voc/labelmap.txt", {"path": "voc"}),
+    }
+    kind = rng.choice(list(places))
+    place, options = places[kind]
+    file = root / place
+    if file.suffix == ".json" and rng.random() < 0.7:
+        file.write_bytes(text_of(mutated(json.loads(file.read_text()), rng), rng))
+    elif rng.random() < 0.5:
+        numbers = ("-1", "nan", "1e999", "1e300", "99", "0", "1" * 300, "", "x")
+        words = re.split(r"([\d.]+)", file.read_text())
+        words[rng.randrange(len(words))] = rng.choice(numbers)
+        file.write_text("".join(words))
+    else:
+        file.write_bytes(damaged(file.read_bytes(), rng))
+    return check_split(root, kind=kind, **options)
 
 
 def voc_list(root: Path, rng: random.Random) -> list[str]:
@@ -375,7 +408,17 @@ def arguments(root: Path, rng: random.Random) -> list[str]:
 
 
 KINDS: dict[str, Callable[[Path, random.Random], list[str]]] = {
-    f.__name__: f for f in (stream_file, coco_file, points_file, voc_list, image_file, run_folder, arguments)
+    f.__name__: f
+    for f in (
+        stream_file,
+        coco_file,
+        annotation_file,
+        points_file,
+        voc_list,
+        image_file,
+        run_folder,
+        arguments,
+    )
 }
 
 

@@ -100,6 +100,7 @@ def test_arguments_that_name_no_file(
     for given in (
         ("data", "check", argument),
         ("data", "points", argument),
+        ("data", "discover", argument),
         ("compare", argument),
         ("learn", argument, "--out", "run"),
         ("predict", argument, "stream.yaml", "--out", "out"),

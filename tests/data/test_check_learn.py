@@ -125,7 +125,7 @@ def test_equal_faults_are_counted_in_one_line(make_folder: Make, write_stream: W
     lines = [line for line in str(report).splitlines()[3:] if not line.startswith("masks of")]
     assert lines[0] == (
         f"error: a/train: {train}/masks/im0.png is an empty mask (all 0) (6 alike: im1.png, im2.png, im3.png "
-        "and 2 more); remove the image and its mask"
+        "and 2 more); remove the image and its mask, or set skip_empty: true"
     )
     assert len(lines) == 4
     assert lines[-1] == "8 errors, 0 warnings"

@@ -140,7 +140,7 @@ def test_other_faults(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match=r"has 5 bands; correct bands: \[1, 2, 6\]"):
         GeotiffReader(scene, bands=(1, 2, 6))[0]
     (scene / "images" / "x0.tif").write_bytes(b"II*\0 and nothing more")
-    with pytest.raises(UserError, match=r"x0\.tif is no raster or is damaged"):
+    with pytest.raises(UserError, match=r"x0\.tif is not a raster or is damaged"):
         GeotiffReader(scene, bands=(1, 2, 3))[0]
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(UserError, match=r"needs rasterio; pip install 'everseg\[geo\]'"):
@@ -172,8 +172,21 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         (MASK[:9] > 0, image, r"has the shape \(9, 32\), but .* is 32x24"),
         (MASK / 3, image, "float64; give bool"),
         (MASK > 0, tmp_path / "bare.png", "has no georeference"),
-        (MASK > 0, tmp_path / "none.tif", "none.tif is no raster"),
+        (MASK > 0, tmp_path / "none.tif", "none.tif is not a raster"),
     ):
         with pytest.raises(UserError, match=said):
             write_mask_like(out, mask, like)
     assert not out.exists()
+
+
+def test_what_programs_for_maps_write_beside_is_passed_over(scene: Path) -> None:
+    for ending in (".tif.aux.xml", ".tfw", ".tif.ovr", ".tif.msk", ".wld"):
+        for part in ("images", "masks"):
+            (scene / part / f"a{ending}").write_bytes(b"\0")
+    assert len(GeotiffReader(scene, bands=(3, 2, 1), window=(0, 4000))) == len(
+        list(scene.glob("images/*.tif"))
+    )
+    fine = Affine(5, 0, 500000, 0, -5, 4600000)
+    raster(scene / "masks" / "x0.tif", np.kron(MASK, np.ones((2, 2), np.uint8)), fine, height=48, width=64)
+    with pytest.raises(UserError, match=r"is 64x48 and its image .*, of the same place, 32x24; resample"):
+        GeotiffReader(scene, bands=(3, 2, 1), window=(0, 4000))[0]

@@ -57,7 +57,7 @@ def test_drive(tmp_path: Path) -> None:
 
 
 def test_drive_whose_test_images_have_no_truth(tmp_path: Path) -> None:
-    """The field of view is all there is beside them, and it is no mask of vessels."""
+    """The field of view is all there is beside them, and it is not a mask of vessels."""
     stages, unsure = begun(layouts.drive(tmp_path / "DRIVE", truth_of_test=False))
     train, test = stages["drive"]["train"], stages["drive"]["test"]
     assert train["masks"] == test["masks"] == "1st_manual/{id}_manual1.gif"

@@ -146,6 +146,15 @@ def test_colours_are_refused_until_said(tmp_path: Path) -> None:
     assert np.array_equal(settled(files, rule).mask(files[0]), disc(16, 7))
 
 
+def test_deep_greys_among_colours_are_refused_as_others_are(tmp_path: Path) -> None:
+    coloured = np.zeros((48, 64, 3), np.uint8)
+    coloured[TRUTHS[0]] = (255, 0, 0)
+    Image.fromarray(coloured).save(tmp_path / "a.png")
+    Image.fromarray(TRUTHS[1].astype(np.uint16) * np.uint16(7000)).save(tmp_path / "b.png")
+    with pytest.raises(Unsettled, match=r"mask_colours: \[\[255, 0, 0\], \[255, 255, 255\]\]"):
+        settled([tmp_path / "a.png", tmp_path / "b.png"], mask_rule())
+
+
 def test_black_of_a_palette_in_colour_is_background_and_nothing_else(tmp_path: Path) -> None:
     files = written(tmp_path, lambda n, m: with_palette(m, [68, 1, 84, 253, 231, 37]))
     with pytest.raises(UserError, match=r"palette indices 0 \(68, 1, 84\).* mask_values: \[0, 1\]"):
@@ -337,8 +346,8 @@ def test_drawn_values_have_an_inside_and_blur_has_none() -> None:
     [
         ({"threshold": 9, "values": [1]}, "mask_threshold and mask_values both say"),
         ({"colours": []}, "mask_colours is empty"),
-        ({"colours": ["red"]}, "'red', which is no colour"),
-        ({"colours": [[1, 2, 300]]}, "which is no colour"),
+        ({"colours": ["red"]}, "'red', which is not a colour"),
+        ({"colours": [[1, 2, 300]]}, "which is not a colour"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], says: str) -> None:

@@ -53,8 +53,28 @@ def test_maps_that_were_saved_or_resized_with_loss_are_refused(
     image.save(tmp_path / "instances" / f"m.{ending}")
     with pytest.raises(UserError, match=r"occur only along the borders .* nearest neighbour"):
         InstancesReader(tmp_path)
-    _, faults = occurring([tmp_path / "instances" / f"m.{ending}"])
+    faults = occurring([tmp_path / "instances" / f"m.{ending}"]).faults
     assert "borders of others" in str(faults[0])
+
+
+def test_objects_that_have_the_borders_of_others(tmp_path: Path) -> None:
+    """After smooth resizing the edge of object 2 has pixels of object 1, which has an area of its own."""
+    for name in ("images", "instances"):
+        (tmp_path / name).mkdir()
+    for highest, refused in ((2, False), (4, True)):
+        pixels = np.zeros((120, 160), np.uint8)
+        for number, (row, column) in enumerate(((10, 10), (10, 90), (70, 10), (70, 90))[:highest], 1):
+            pixels[row : row + 40, column : column + 40] = number
+        for size, how in (((160, 120), 0), ((100, 75), Image.Resampling.NEAREST), ((100, 75), 2)):
+            Image.new("RGB", size).save(tmp_path / "images" / "m.png")
+            Image.fromarray(pixels).resize(size, how).save(tmp_path / "instances" / "m.png")
+            if how == 2 and refused:
+                with pytest.raises(UserError, match="has numbers such as 1, 2, 3 along the edges between"):
+                    InstancesReader(tmp_path)
+                continue
+            notes = InstancesReader(tmp_path).notes
+            assert len(notes) == (how == 2)
+            assert all("m.png has the number 1 along the edges between smaller" in note for note in notes)
 
 
 def test_palettes_that_number_one_colour_twice_are_refused(tmp_path: Path) -> None:

@@ -145,6 +145,13 @@ def test_what_would_pair_is_said(tmp_path: Path, image: str, mask: str, fix: str
         assert len(paired(tmp_path, images=options[0], masks=options[1])) == 5
 
 
+def test_numbers_of_another_width_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "images/1.png", "images/2.png", "masks/0001.png", "masks/0002.png")
+    assert "different widths (1.png and 0001.png); rename either" in said(tmp_path)
+    touch(tmp_path, "images/0001.png")
+    assert "different widths" not in said(tmp_path)
+
+
 def test_affixes() -> None:
     found = common_affixes(["21_training", "22_training"], ["21_manual1", "22_manual1", "22_manual2"])
     assert found is not None and (found.image, found.mask) == (("", "_training"), ("", "_manual1"))

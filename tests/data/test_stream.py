@@ -48,6 +48,43 @@ def test_stages_background_and_unseen_in_order(make_folder: Make, write_stream: 
     assert len(pickle.loads(pickle.dumps(stream)).stages) == 3
 
 
+def test_later_images_name_their_domain(write_stream: Write) -> None:
+    told = f"train: {SYNTHETIC}, test: {SYNTHETIC}"
+    text = f"stages: [{{name: a, {told}}}, {{name: b, {told}}}, {{name: a-2, later_of: a, {told}}}]"
+    assert [stage.later_of for stage in Stream.from_yaml(write_stream(text)).stages] == ["", "", "a"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        (
+            "stages: [{name: a, later_of: a, %s}]",
+            "'a': later_of: 'a' is not a domain.*there is none, so remove later_of:$",
+        ),
+        (
+            "stages: [{name: a, later_of: b, %s}, {name: b, %s}]",
+            "'a': later_of: 'b' is not a domain.*there is none",
+        ),
+        (
+            "stages: [{name: a, %s}, {name: b, later_of: B-1, %s}]",
+            "'b': later_of: 'B-1' is not a domain that is learned before it; name one of a$",
+        ),
+        (
+            "stages: [{name: a, %s}, {name: b, later_of: a/b, %s}]",
+            "'b': later_of: the name 'a/b' cannot be a file name; use letters, digits",
+        ),
+        (
+            "stages: [{name: a, %s}, {name: b, later_of: a, %s}, {name: c, later_of: b, %s}]",
+            "'c': later_of: 'b' is itself later images of 'a'; name 'a'$",
+        ),
+        ("stages: [{name: a, %s}]\nbackground: {name: b, later_of: a, %s}", "takes no 'later_of'; remove"),
+    ],
+)
+def test_later_images_of_what_is_not_learned_are_refused(write_stream: Write, stages: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Stream.from_yaml(write_stream(stages.replace("%s", f"train: {SYNTHETIC}, test: {SYNTHETIC}")))
+
+
 def test_root_and_variables(make_folder: Make, write_stream: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder("deep/er/d")
     text = "root: ${SOME_ROOT:-deep}/${SOME_LEAF}\nstages: [{name: d, train: d, test: d}]"

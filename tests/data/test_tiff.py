@@ -16,7 +16,7 @@ from PIL import Image
 
 from everseg.data import ClassSamples, FolderReader, Stream
 from everseg.data.decoding import PLAIN, Decoding
-from everseg.data.images import read_image
+from everseg.data.imagefiles import read_image
 from everseg.errors import UserError
 
 DEEP = np.random.default_rng(0).integers(0, 4096, (5, 24, 32)).astype(np.uint16)

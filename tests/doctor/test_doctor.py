@@ -24,9 +24,10 @@ from everseg import RunConfig, cli, configure, doctor
 from everseg.data import Stream, SyntheticDomain, write_synthetic_stream
 from everseg.doctor import examine, text
 from everseg.doctor import machine as machines
-from everseg.doctor.forecast import Forecast, advise, forecast
+from everseg.doctor.advice import advise
+from everseg.doctor.forecast import Forecast, forecast
 from everseg.doctor.machine import Machine, host_memory, look
-from everseg.doctor.probe import Cost, Probe, Spread, affordable, measure, measurements
+from everseg.doctor.probe import WEIGHED, Cost, Probe, Spread, affordable, measure, measurements
 from everseg.errors import UserError
 from everseg.types import Stage
 
@@ -37,8 +38,10 @@ GIB = 2**30
 def a_probe(**changed: Any) -> Probe:
     """A base for which a row takes a second and 100 MiB, whatever is done with it."""
     costs = [Cost(1, 1.0, 100 * MIB, 0), Cost(8, 8.0, 800 * MIB, 0)]
-    state = [{"modules": 50 + 100 * n, "buffer": b} for n, b in ((1, 8), (2, 16), (3, 32), (3, 40))]
+    learned = (1, WEIGHED), (2, 2 * WEIGHED), (3, 3 * WEIGHED + 1), (3, 4 * WEIGHED + 1)
+    state = [{"modules": 50 + 100 * n, "buffer": 8 * images} for n, images in learned]
     probe = Probe(
+        doing="",
         host=500 * MIB,
         feature_bytes=MIB,
         row_bytes=MIB // 4,
@@ -47,7 +50,6 @@ def a_probe(**changed: Any) -> Probe:
         look=costs,
         again=[Cost(1, 0.5, 0, 0)],
         state=state,
-        reads_background=True,
     )
     return dataclasses.replace(probe, **changed)
 
@@ -215,7 +217,7 @@ def test_samples_are_spread_over_the_stream_and_new_to_the_cache() -> None:
     samples = SyntheticDomain("polyps", count=4, size=64)
     both = Spread(samples, 2)
     two, five = list(both), list(Spread(samples, 5))
-    assert [s.name for s in two] == [samples[0].name, samples[2].name] and both.reads == 2
+    assert [s.name for s in two] == [samples[0].name, samples[2].name]
     assert len({s.key for s in (*two, *five)}) == 7
 
 
@@ -241,11 +243,12 @@ def measured(micro_folder: Path, small_stream: Path) -> Probe:
     return measure(config, Stream.from_yaml(small_stream))
 
 
+@pytest.mark.slow
 def test_a_small_stream_is_measured_as_it_is(measured: Probe) -> None:
     for costs in (measured.read, measured.step, measured.look):
         assert [c.rows for c in costs] == [1, 3, 3, 3]
     assert [c.rows for c in measured.again] == [3]
-    assert measured.seconds > 0 and not measured.error and not measured.stopped
+    assert measured.seconds > 0 and not measured.error and not measured.doing
 
 
 def test_a_probe_that_the_system_ends_says_what_it_did(
@@ -310,6 +313,7 @@ def here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_the_command_on_a_small_base(
     micro_folder: Path,
     small_stream: Path,
@@ -370,7 +374,7 @@ def test_bad_input_is_one_sentence(
 def test_every_kind_of_method_has_a_forecast(
     method: str, settings: list[str], micro_folder: Path, tmp_path: Path
 ) -> None:
-    stream = write_synthetic_stream(tmp_path / "data", ("lesions", "cracks"), train=4, test=2, size=64)
+    stream = write_synthetic_stream(tmp_path / "data", ("lesions", "cracks"), train=6, test=2, size=64)
     flags = ["--base", micro_folder, "--method", method]
     flags += [flag for s in (*settings, "tune.fit.steps=2") for flag in ("--set", s) if method != "zero-shot"]
     done = everseg("doctor", "--stream", stream, "--json", *flags)
@@ -408,7 +412,9 @@ def test_the_forecast_is_what_a_run_measures(train: int, settings: list[str], tm
     lines = map(json.loads, (tmp_path / "run" / "events.jsonl").read_text().splitlines())
     events = [line for line in lines if "event" not in line]
     measured = max(e["peak_memory_bytes"] for e in events)
-    assert found["peak_memory_bytes"] == pytest.approx(measured, rel=0.15)
+    # The gaps that the allocator leaves differ from process to process by a tenth either way. The forecast
+    # takes the widest of three rounds, which a run of two batches may not reach, so it may be above by more.
+    assert 0.85 * measured < found["peak_memory_bytes"] < 1.3 * measured
     assert found["stored"] == learned["stored_bytes"]
     taken = sum(e["seconds"] + e["scoring_seconds"] for e in events)
     assert taken / 4 < found["seconds"] < taken * 4  # Other work comes and goes between the two.

@@ -200,9 +200,12 @@ def test_with_a_stream_it_learns_on(trained: Trained, micro: Any, tmp_path: Path
     made = adopt(trained, micro, out, stream=Stream.from_yaml(trained.stream))
     buffer = made.learner.state_dict()["buffer"]
     # The very images that learning kept, up to what a batch's make-up does to rounding.
-    torch.testing.assert_close(buffer, trained.learner.buffer, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(buffer, trained.learner.remembered.embeddings, rtol=1e-3, atol=1e-3)
     known = {e.name: e.figures["selector_accuracy"] for e in made.record.learned}
-    told = trained.learner.selector.probabilities(trained.learner.buffer["cracks"]).argmax(-1) == 1
+    told = (
+        trained.learner.selector.probabilities(trained.learner.remembered.embeddings["cracks"]).argmax(-1)
+        == 1
+    )
     assert known["cracks"] == pytest.approx(float(told.float().mean()))
 
     data = tmp_path / "data"
@@ -263,7 +266,7 @@ def test_every_verb_takes_an_imported_run(everseg_command: Command, trained: Tra
     code, said, err = everseg_command(
         "import", "samcl", trained.folder, *given, "--out", out, "--order", ",".join(NAMES)
     )
-    assert (code, err) == (0, "")
+    assert code == 0 and err.startswith("the files hold no embeddings") and len(err.splitlines()) == 1
     assert f"lesions: lesions.pth {sha256_file(trained.folder / 'lesions.pth')[:16]}\n" in said
     assert "natural: the untouched base\n" in said
     assert said.endswith(f"{out}\n")
@@ -295,6 +298,7 @@ def test_every_verb_takes_an_imported_run(everseg_command: Command, trained: Tra
     assert (code, "--stream" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_importing_with_a_stream_and_learning_on(
     everseg_command: Command, trained: Trained, tmp_path: Path
 ) -> None:
@@ -347,7 +351,7 @@ def poison(path: Path, target: Path, legacy: bool = False) -> None:
 def test_a_file_that_would_run_code_runs_none(folder: Path, tmp_path: Path, name: str, legacy: bool) -> None:
     target = tmp_path / "written"
     poison(folder / name, target, legacy)
-    with pytest.raises(UserError, match=rf"{name} holds \S*exec, which is no part.*nothing in it was run"):
+    with pytest.raises(UserError, match=rf"{name} holds \S*exec, which is not part.*nothing in it was run"):
         read_folder(folder, NAMES, "natural")
     assert not target.exists()
     # The file would do what it is feared for.
@@ -569,7 +573,7 @@ def test_the_published_modules_on_the_published_layout(
     monkeypatch.setenv("EVERSEG_DATA", str(data_root.resolve()))
     out, source = tmp_path / "run", data_root / "samcl_released" / "SAM1"
     code, said, err = everseg_command("import", "samcl", source, "--base", wide_folder, "--out", out)
-    assert (code, err) == (0, "")
+    assert code == 0 and err.startswith("the files hold no embeddings") and len(err.splitlines()) == 1
     assert "Kvasir: Kvasir.pth b788c663291f864e\n" in said
     assert "COCO: the untouched base\n" in said
     settings = json.loads((out / "run.json").read_text())["config"]["settings"]

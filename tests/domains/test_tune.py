@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from everseg.data import SyntheticDomain
-from everseg.domains.adapters.aug import AugBank, AugModule
+from everseg.domains import tune as tune_file
+from everseg.domains.adapters.aug import AugModule
+from everseg.domains.adapters.kinds import AdapterKind, fresh_adapter
 from everseg.domains.cache import CacheConfig, FeatureCache
 from everseg.domains.prepare import pool, prepare
-from everseg.domains.tune import TuneConfig, fit_adapter, predict, with_adapter
+from everseg.domains.tune import Choice, TuneConfig, fit_adapter, predict, with_adapter, with_adapter_where
 from everseg.fit import FitConfig
-from everseg.models.promptable.protocol import TAP, to_frame
+from everseg.models.promptable.protocol import TAP, Features, to_frame
 from everseg.types import NoScratch, PromptPrediction, Prompts, PromptSample, Query, Route
 
 OFF = CacheConfig("off", "fp32")
@@ -57,12 +59,15 @@ def mixed() -> list[Query]:
 
 def trained(base: Any, seed: int) -> AugModule:
     """A module as training might leave it: nothing in it is zero."""
-    module = AugModule.beside(base, None, torch.Generator().manual_seed(seed))
+    return scattered(AugModule.beside(base, None, torch.Generator().manual_seed(seed)), seed)
+
+
+def scattered(adapter: Any, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for p in module.parameters():
+        for p in adapter.parameters():
             p += 0.2 * torch.randn(p.shape, generator=generator)
-    return module
+    return adapter
 
 
 def close(a: PromptPrediction, b: PromptPrediction) -> None:
@@ -142,27 +147,44 @@ def test_many_objects_and_many_images_go_through_in_parts(micro: Any) -> None:
     assert predict([], micro, cache, choose) == []
 
 
-def test_a_batch_of_several_domains_is_each_domain_alone(micro: Any) -> None:
-    """The bank gives each image its own module in one pass; -1 is the untouched base."""
-    modules = [trained(micro, seed) for seed in (1, 2, 3)]
-    bank = AugBank.stack(modules)
-    slots = torch.tensor([0, 1, 2, -1, 1, 0, -1, 2, 0])
+@pytest.mark.parametrize("size", [2, 16])
+def test_a_batch_of_several_domains_is_each_domain_alone(
+    micro: Any, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Each image gets its own adapter, or none, whether few or many images share a pass."""
+    monkeypatch.setattr(tune_file, "images_at_once", lambda *_: size)
+    adapters = [trained(micro, seed) for seed in (1, 2, 3)]
+    chosen = [None if i < 0 else adapters[i] for i in (0, 1, 2, -1, 1, 0, -1, 2, 0)]
+    routes = [Route(str(i), 1.0) for i in range(9)]
+    cache, queries, starts = FeatureCache(micro, OFF), mixed(), iter(range(0, 9, size))
 
-    def choose(features: Any) -> Any:
-        def for_rows(images: Tensor) -> Any:
-            return lambda heat: bank.bind(heat, slots[images])
+    def choose(features: Features) -> Choice:
+        start = next(starts)
+        return chosen[start : start + size], routes[start : start + size]
 
-        return for_rows, [Route(str(s), 1.0) for s in slots.tolist()]
-
-    cache, queries = FeatureCache(micro, OFF), mixed()
-    with torch.no_grad():
-        together = predict(queries, micro, cache, choose)
-    for query, slot, found in zip(queries, slots.tolist(), together, strict=True):
-        alone = with_adapter(None if slot < 0 else modules[slot])
-        close(found, predict([query], micro, cache, alone)[0])
-        assert found.route == Route(str(slot), 1.0)
+    together = predict(queries, micro, cache, choose)
+    for query, adapter, route, found in zip(queries, chosen, routes, together, strict=True):
+        close(found, predict([query], micro, cache, with_adapter(adapter))[0])
+        assert found.route == route
     plain = predict(queries, micro, cache, with_adapter(None))
     assert not torch.allclose(plain[0].logits, together[0].logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", get_args(AdapterKind))
+def test_one_adapter_for_some_images_and_none_for_others(micro: Any, kind: AdapterKind) -> None:
+    adapter = scattered(fresh_adapter(kind, micro, 3, None), 4)
+    cache, queries = FeatureCache(micro, OFF), mixed()
+    wanted = [i % 3 == 0 for i in range(len(queries))]
+    routes = [Route("inside" if yes else "outside", 1.0) for yes in wanted]
+    apart = {
+        yes: predict(queries, micro, cache, with_adapter(adapter if yes else None)) for yes in (True, False)
+    }
+    found = predict(queries, micro, cache, lambda features: with_adapter_where(adapter, wanted, routes))
+    for i, yes in enumerate(wanted):
+        close(found[i], apart[yes][i])
+        assert found[i].route == routes[i]
+    assert with_adapter_where(adapter, [True, False]) == ([adapter, None], [None, None])
+    assert not torch.allclose(apart[True][0].logits, apart[False][0].logits, atol=1e-3)
 
 
 # ---------------------------------------------------------------- preparing and tuning

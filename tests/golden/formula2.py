@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from golden.formula import formula
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model
 
 from everseg.models.promptable.names import from_original
+from tests.golden.formula import formula
 
 
 def original_shapes() -> dict[str, torch.Size]:

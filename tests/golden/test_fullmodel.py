@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import formula
-from golden.released import DOMAINS, load_released
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
@@ -23,6 +21,8 @@ from everseg.domains.selector import ModuleSelector, from_released
 from everseg.models.promptable.names import FOURIER, original_names
 from everseg.models.promptable.protocol import TAP, Features, FramePrompts
 from everseg.models.promptable.sam import Sam
+from tests.golden import formula
+from tests.golden.released import DOMAINS, load_released
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import formula, formula2
-from golden.released import DOMAINS, load_released
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +18,8 @@ from everseg.domains.heatmap import click_heatmap
 from everseg.domains.selector import ModuleSelector, from_released
 from everseg.models.promptable.protocol import TAP, Features, FramePrompts
 from everseg.models.promptable.sam2 import Sam2
+from tests.golden import formula, formula2
+from tests.golden.released import DOMAINS, load_released
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

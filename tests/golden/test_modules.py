@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden.released import DOMAINS, load_released
 from torch import Tensor
 
-from everseg.domains.adapters.aug import AugBank
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.released import read_module, read_selector
 from everseg.domains.selector import ModuleSelector
+from everseg.domains.tune import bind_rows
+from tests.golden.released import DOMAINS, load_released
 
 pytestmark = pytest.mark.realdata
 
@@ -127,23 +127,20 @@ def test_one_image_alone(data_root: Path, heat: Tensor, family: str, domain: str
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_bank_of_released_modules_computes_the_same(data_root: Path, heat: Tensor, family: str) -> None:
+def test_released_modules_in_one_batch_compute_the_same(data_root: Path, heat: Tensor, family: str) -> None:
     modules = [load_released(data_root / "samcl_released" / family / f"{d}.pth") for d in DOMAINS]
-    bank = AugBank.stack(modules)
-    x = tokens(2, 64, modules[0].width)
+    x, block = tokens(2, 64, modules[0].width), modules[0].blocks[0]
     with torch.no_grad():
-        for pair in ([3, 0], [1, 4], [2, -1]):
-            mixed = bank.bind(heat, torch.tensor(pair)).attention(modules[0].blocks[0], x, 0)
+        for pair in ([modules[3], modules[0]], [modules[1], modules[4]], [modules[2], None]):
+            bound = bind_rows(pair)(heat)
+            assert bound is not None
+            mixed = bound.attention(block, x, 0)
             assert mixed is not None
-            for row, i in enumerate(pair):
-                if i < 0:
+            for row, module in enumerate(pair):
+                if module is None:
                     assert not mixed[row].any()
                 else:
-                    alone = (
-                        modules[i]
-                        .bind(heat[row : row + 1])
-                        .attention(modules[0].blocks[0], x[row : row + 1], 0)
-                    )
+                    alone = module.bind(heat[row : row + 1]).attention(block, x[row : row + 1], 0)
                     torch.testing.assert_close(mixed[row : row + 1], alone, rtol=1e-5, atol=1e-5)
 
 

@@ -332,7 +332,7 @@ def test_the_reference_is_a_plain_inverse_in_float32(tasks: Any, deficient: Any)
     [
         ({"l.weight": torch.zeros(5, 12)}, {"k": torch.zeros(12, 12)}, "for some domains only"),
         ({"l.bias": torch.zeros(5)}, {"l": torch.zeros(12, 12)}, "no matrix 'l.weight'"),
-        ({"l.weight": torch.zeros(5, 12)}, {"l": torch.zeros(11, 11)}, "wants \\(12, 12\\)"),
+        ({"l.weight": torch.zeros(5, 12)}, {"l": torch.zeros(11, 11)}, "needs \\(12, 12\\)"),
         ({"l.weight": torch.zeros(5, 12)}, {"l": torch.full((12, 12), torch.nan)}, "not finite"),
         ({"l.weight": torch.full((5, 12), torch.inf)}, {"l": torch.eye(12)}, "not finite"),
         ({"l.weight": torch.zeros(5, 12).long()}, {"l": torch.eye(12)}, "only floating"),

@@ -151,13 +151,13 @@ def test_every_part_is_there(tmp_path: Path) -> None:
         assert title in text
     assert reader.seen.count("img") == len(reader.alts) == 8 and all(reader.alts)
     assert reader.seen.count("svg") == 2, "curves of each metric"
-    assert reader.seen.count("table") == reader.seen.count("caption") == 5
+    assert reader.seen.count("table") == reader.seen.count("caption") == 6
     assert "untouched base" in text and "3.0 KiB" in text and "61,524 parameters" in text
     assert text.count('type="radio"') == text.count('<div class="metric">') == 2
 
 
 def test_every_panel_has_a_template_and_a_place() -> None:
-    shared = {"page.html", "parts.html", "report.css"}
+    shared = {"page.html", "parts.html", "report.css", "gate.html", "gate.css"}
     assert set(TEMPLATES.list_templates()) == {f"{name}.html" for name in PANELS} | shared
     assert set(PANELS) == {*Domains.panels, *Classes.panels}
 
@@ -190,7 +190,7 @@ def test_what_ends_below_the_untouched_base_is_a_sentence(tmp_path: Path) -> Non
     found = found.with_stage("a", cells=cells(a=0.7, nuclei=0.133, horses=0.6))
     text, _ = read(write_report(report("run", found, {}), tmp_path))
     (item,) = re.findall("<li>(.*)</li>", text)
-    assert item == "nuclei (never learned) ends below the untouched base: iou 0.133, untouched base 0.331"
+    assert item == "nuclei (never learned) ends below the untouched base: IoU 0.133, untouched base 0.331"
     (cell,) = re.findall('<td class="unseen below"[^>]*>(.*?)</td>', text)
     assert cell == "! 0.133" and "worse than the untouched base at the end" in text
     assert "nuclei (unseen)" in text and "Untouched base: 0.415." in text, "the mean over unseen domains"

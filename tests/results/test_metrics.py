@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everseg.results.metrics import METRICS, binary_scores
+from everseg.results.labels import METRICS, label
+from everseg.results.metrics import binary_scores
 
 
 def test_scores_of_the_published_code_on_a_formula() -> None:
@@ -57,3 +61,9 @@ def test_laws(seed: int, p: float, q: float) -> None:
 def test_masks_of_another_type_or_shape_are_refused(pred: torch.Tensor) -> None:
     with pytest.raises(AssertionError):
         binary_scores(pred, torch.zeros(1, 2, 2, dtype=torch.bool))
+
+
+def test_results_are_read_and_labelled_without_what_computes_scores() -> None:
+    code = "import sys; from everseg.results.labels import label; print(label('iou'), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "IoU False\n" and label("miou") == "miou"

@@ -14,6 +14,7 @@ from everseg.results import (
     domains_table,
     is_worse,
     table,
+    unseen_average,
     worse_lines,
 )
 
@@ -38,9 +39,10 @@ def test_every_domain_stands_beside_the_base(metric: str) -> None:
     assert [each.worse for each in found.values()] == [True, False, True, False]
     assert [each.learned for each in found.values()] == [True, True, False, False]
     side, ends = ("below", (0.133, 0.331)) if metric == "iou" else ("above", (0.867, 0.669))
+    name = {"iou": "IoU", "mae": "MAE"}[metric]
     assert (found["nuclei"].score, found["nuclei"].base) == pytest.approx(ends)
     assert found["nuclei"].sentence() == (
-        f"nuclei (never learned) ends {side} the untouched base: {metric} {ends[0]:.3f}, "
+        f"nuclei (never learned) ends {side} the untouched base: {name} {ends[0]:.3f}, "
         f"untouched base {ends[1]:.3f}"
     )
 
@@ -79,7 +81,32 @@ def test_each_is_a_red_sentence() -> None:
     lines = worse_lines("one", results(), "iou")
     assert all(isinstance(line, Text) and "red" in str(line.style) for line in lines)
     assert [line.plain for line in lines] == [
-        "! one: a (learned) ends below the untouched base: iou 0.300, untouched base 0.400",
-        "! one: nuclei (never learned) ends below the untouched base: iou 0.133, untouched base 0.331",
+        "! one: a (learned) ends below the untouched base: IoU 0.300, untouched base 0.400",
+        "! one: nuclei (never learned) ends below the untouched base: IoU 0.133, untouched base 0.331",
     ]
     assert worse_lines("", results(baseline=False), "iou") == []
+
+
+def test_a_forgotten_domain_is_neither_unseen_nor_worse() -> None:
+    found = (
+        results().without("b").with_stage("(without b)", cells=cells({"a": 0.7, "nuclei": 0.4}), learned=[])
+    )
+    now = cells({"a": 0.7, "nuclei": 0.4, "horses": 0.6, "b": 0.1})
+    later = found.with_stage("(again)", cells=now, learned=[])
+    scored = later.with_baseline(cells=cells({"b": 0.5}))
+    for each, told in ((later, " 0.100 (forgotten)"), (scored, " 0.100 (forgotten) (base 0.500)")):
+        ends = {end.domain: end for end in beside_base(each, "iou")}
+        assert [end.state for end in ends.values()] == ["", "unseen", "unseen", "forgotten"]
+        assert not any(end.worse for end in ends.values()) and worse_lines("", each, "iou") == []
+        (line,) = (line for line in as_text(domains_table([("one", each)])).splitlines() if " b " in line)
+        assert line.endswith(told) and "unseen" not in line
+        assert "!" not in as_text(table(each, "iou")) and "b (forgotten)" in as_text(table(each, "iou"))
+        assert unseen_average(each.matrix("iou")) == pytest.approx((0.4 + 0.6) / 2)
+        assert base_averages(each.matrix("iou"))["unseen"] == pytest.approx((0.331 + 0.5) / 2)
+    # Beside a run that knows it, and where it was scored nowhere since.
+    (line,) = (
+        line
+        for line in as_text(domains_table([("one", found), ("two", results())])).splitlines()
+        if " b " in line
+    )
+    assert "\u2013 (forgotten)" in line and line.endswith("0.800 (base 0.500)")

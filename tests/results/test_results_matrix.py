@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from everseg.results import (
     backward_transfer,
     forgetting,
     forward_transfer,
+    generalisation,
+    plasticity,
     unseen_average,
 )
 
@@ -180,3 +183,51 @@ def test_the_textbook_and_the_paper_differ_by_their_denominators(matrix: ResultM
     tasks = len(plain.columns)
     assert backward_transfer(plain) * (tasks - 1) == pytest.approx(-forgetting(plain) * tasks)
     assert forgetting(plain, "chaudhry") * (tasks - 1) >= forgetting(plain) * tasks - 1e-12
+
+
+def test_plasticity_by_hand() -> None:
+    """The diagonal less each domain's own module trained alone."""
+    alone = {"0": 0.80, "1": 0.95, "2": 0.60, "3": 0.60, "4": 1.0}
+    assert plasticity(five(), alone) == pytest.approx((0.0 - 0.05 + 0.10 + 0.0 - 0.05) / 5)
+    errors = ResultMatrix.of(1 - np.array(FIVE), range(5), lower_is_better=True)
+    assert plasticity(errors, {name: 1 - v for name, v in alone.items()}) == pytest.approx(
+        plasticity(five(), alone)
+    )
+    del alone["2"]
+    assert math.isnan(plasticity(five(), alone)), "a reference that is missing is not guessed"
+
+
+def test_generalisation_by_hand() -> None:
+    """Each domain's mean gain over the base while it was not learned; the first has no such stage."""
+    assert generalisation(five()) == pytest.approx((-0.02 + 0.05 + 0.0 - 0.05) / 4)
+    assert generalisation(five()) == pytest.approx(forward_transfer(five(), "gem"))
+    values = [[0.8, 0.5, 0.3, 0.2], [0.8, 0.9, 0.5, 0.4]]
+    matrix = ResultMatrix.of(
+        values, [0, 1, 2, 2], baseline=[0.1, 0.4, 0.3, 0.4], background=[False] * 3 + [True]
+    )
+    assert generalisation(matrix) == pytest.approx((0.1 + (0.0 + 0.2) / 2) / 2)
+    without = ResultMatrix.of(values, [0, 1, 2, 2], baseline=[0.1, 0.4, N, 0.4])
+    assert math.isnan(generalisation(without)), "the base was not scored on a domain that counts"
+    first = ResultMatrix.of(
+        [[0.9, 0.5, N], [0.8, 0.7, 0.3], [0.8, 0.6, 0.9]],
+        range(3),
+        baseline=[0.1] * 3,
+        background=[True, False, False],
+    )
+    assert generalisation(first) == pytest.approx(0.2), "nothing is transferred before the first task"
+
+
+@given(matrices())
+def test_who_learns_nothing_generalises_as_the_base_does(matrix: ResultMatrix) -> None:
+    still = replace(matrix, values=np.broadcast_to(matrix.baseline, matrix.values.shape))
+    gain = generalisation(still)
+    assert gain == pytest.approx(0.0, abs=1e-12) or math.isnan(gain)
+
+
+@given(matrices())
+def test_a_module_that_is_as_good_as_alone_is_plastic(matrix: ResultMatrix) -> None:
+    alone = {
+        name: float(matrix.values[t, j])
+        for j, (name, t) in enumerate(zip(matrix.columns, matrix.learned_at, strict=True))
+    }
+    assert plasticity(matrix, alone) == 0.0

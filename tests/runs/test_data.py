@@ -17,9 +17,10 @@ from everseg.files import load_state
 from everseg.methods import configure
 from everseg.results import BASE
 from everseg.runs.data import check_learned, read_ahead
-from everseg.runs.folder import StageScratch, load
+from everseg.runs.folder import load
 from everseg.runs.learn import run
 from everseg.runs.run import RunConfig
+from everseg.runs.scratch import StageScratch
 from everseg.types import Stage
 
 SMALL = ("tune.fit.epochs=2", "tune.fit.batch=2", "selector.size=3", "selector.epochs=2")
@@ -144,7 +145,7 @@ def test_mended_test_data_keep_unfinished_work(
 
     monkeypatch.setattr(StageScratch, "load", noted)
     with monkeypatch.context() as patch:
-        patch.setattr("everseg.domains.methods.samcl.kept_as", None)
+        patch.setattr("everseg.domains.remembered.kept_as", None)
         with pytest.raises(TypeError):  # Right after the fit.
             run(stream(stage(0, "lesions")), config(), tmp_path / "run", micro)
     mended = stream(stage(0, "lesions", count=3))

@@ -114,6 +114,23 @@ def scaled(base: Any) -> Run:
     return run
 
 
+# ---------------------------------------------------------------- domain.json
+
+
+def test_an_adapter_says_what_it_has_learned(folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    run = load(folders["micro"][1])
+    export.export(run, "peft", tmp_path / "peft")
+    told = json.loads((tmp_path / "peft" / "domain.json").read_text())
+    assert told["base"]["sha256"] == run.base.fingerprint
+    assert [row["id"] for row in told["domains"]] == ["lesions", "cracks"]
+    domains = [stage for stage in run.record.learned if not stage.background]
+    for row, stage in zip(told["domains"], domains, strict=True):
+        assert (row["images"], row["data_sha256"]) == (stage.images, stage.fingerprint)
+        assert row["prompts"]["clicks"] and not row["prompts"]["boxes"]
+        assert 0 <= row["metrics"]["iou"] <= 1
+    assert PeftModel.from_pretrained(SamModel.from_pretrained(folders["micro"][0]), tmp_path / "peft")
+
+
 # ---------------------------------------------------------------- elsewhere
 
 
@@ -212,9 +229,13 @@ def test_a_base_is_named_if_others_can_find_it(micro: Any, tmp_path: Path) -> No
         ("samcl", (), "method 'samcl', which does not answer every image with one and the same adapter"),
         ("independent", (), "method 'independent', which does not answer every image with one"),
         ("zero-shot", (), "method 'zero-shot', which does not answer every image with one"),
-        ("regcl", (), "made with AugModule, an adapter that stands beside the attention, to which no"),
-        ("regcl", ("adapter=lora",), "made with ParallelLoRA, an adapter that stands beside"),
-        ("joint", ("adapter=aug",), "made with AugModule, an adapter that stands beside"),
+        ("regcl", (), "made with adapter=aug, which also reads the clicks, so that it folds into no linear"),
+        (
+            "regcl",
+            ("adapter=lora",),
+            "made with adapter=lora, which stands beside the attention, so that it folds into no",
+        ),
+        ("joint", ("adapter=aug",), "made with adapter=aug, which also reads the clicks"),
     ],
 )
 def test_other_adapters_are_refused_with_the_way_out(
@@ -239,7 +260,7 @@ def test_refusals_end_with_code_2(folders: dict[str, tuple[Path, Path]], tmp_pat
     run = folders["micro"][1]
     for given, words in (
         ((tmp_path, "--to", "sam"), "holds no run"),
-        ((run, "--to", "onnx"), "'sam', 'peft'"),
+        ((run, "--to", "torch"), "are for runs of classes"),
     ):
         code, said, complaint = everseg("export", *given, "--out", tmp_path / "out")
         assert (code, said) == (2, "")
@@ -261,6 +282,7 @@ def test_an_earlier_export_is_replaced(micro: Any, tmp_path: Path) -> None:
         "everseg.json",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "domain.json",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

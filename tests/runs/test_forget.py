@@ -19,8 +19,8 @@ from everseg.files import load_state, save_state
 from everseg.methods import configure
 from everseg.report.collect import collect
 from everseg.report.page import page
-from everseg.results import Results, average
-from everseg.runs.folder import load, write
+from everseg.results import Results, as_text, average, domains_table
+from everseg.runs.folder import load, load_scores, write
 from everseg.runs.forget import forget, reweigh
 from everseg.runs.learn import run
 from everseg.runs.run import RunConfig
@@ -95,7 +95,9 @@ def copied(folder: Path, to: Path) -> Path:
 # ---------------------------------------------------------------- as if it had never been
 
 
-@pytest.mark.parametrize("domain", ["lesions", "cracks", "nuclei"])
+@pytest.mark.parametrize(
+    "domain", ["lesions", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cracks", "nuclei"))]
+)
 def test_regcl_is_what_it_would_be(three: Path, micro: Any, tmp_path: Path, domain: str) -> None:
     others = [d for d in ("lesions", "cracks", "nuclei") if d != domain]
     folder = copied(three, tmp_path / "run")
@@ -183,6 +185,11 @@ def test_the_results_go_on_with_a_row_of_how_it_does_now(three: Path, micro: Any
     assert results.cells[(1, "nuclei")] == before.cells[(2, "nuclei")]
     matrix = results.matrix("iou")
     assert average(matrix) == pytest.approx((matrix.last[0] + matrix.last[1]) / 2)
+    (line,) = (line for line in as_text(domains_table([("run", results)])).splitlines() if "cracks" in line)
+    assert line.endswith("(forgotten)") and "unseen" not in line
+    text = page(collect(load_scores(folder), None))
+    assert "cracks (forgotten)" in text and "unseen)" not in text
+    assert load_scores(folder).results.forgotten == {"cracks"}
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +247,8 @@ def test_no_score_that_its_module_made_is_left(routed: Path, micro: Any, tmp_pat
         "its score with its own module (oracle)",
         "its 3 lines of the log",
         "its curves for TensorBoard",
+        "the earlier states that held it (2)",
+        "its scores in other earlier states (1)",
     )
     assert certificate.kept == ()
     assert json.loads((folder / "forgotten" / "cracks.json").read_text())["removed"] == [*certificate.removed]
@@ -287,7 +296,7 @@ def test_an_interruption_before_it_has_cleaned_up_is_made_good(
 def test_it_is_not_learned_again_by_accident(three: Path, micro: Any, tmp_path: Path) -> None:
     folder = copied(three, tmp_path / "run")
     forget(folder, "cracks", base=micro)
-    with pytest.raises(UserError, match=r"told to forget 'cracks'.*give it a new name"):
+    with pytest.raises(UserError, match=r"has forgotten 'cracks'.*give it a new name"):
         run(stream("lesions", "cracks", "nuclei"), config("regcl"), folder, micro)
     run(stream("lesions", "nuclei", "shadows"), config("regcl"), folder, micro)
     assert load(folder, micro).learned == ["lesions", "nuclei", "shadows"]
@@ -302,7 +311,7 @@ def test_sequential_starts_leave_traces_and_the_certificate_says_which(micro: An
     last = copied(folder, tmp_path / "last")
     certificate = forget(folder, "cracks", base=micro)
     assert not certificate.exact
-    assert "nuclei went on from adapters that had seen 'cracks'" in certificate.statement
+    assert "nuclei started from adapters that had seen 'cracks'" in certificate.statement
     # The last domain has taught nobody.
     certificate = forget(last, "nuclei", base=micro)
     never = learned(micro, tmp_path / "never", "regcl", "lesions", "cracks", more=more)

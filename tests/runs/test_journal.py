@@ -13,11 +13,12 @@ from everseg.data import Stream, SyntheticDomain
 from everseg.methods import configure
 from everseg.progress import Curve, Reading
 from everseg.runs import journal as module
-from everseg.runs.folder import StageScratch, load, read_events
+from everseg.runs.folder import load, read_events
 from everseg.runs.journal import POINTS, Journal
 from everseg.runs.learn import run
 from everseg.runs.record import Progress, Training
 from everseg.runs.run import RunConfig
+from everseg.runs.scratch import StageScratch
 from everseg.types import Stage
 
 
@@ -93,7 +94,7 @@ def test_a_loss_that_is_no_number_is_none(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_seconds_of_a_stage_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [5.0]
-    monkeypatch.setattr("everseg.runs.folder.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("everseg.runs.scratch.time.perf_counter", lambda: now[0])
     scratch = StageScratch(tmp_path)
     now[0] += 30
     scratch.save("lesions", {"epoch": 1})

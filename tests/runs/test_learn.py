@@ -81,6 +81,7 @@ def test_the_folder_holds_what_it_says(whole: Path) -> None:
     assert sorted(p.name for p in whole.iterdir()) == [
         ".lock",
         "events.jsonl",
+        "history",
         "results-002.json",
         "run.json",
         "state-002.safetensors",
@@ -309,8 +310,9 @@ def test_broken_off_at_any_write_it_ends_with_the_same_bytes(
         counting = Breaks(patch, at=0, after=False)
         run(small, settings, whole, micro)
     writes = counting.count
-    # Two stages: what the work is made of, two epochs, state, results, run.json.
-    assert writes == 12
+    # Two stages: what the work is made of, two epochs, state, results, run.json. The second time, the first
+    # state's tensors and its entry in the history, too.
+    assert writes == 14
     for at in range(1, writes + 1):
         out = tmp_path / f"run-{at}"
         with monkeypatch.context() as patch:
@@ -431,7 +433,7 @@ def test_a_full_disk_loses_nothing(
 def test_a_run_of_other_settings_is_refused_and_told_apart(
     whole: Path, micro: Any, changed: RunConfig, said: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"other settings.*{said}.*another --out"):
+    with pytest.raises(UserError, match=rf"other settings.*{said}.*repeat .*another --out"):
         run(stream(), changed, whole, micro)
 
 
@@ -472,7 +474,7 @@ def test_a_folder_of_something_else_is_left_alone(micro: Any, tmp_path: Path) ->
 def test_only_one_may_write(micro: Any, tmp_path: Path) -> None:
     with (
         locked(tmp_path / "run"),
-        pytest.raises(UserError, match=r"another run is writing to .*run; wait for it"),
+        pytest.raises(UserError, match=r"another command is writing to .*run; wait for it"),
     ):
         run(stream(), config(), tmp_path / "run", micro)
     assert run(stream("lesions"), config("zero-shot"), tmp_path / "run", micro).learned == ["lesions"]

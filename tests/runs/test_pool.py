@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from everseg.files import read_json, sha256_file
 from everseg.models.promptable.load import load_base
 from everseg.results import Results, with_class_row
 from everseg.runs.folder import load, new_run, write
+from everseg.runs.history import history, restore
 from everseg.runs.pool import open_pool, remove, tally
 from everseg.runs.record import Learned
 from everseg.runs.run import RunConfig
@@ -125,6 +126,27 @@ def test_deleting_by_item_image_and_patient(place: str, request: pytest.FixtureR
     assert not open_pool(path).pool.items
     with pytest.raises(UserError, match="the pool is empty"):
         remove(path, item=first)
+
+
+@pytest.mark.parametrize("keep", [None, 5])
+def test_an_earlier_state_keeps_no_instance_that_was_deleted(run: Path, keep: int | None) -> None:
+    """States with a pool are kept only on request, and lose it with the first instance that is deleted."""
+    current = load(run)
+    current.record = replace(current.record, config={**current.record.config, "keep": keep})
+    current.learner.weight += 1  # type: ignore[attr-defined]
+    write(current)
+    content = next(i for i in filled().items.values() if i.image == "p2-a.png").picture
+    assert [each.gone == "" for each in history(run)] == [keep is not None, True]
+    if keep is not None:
+        restore(run, 1)
+        restore(run, 2)
+    remove(run, image="p2-a.png")
+    reason = "removed from the pool" if keep else "holds images for replay"
+    assert [reason in each.gone for each in history(run)] == [True, True, False]
+    for path in run.rglob("*"):
+        assert not (path.is_file() and content in path.read_bytes()), path
+    with pytest.raises(UserError, match=r"state 1 of .* was not kept, because it h"):
+        restore(run, 1)
 
 
 def test_a_run_stays_whole_and_keeps_nothing_of_what_was_deleted(run: Path) -> None:

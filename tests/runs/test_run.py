@@ -131,6 +131,8 @@ def test_several_objects_are_several_masks(learned: Run, pixels: np.ndarray) -> 
     points = np.array([[[5, 5], [6, 6]], [[40, 30], [50, 30]]])
     labels = [[1, 0], [1, 1]]
     assert learned.predict(pixels, points, labels).masks.shape == (2, 40, 60)
+    # A box points at its object, so clicks beside it may all be off it.
+    assert learned.predict(pixels, points, [[0, 0], [1, 0]], boxes[:2]).masks.shape == (2, 40, 60)
 
 
 def test_the_route_has_all_probabilities(learned: Run, pixels: np.ndarray) -> None:
@@ -173,6 +175,8 @@ IMAGE = np.zeros((40, 60, 3), np.uint8)
         ({"points": []}, "points"),
         ({"points": [(5, 5)], "labels": [1, 1]}, "labels"),
         ({"points": [(5, 5)], "labels": [2]}, "labels"),
+        ({"points": [(5, 5)], "labels": [0]}, "at least one click on it (label 1), or a box"),
+        ({"points": [[(5, 5)], [(6, 6)]], "labels": [[1], [0]]}, "at least one click on it (label 1)"),
         ({"labels": [1]}, "points"),
         ({"boxes": [5, 5, 5, 9]}, "empty"),
         ({"boxes": [1, 2, 3]}, "boxes"),
@@ -219,6 +223,11 @@ def exit_code(code: str) -> int:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     assert exit_code("import everseg, everseg.data, everseg.merge") == 0
+
+
+def test_a_check_of_data_needs_torch_but_nothing_that_draws() -> None:
+    code = "import sys, everseg.data.checks, everseg.data.readers; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(

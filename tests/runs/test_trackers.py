@@ -66,7 +66,7 @@ def test_the_score_on_validation_images_is_told_too(tmp_path: Path) -> None:
     readings = [reading(10), reading(20, float("nan"), 0.75), Curve("site-a", [1.0])]
     told("tensorboard", folder=tmp_path, readings=readings)
     written = scalars(tmp_path / "tensorboard" / "site-a")
-    assert written["loss"] == [(10, 0.5)], "what is no number is left out"
+    assert written["loss"] == [(10, 0.5)], "what is not a number is left out"
     assert written["val"] == [(20, 0.75)]
 
 

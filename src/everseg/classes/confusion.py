@@ -21,7 +21,7 @@ class Confusion:
     """Counts of pixels, grown batch by batch.
 
     classes: names of the channels, as `ClassSteps.columns` gives them. counts: (K, K) int64 on `device`; rows
-    are the truth, columns the prediction.
+        are the truth, columns the prediction.
     """
 
     def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:
@@ -29,9 +29,11 @@ class Confusion:
         self.classes = tuple(classes)
         self.counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=device)
 
-    def add(self, predicted: Tensor, truth: Tensor) -> None:
-        """Count the pixels of some images. predicted, truth: of one shape, whole numbers and uint8, channels
-        from 0 to K - 1; where the truth is 255 the prediction does not matter.
+    def add(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Count the pixels of some images, and return their own counts (K, K).
+
+        predicted, truth: of one shape, whole numbers and uint8, channels from 0 to K - 1; where the truth is
+            255 the prediction does not matter.
         """
         assert truth.dtype == torch.uint8, f"the truth is uint8, not {truth.dtype}"
         assert predicted.shape == truth.shape, f"shapes {tuple(predicted.shape)}, {tuple(truth.shape)}"
@@ -47,6 +49,7 @@ class Confusion:
         asked = int(counts.sum() - counts[VOID].sum())
         assert int(inside.sum()) == asked, f"truth or prediction has channels beyond 0 to {count - 1}"
         self.counts += inside
+        return inside
 
     def everywhere(self) -> Confusion:
         """The sum over all processes, on each of them."""
@@ -61,12 +64,17 @@ class Confusion:
         The published code of DKD and EIR takes 1e-6 from the denominator, which changes no digit that is
         shown.
         """
-        counts = self.counts.double()
-        hit, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
-        union = true + said - hit
-        iou = torch.where(union > 0, hit / union.clamp(min=1), torch.zeros_like(union))
-        return torch.where(true == 0, torch.full_like(iou, math.nan), iou) if absent == "exclude" else iou
+        return iou_of(self.counts, absent)
 
     def scores(self, absent: Absent = "zero") -> dict[str, float]:
         """The IoU of each channel by its name."""
         return dict(zip(self.classes, self.iou(absent).tolist(), strict=True))
+
+
+def iou_of(counts: Tensor, absent: Absent) -> Tensor:
+    """`Confusion.iou` of counts (K, K), rows the truth."""
+    counts = counts.double()
+    hit, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    union = true + said - hit
+    iou = torch.where(union > 0, hit / union.clamp(min=1), torch.zeros_like(union))
+    return torch.where(true == 0, torch.full_like(iou, math.nan), iou) if absent == "exclude" else iou

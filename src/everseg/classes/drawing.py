@@ -35,7 +35,7 @@ def draw(image: Tensor, channels: NDArray[np.uint8], wanted: Wanted) -> Drawn:
             if channel and counts[channel]
         ]
     else:
-        record["file"] = f"{wanted.stem}_classes.png"
+        record["file"] = f"{wanted.stem}_classes{wanted.suffix}"
         pictures[record["file"]] = lambda: class_map(channels)
     if wanted.overlay:
         pictures[f"{wanted.stem}_overlay.png"] = lambda: Image.fromarray(draw_classes(image, channels))

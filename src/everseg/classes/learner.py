@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,20 +24,29 @@ PREDICT_BATCH = 8
 class ClassLearner:
     """A segmenter that grows. A method adds `learn`, and what else it remembers.
 
-    rule: how a pixel's class is decided. detached: see `Segmenter`. first_loss: what the first step
-    minimises; learners with the same one train the same segmenter in it. "" where it trains more than that.
+    rule: how a pixel's class is decided. detached: see `Segmenter`. convolutional: whether the backbone must
+    be one of convolutions with batch normalisation. first_loss: what the first step minimises; learners with
+    the same one train the same segmenter in it. "" where it trains more than that.
     """
 
     learns = "classes"
     Config: Any
     rule: Rule = "sigmoid"
     detached = True
+    convolutional = False
     first_loss = ""
+    parts: tuple[str, ...] = ("model",)
+    """Attributes that are the modules which take part in a prediction."""
 
     def __init__(self, base: SemanticBase, config: Any = None, *, seed: int = 0) -> None:
         self.base, self.seed = base, seed
         self.config = config or self.Config.presets()["paper"]
-        self.model = base.segmenter(detached=self.detached, seed=seed).eval()
+        if self.convolutional and not base.backbone.convolutional:
+            raise UserError(
+                f"{type(self).__name__} works on convolutions with batch normalisation, which base "
+                f"{base.name!r} is not made of; choose a ResNet or MobileNetV2 with --base, or another method"
+            )
+        self.model = base.segmenter(detached=self.detached, rule=self.rule, seed=seed).eval()
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         raise NotImplementedError
@@ -77,6 +87,20 @@ class ClassLearner:
 
         return Validate(score, len(stage.val))
 
+    @property
+    def decides(self) -> tuple[str, str]:
+        """What its scores are, and how a pixel's channel is chosen by them, for people."""
+        if self.rule == "softmax":
+            return "logits of a softmax over all channels", "the highest channel"
+        said = "the highest of channels 1 and up if its logit is above 0, else channel 0"
+        return "logits, a sigmoid for each channel", said
+
+    def write_model(self, form: str, folder: Path, classes: Sequence[str], side: int) -> dict[str, Any]:
+        """See `everseg.types.abilities.WritesModel`."""
+        from everseg.classes.export import write
+
+        return write(self, form, folder, classes, side)
+
     def predict(self, queries: Sequence[ImageQuery]) -> list[Tensor]:
         """The channel of each pixel, (H, W) uint8 on the CPU, for each image at its own size: 0 is the
         background."""
@@ -90,7 +114,7 @@ class ClassLearner:
                 part = alike[start : start + together]
                 scores = self._scored([queries[i] for i in part])
                 with torch.inference_mode():
-                    said = self._chosen(scores).to("cpu", torch.uint8)
+                    said = self.choose(scores).to("cpu", torch.uint8)
                 found.update(zip(part, said.clone().unbind(), strict=True))
         return [found[i] for i in range(len(queries))]
 
@@ -100,19 +124,20 @@ class ClassLearner:
 
     def decide(self, scores: Tensor) -> Tensor:
         """The channel of each pixel, (H, W) uint8, by scores (K, H, W)."""
-        return self._chosen(scores[None])[0].to(torch.uint8)
+        return self.choose(scores[None])[0].to(torch.uint8)
 
     def _scored(self, queries: Sequence[ImageQuery]) -> Tensor:
         """Scores of images of one size, (B, K, H, W)."""
         self.model.eval()
         with torch.inference_mode():
             pixels = self.model.pixels(torch.stack([query.image for query in queries]))
-            return self._scores(self.model(pixels))
+            return self.score_maps(self.model(pixels))
 
-    def _scores(self, out: Output) -> Tensor:
+    def score_maps(self, out: Output) -> Tensor:
+        """What a pixel's channel is chosen by, (B, K, H, W)."""
         return out.full()
 
-    def _chosen(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor) -> Tensor:
         """(B, K, H, W) -> (B, H, W)."""
         if scores.shape[1] == 1:
             return torch.zeros_like(scores[:, 0])
@@ -123,6 +148,17 @@ class ClassLearner:
 
     def load_state_dict(self, state: State) -> None:
         self.model.load(state["segmenter"])
+
+
+def auxiliary_first_loss(gamma: float, auxiliary: float, more: str = "") -> str:
+    """What EIR and DKD train in their first step, for `ClassLearner.first_loss`."""
+    return f"BCE (positives times {gamma:g}){more} and {auxiliary:g} times AC"
+
+
+def softmax_first_loss(*, void_as_background: bool = False, void_in_mean: bool = False) -> str:
+    """What methods with a softmax train in their first step, for `ClassLearner.first_loss`."""
+    void = " with void as background" if void_as_background else ""
+    return f"cross-entropy{void}{' over all pixels' if void_in_mean else ''}"
 
 
 def _trains(learner: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everseg.classes.instances import balanced
+from everseg.classes.instances import Budget, balanced
 from everseg.classes.tune import ClassTuneConfig, random_crop
 from everseg.data.described import described
 from everseg.seed import numpy_generator, torch_generator
@@ -27,7 +26,11 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class KeptImage:
-    """picture: JPEG. labels: PNG. label: the class that it was drawn for. name: of the image."""
+    """picture: JPEG.
+    labels: PNG.
+    label: the class that it was drawn for.
+    name: of the image.
+    """
 
     picture: bytes
     labels: bytes
@@ -74,7 +77,7 @@ class ImageMemory:
         return random_crop(*self.items[index].sample, self.config, torch_generator(seed, "crop"))
 
     def refill(self, samples: Sequence[SemanticSample], classes: range, *, seed: int, step: int) -> None:
-        """Share the room out anew among the classes of what is kept and `classes` of what was just learned.
+        """Share the room out again among the classes of what is kept and `classes` of what was just learned.
 
         An image is kept for one class, whatever else it shows. Source: the memory of SSUL-M and DKD-M.
         """
@@ -88,18 +91,18 @@ class ImageMemory:
             groups[label] = [(label, int(i)) for i in np.flatnonzero(present[:, label])]
         kept: list[KeptImage] = []
         taken: set[int] = set()
-        room = self.max_bytes or math.inf
+        budget = Budget(self.count, self.max_bytes, len(groups))
         for candidate in balanced(groups, numpy_generator(seed, "memory", step)):
+            if budget.spent:
+                break
             if not isinstance(candidate, KeptImage):
                 label, place = candidate
                 if place in taken:
                     continue
                 taken.add(place)
                 candidate = _encoded(samples[place], label)
-            room -= candidate.nbytes
-            if len(kept) == self.count or room < 0:
-                break
-            kept.append(candidate)
+            if budget.admit(candidate.nbytes):
+                kept.append(candidate)
         self.items = sorted(kept, key=lambda item: (item.label, item.name, item.key))
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everseg.classes.drawing import draw, lines_of
-from everseg.classes.scoring import ClassScoreConfig, score_classes
+from everseg.classes.gate import measure
+from everseg.classes.proposal import propose
+from everseg.classes.scoring import ClassScoreConfig, by_step, score_classes, score_images
 from everseg.classes.tiles import ScoresPixels, tiled
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.data.tiling import Tiling
@@ -20,9 +22,20 @@ from everseg.errors import UserError
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.base import load_semantic_base
 from everseg.pictures.drawn import Drawn, Wanted
-from everseg.results import Results, average_over_steps, class_means, retested_classes, with_class_row
+from everseg.results import (
+    Results,
+    average_over_steps,
+    class_alarms,
+    class_means,
+    retested_classes,
+    setting_names,
+    with_class_row,
+)
+from everseg.results.health import Measurement
+from everseg.results.paired import Kind
 from everseg.types import ImageQuery, Precision, Prompts, RunView, Stage
 from everseg.types.brief import Brief
+from everseg.types.proposal import Proposal
 
 if TYPE_CHECKING:
     from everseg.data import Stream
@@ -49,8 +62,9 @@ class Classes:
     base = MOBILENET
     Score = ClassScoreConfig
     lower_is_better: Mapping[str, bool] = {"iou": False}
-    panels = ("means", "maps", "training", "costs", "merges", "settings")
-    outputs = r"_(classes|overlay)\.png"
+    further = ("plasticity", "flips")
+    panels = ("means", "further", "maps", "training", "costs", "merges", "settings")
+    outputs = r"_classes\.(png|tif)|_overlay\.png"
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"
 
     def fits(self, stream: Stream) -> bool:
@@ -83,10 +97,11 @@ class Classes:
         return [self._last(run, stream)]
 
     def retest(self, run: RunView, stream: Stream, changed: Sequence[Stage]) -> tuple[Results, None]:
-        """One confusion of all test images scores all classes, so every column is measured anew."""
+        """One confusion of all test images scores all classes, so every column is measured again."""
         stage, how = self._last(run, stream), run.config.score
-        confusion = score_classes(run.learner.predict, stage.test, run.classes, how)
-        return retested_classes(run.results, {"iou": confusion.scores(how.absent)}), None
+        confusion, images = score_images(run.learner.predict, stage.test, run.classes, how)
+        parts = by_step(images, run.classes, run.results.learned_at, run.results.stages)
+        return retested_classes(run.results, {"iou": confusion.scores(how.absent)}, parts), None
 
     def _last(self, run: RunView, stream: Stream) -> Stage:
         """The last stage that the run has learned."""
@@ -100,36 +115,71 @@ class Classes:
     ) -> tuple[Results, None]:
         """Classes that were not learned have no score, and the untouched base knows none."""
         first = [BACKGROUND] if not run.results.stages else []
-        classes = run.classes + stage.classes
-        return self._with_row(run, run.results, stage, classes, run.config.score, first), None
+        classes, how = run.classes + stage.classes, run.config.score
+        confusion, images = score_images(run.learner.predict, stage.test, classes, how)
+        taught = [*first, *stage.classes]
+        steps = [*run.results.stages, stage.name]
+        learned_at = {**run.results.learned_at, **dict.fromkeys(taught, len(steps) - 1)}
+        parts = by_step(images, classes, learned_at, steps, first=0 if last else len(steps) - 1)
+        scores = {"iou": confusion.scores(how.absent)}
+        return with_class_row(run.results, stage.name, taught, scores, parts), None
 
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
         if oracle:
             raise UserError("--oracle tells a run each image's domain; this one learns classes: leave it out")
-        stage = self._last(run, stream)
+        confusion = score_classes(run.learner.predict, self._last(run, stream).test, run.classes, how)
         empty = Results(run.results.lower_is_better)
-        taught = [BACKGROUND, *(c for c in run.classes[1:] if c not in stage.classes)]
-        return self._with_row(run, empty, stage, run.classes, how, taught, name="now")
+        return with_class_row(empty, "now", run.classes, {"iou": confusion.scores(how.absent)})
 
-    def _with_row(
+    def gated(self, new: RunView, old: RunView | None, streams: Sequence[Stream]) -> list[tuple[Stage, Kind]]:
+        """The new run's last stage tests all classes so far."""
+        return [(self._last(new, stream), "class") for stream in streams[:1]]
+
+    def sides(self, new: RunView, old: RunView | None) -> tuple[Any, Any]:
+        if old is None:
+            raise UserError("a backbone knows no class, so plain is not a run of classes; name a run")
+        return old.learner.predict, new.learner.predict
+
+    def measure(
         self,
-        run: RunView,
-        results: Results,
-        stage: Stage,
-        classes: tuple[str, ...],
-        how: ClassScoreConfig,
-        before: Sequence[str],
-        name: str = "",
-    ) -> Results:
-        confusion = score_classes(run.learner.predict, stage.test, classes, how)
-        taught = [*before, *stage.classes]
-        return with_class_row(results, name or stage.name, taught, {"iou": confusion.scores(how.absent)})
+        old: Any,
+        new: Any,
+        tested: Sequence[tuple[Stage, Kind]],
+        runs: tuple[RunView, RunView | None],
+        *,
+        seed: int,
+        checked: int,
+    ) -> Measurement:
+        """Of the classes that both runs have in the same channels."""
+        assert runs[1] is not None, "the untouched base is not a side"
+        common = []
+        for ours, theirs in zip(runs[0].classes, runs[1].classes, strict=False):
+            if ours != theirs:
+                break
+            common.append(ours)
+        if len(common) < 2:
+            raise UserError(
+                f"the two runs have no class in common in the same place: one learned "
+                f"{', '.join(runs[0].classes[1:])}, the other {', '.join(runs[1].classes[1:])}; compare runs "
+                "of one stream"
+            )
+        stage, _ = tested[0]
+        return Measurement(tuple(measure(old, new, stage.test, common, runs[0].config.score)), None)
 
     def means(self, results: Results, first: Sequence[str]) -> dict[str, float]:
         """Of the old classes, the new ones, all, and their harmonic mean; the average over steps."""
         matrix = results.matrix("iou")
         found = asdict(class_means(matrix, old=first or None))
         return found | {"average_over_steps": average_over_steps(matrix)}
+
+    def propose(
+        self, stages: Sequence[Stage], settings: Any, given: Collection[str], scored: Collection[str]
+    ) -> Proposal:
+        return propose(stages, settings, given, scored, gpu=torch.cuda.is_available())
+
+    def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
+        names = setting_names(settings)
+        return [alarm.sentence(names) for alarm in class_alarms(results.matrix("iou"))]
 
     def check_prompted(self, prompted: bool, what: str) -> None:
         if prompted:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.classes.losses import masked_mean, soft_bce, unbiased_ce
+from everseg.classes.nest import pretune
 from everseg.config import Amount, Checked, Count, Positive, SettingError, Share, Size, ascending
 from everseg.distributed import shard
 from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
@@ -30,7 +31,6 @@ RATIO = (3 / 4, 4 / 3)
 
 FASTEST = 0.1
 """The most weight that running statistics give to one batch, unless they have more by themselves."""
-
 
 Loss = Literal["ce", "bce"]
 """One softmax over background and classes, or a sigmoid for each."""
@@ -58,6 +58,9 @@ class ClassTuneConfig(Checked):
     decay_old: bool = False
     """Apply weight decay to all weights after the first step, not only to the new classifier. [DKD, EIR: no;
     MiB: yes]"""
+    nest: Count = 0
+    """Epochs in which new classifiers are tuned as a mix of the old ones before a later step; 0: they start
+    as the method has it. [NeST: 5 on PASCAL VOC, 15 on ADE20K]"""
     replay: Share = 0.0
     """Minimum share of an epoch's examples that come from a memory, repeated as often as needed; 0: each
     once. [SSUL: 0.5]"""
@@ -65,7 +68,7 @@ class ClassTuneConfig(Checked):
     """Share of a stage's training images held out to choose the best epoch by; 0: none, unless the stream has
     val:. [ours]"""
     patience: Count = 0
-    """Stop after so many epochs without a better score on the held-out images; 0: train to the end. [ours]"""
+    """Stop after this many epochs without a better score on held-out images; 0: train to the end. [ours]"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,12 +79,12 @@ class ClassTuneConfig(Checked):
 
     @classmethod
     def sigmoid(cls) -> ClassTuneConfig:
-        """DKD's and EIR's on PASCAL VOC: 60 epochs a step in batches of 24 at 0.001, then 0.0001, poly."""
+        """DKD's and EIR's on PASCAL VOC: 60 epochs per step in batches of 24 at 0.001, then 0.0001, poly."""
         return cls(_sgd(60, 1e-3), _sgd(60, 1e-4))
 
     @classmethod
     def softmax(cls) -> ClassTuneConfig:
-        """MiB's on PASCAL VOC: 30 epochs a step in batches of 24 at 0.01, then 0.001, poly, one rate for
+        """MiB's on PASCAL VOC: 30 epochs per step in batches of 24 at 0.01, then 0.001, poly, one rate for
         all."""
         return cls(_sgd(30, 1e-2), _sgd(30, 1e-3), head_lr=1.0, decay_old=True)
 
@@ -103,25 +106,33 @@ def _sgd(epochs: int, lr: float) -> FitConfig:
 
 class Row(NamedTuple):
     """image (3, S, S) uint8. labels (S, S) uint8. seed: of all that is drawn for this row. replayed: it is
-    from memory."""
+    from memory. completed (S, S) uint8: the labels that the old model completed. over, share (L, S, S): what
+    was pasted upon them; see `instances.Pasted`."""
 
     image: Tensor
     labels: Tensor
     seed: int
     replayed: bool = False
+    completed: Tensor | None = None
+    over: Tensor | None = None
+    share: Tensor | None = None
 
 
 class Batch(NamedTuple):
-    """images (B, 3, S, S) uint8, labels (B, S, S) uint8, replayed (B,) bool, seeds of the rows."""
+    """images (B, 3, S, S) uint8, labels (B, S, S) uint8, replayed (B,) bool, seeds of the rows; what else the
+    rows have, or None."""
 
     images: Tensor
     labels: Tensor
     replayed: Tensor
     seeds: tuple[int, ...]
+    completed: Tensor | None = None
+    over: Tensor | None = None
+    share: Tensor | None = None
 
 
 class Memory(Protocol):
-    """What is trained on besides a step's own samples: draws row `index` anew for a seed, at any side."""
+    """What is trained on besides a step's own samples: draws row `index` again for a seed, at any side."""
 
     def __len__(self) -> int: ...
 
@@ -129,8 +140,11 @@ class Memory(Protocol):
 
 
 class Crops:
-    """A step's samples as training rows, each cropped and mirrored anew in each epoch by (seed, step, epoch,
+    """A step's samples as training rows, each cropped and mirrored again in each epoch by (seed, step, epoch,
     sample), and rows of a memory behind them.
+
+    beside: a further label map of a sample, cropped with it: what the old model completed. finish: what
+    becomes of each row in the end, in the loader's workers.
 
     A single image counts twice: one alone cannot train batch normalisation.
     """
@@ -142,8 +156,12 @@ class Crops:
         seed: int,
         name: str,
         memory: Memory | None = None,
+        *,
+        beside: Callable[[int], Tensor] | None = None,
+        finish: Callable[[Row], Row] | None = None,
     ) -> None:
         self.samples, self.config, self.seed, self.name = samples, config, seed, name
+        self.beside, self.finish = beside, finish
         self.memory: Any = memory if memory is not None else ()
         self.own = 2 if len(samples) == 1 else len(samples)
         least = math.ceil(config.replay / (1 - config.replay) * self.own)
@@ -166,15 +184,23 @@ class _Epoch:
         return len(self.crops)
 
     def __getitem__(self, index: int) -> Row:
+        row = self._drawn(index)
+        return row if self.crops.finish is None else self.crops.finish(row)
+
+    def _drawn(self, index: int) -> Row:
         crops = self.crops
         own = fold(crops.seed, crops.name, "row", self.epoch, index)
         if index >= crops.own:
             kept = (index - crops.own) % len(crops.memory)
             image, labels = crops.memory.draw(kept, crops.config.crop, own)
-            return Row(image, labels, own, True)
-        sample = crops.samples[index % len(crops.samples)]
-        image, labels = random_crop(sample.image, sample.labels, crops.config, torch_generator(own, "crop"))
-        return Row(image, labels, own)
+            return Row(image, labels, own, True, None if crops.beside is None else labels)
+        place = index % len(crops.samples)
+        sample, generator = crops.samples[place], torch_generator(own, "crop")
+        if crops.beside is None:
+            return Row(*random_crop(sample.image, sample.labels, crops.config, generator), own)
+        maps = torch.stack([sample.labels, crops.beside(place)])
+        image, (labels, completed) = random_crop(sample.image, maps, crops.config, generator)
+        return Row(image, labels, own, completed=completed)
 
 
 def collate(rows: list[Row]) -> Batch:
@@ -184,33 +210,40 @@ def collate(rows: list[Row]) -> Batch:
         torch.stack([r.labels for r in rows]),
         torch.tensor([r.replayed for r in rows]),
         tuple(r.seed for r in rows),
+        *(_stacked([getattr(r, name) for r in rows]) for name in ("completed", "over", "share")),
     )
+
+
+def _stacked(maps: list[Tensor | None]) -> Tensor | None:
+    found = [m for m in maps if m is not None]
+    assert len(found) in (0, len(maps)), "all rows have it or none"
+    return torch.stack(found) if found else None
 
 
 def random_crop(
     image: Tensor, labels: Tensor, config: ClassTuneConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A random part of an image and its labels, brought to a square of `crop` pixels, mirrored or not: image
-    bilinear, labels nearest.
+    bilinear, labels nearest. labels: a map (H, W) or several (M, H, W).
 
     Area and shape are drawn, ten times at most, until they fit into the image; else the largest part in the
     middle of an allowed shape is taken. So it never zooms out: areas above 1 only make trials fail.
     Source: DKD's and EIR's augmentation, torchvision's RandomResizedCrop.
     """
-    height, width = labels.shape
-    top, left, h, w = _window(height, width, config.area, generator)
+    height, width = labels.shape[-2:]
+    top, left, h, w = crop_window(height, width, config.area, generator)
     size = (config.crop, config.crop)
     part = image[None, :, top : top + h, left : left + w]
-    seen = labels[None, None, top : top + h, left : left + w]
+    seen = labels.reshape(1, -1, height, width)[..., top : top + h, left : left + w]
     if (h, w) != size:
         part = F.interpolate(part, size=size, mode="bilinear", antialias=True)
         seen = F.interpolate(seen, size=size, mode="nearest-exact")
     if float(torch.rand((), generator=generator)) < config.flip:
         part, seen = part.flip(-1), seen.flip(-1)
-    return part[0].contiguous(), seen[0, 0].contiguous()
+    return part[0].contiguous(), seen.reshape(*labels.shape[:-2], *size).contiguous()
 
 
-def _window(
+def crop_window(
     height: int, width: int, area: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random part."""
@@ -245,9 +278,13 @@ def begin(
     """Give the model a classifier for the stage's classes; returns a frozen copy of what it was before, None
     before the first step, whose classifier starts fresh."""
     old = model.frozen_copy() if model.counts else None
-    model.grow(len(stage.classes), init if old is not None else "fresh", seed=seed)
+    tuned = old is not None and config.nest > 0 and len(stage.train) > 0
+    model.grow(len(stage.classes), init if old is not None and not tuned else "fresh", seed=seed)
     if old is not None and config.freeze_norm:
         model.freeze_norm()
+    if old is not None and tuned:
+        rows, how = Crops(stage.train, config, seed, stage.name), config.later
+        pretune(model, old, rows, batches(rows, how), collate, how, config.nest, config.head_lr)
     return old
 
 
@@ -340,11 +377,13 @@ def _drawn(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def supervised(out: Output, labels: Tensor, kind: Loss) -> Tensor:
-    """Plain cross-entropy, or binary cross-entropy summed over all channels, over the labelled pixels."""
-    if kind == "ce":
-        return masked_mean(*unbiased_ce(out.full(), labels, 1))
-    return masked_mean(*soft_bce(out.full(), labels))
+def supervised(out: Output, labels: Tensor, kind: Loss, *, void_in_mean: bool = False) -> Tensor:
+    """Plain cross-entropy, or binary cross-entropy summed over all channels, over the labelled pixels.
+
+    void_in_mean: divide by the number of all pixels, those of void too.
+    """
+    each, valid = unbiased_ce(out.full(), labels, 1) if kind == "ce" else soft_bce(out.full(), labels)
+    return masked_mean(each, valid, each.numel() if void_in_mean else None)
 
 
 def batches(crops: Crops, config: FitConfig) -> Iterator[Batch]:

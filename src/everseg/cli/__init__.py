@@ -18,8 +18,8 @@ from everseg import __version__
 
 # isort: off
 # Each module adds its commands to the app, in the order in which help lists them.
-from everseg.cli import demo, learn, predict, report  # noqa: F401
-from everseg.cli import data, settings, doctor, merge, export, imports, pool  # noqa: F401
+from everseg.cli import demo, learn, predict, report, gate, history  # noqa: F401
+from everseg.cli import serve, data, settings, doctor, merge, export, hub, imports, pool  # noqa: F401
 
 # isort: on
 from everseg.cli.shared import HELP, app
@@ -35,14 +35,14 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 USAGE: Any = typer.BadParameter.__bases__[0]
-"""A wrong option or argument. Typer carries click inside or has it beside it, by version."""
+"""A wrong option or argument. Typer includes click or depends on it, depending on the version."""
 
 
 THEIRS = tuple(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR", "EIO")
 )
-"""What the system says of a disk or a path that only the person at the keyboard can do something about."""
+"""System errors of disks and paths that only the user can fix."""
 
 
 class Interrupted(BaseException):
@@ -50,7 +50,7 @@ class Interrupted(BaseException):
 
 
 def _interrupt(signum: int, frame: object) -> None:
-    if multiprocessing.parent_process() is None:  # A decoding worker is told by the process it works for.
+    if multiprocessing.parent_process() is None:  # A decoding worker is stopped by its parent process.
         raise Interrupted
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     _take_any_name()
     warnings.filterwarnings("ignore", module="torch.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    if not remarks.is_terminal:  # As for our own bars.
+    if not remarks.is_terminal:  # As for our own progress bars.
         _no_bars_of_transformers()
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -87,13 +87,13 @@ def main() -> None:
         sys.exit(2)
     except USAGE as error:
         said = error.format_message()
-        if said.startswith("Usage:"):  # A group of commands was named without a command: this is its help.
+        if said.startswith("Usage:"):  # A group without a command: this is its help.
             print(said)
         else:
-            _say(said.replace("Value error, ", "", 1))  # Pydantic's, which checks choices in some versions.
+            _say(said.replace("Value error, ", "", 1))  # Pydantic checks choices in some versions.
         sys.exit(2)
     except Interrupted:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.errno not in THEIRS:

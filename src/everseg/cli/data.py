@@ -1,4 +1,4 @@
-"""`everseg data`: check, clicks, made-up domains."""
+"""`everseg data`: check, clicks, generated domains."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ def data_init(
         Path | None,
         typer.Option(metavar="FILE", help="Stream file to write; default: stream.yaml in FOLDER."),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace a stream file that is there.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing stream file.")] = False,
+    classes: Annotated[
+        bool | None,
+        typer.Option("--classes/--domains", help="Kind of stream to write; default: as the masks look."),
+    ] = None,
 ) -> None:
     """Write a stream file for a folder of images and masks."""
     from everseg.data import write_stream_for
 
-    written = write_stream_for(folder, out, force)
+    written = write_stream_for(folder, out, force, classes)
     print("\n".join(["found:", *(f"  {sentence}" for sentence in written.found)]))
     if written.doubts:
         print("\n".join(["unsure:", *(f"  {sentence}" for sentence in written.doubts)]))
     print(f"wrote {written.path}; edit it, then run: everseg data check {written.path}")
+    if written.classes:
+        print("it is a stream of classes; learn it by a method of classes, such as --method eir")
 
 
 @data_app.command("check")
@@ -40,7 +46,7 @@ def data_check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every file of a stream and say what is wrong. Exit code 1 if anything is."""
+    """Read every file of a stream and list what is wrong. Exit code 1 if anything is."""
     import dataclasses
 
     from everseg.data import check, contact_sheet
@@ -57,6 +63,48 @@ def data_check(
         raise typer.Exit(1)
 
 
+@data_app.command("discover")
+def data_discover(
+    stream: StreamFile,
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="The base that the stream will be learned with.")
+    ] = "",
+    natural: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Natural images, the scale of distances; tiny has them."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep features there, to learn with cache.where=disk later."),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PNG with a few images of every domain.")
+    ] = None,
+) -> None:
+    """Group images that have no stage into domains."""
+    from everseg.data import contact_sheet
+    from everseg.distributed import world
+    from everseg.domains.cache import CacheConfig
+    from everseg.models.names import from_anywhere
+    from everseg.runs.discover import discover_domains, pile_of
+    from everseg.runs.natural import with_natural
+    from everseg.runs.problem import problem_of
+
+    pile_of(stream)  # before a base is loaded
+    problem = problem_of("samcl")
+    plain = problem.load_base(from_anywhere(base) if base else problem.base, world().device, "auto")
+    model: Any = with_natural(natural, "samcl", plain, stream)
+    cached = None if cache is None else CacheConfig(where="disk", folder=str(cache))
+    found = discover_domains(stream, model, cached, None if natural is None else model.natural)
+    if found is None:
+        print("nothing new: the table lists every image")
+    else:
+        print("\n".join([*found.lines(), f"wrote {found.table}"]))
+    if sheet is not None:
+        contact_sheet(stream, sheet)
+        remark(f"contact sheet: {sheet}")
+
+
 @data_app.command("points")
 def data_points(
     masks: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of masks.")],
@@ -68,7 +116,7 @@ def data_points(
             metavar="VALUE", help="Grey value above which is object, or '==255'; default: as the masks say."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace a points.json that is there.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing points.json.")] = False,
 ) -> None:
     """Draw seeded clicks on every mask into a points.json."""
     from everseg.data import write_points
@@ -91,7 +139,7 @@ def data_synthetic(
     test: Annotated[int, typer.Option(min=1, metavar="N", help="Test images per domain.")] = 20,
     seed: Seed = 0,
 ) -> None:
-    """Write made-up domains with a stream file."""
+    """Write generated domains with a stream file."""
     from everseg.data import SCENES, write_synthetic_stream
 
     print(write_synthetic_stream(out, tuple(domain or SCENES), train=train, test=test, seed=seed))
@@ -109,7 +157,7 @@ def data_synthetic_classes(
     size: Annotated[int, typer.Option(min=48, metavar="N", help="Side of an image in pixels.")] = 128,
     seed: Seed = 0,
 ) -> None:
-    """Write made-up classes with a stream file."""
+    """Write generated classes with a stream file."""
     from everseg.data import write_synthetic_classes
 
     print(write_synthetic_classes(out, steps, train, test, seed, size, setting))

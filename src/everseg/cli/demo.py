@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DOMAINS = ("polyps", "lesions", "nuclei", "cracks")
 METHODS = ("sequential", "samcl")
+UNSEEN = ("camouflage",)
+"""A domain that no stage learns: it shows what happens to images of an unknown domain."""
 SETTINGS = ("tune.fit.steps=60",)
 TITLES = {"sequential": "sequential fine-tuning", "samcl": "SAMCL"}
 
@@ -36,7 +38,7 @@ def run_demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iter
     """Write a synthetic stream of `domains` under `out`, learn it with each method, and end with a report and
     a picture.
 
-    Yields each method's run as it is done. Called again, it goes on where it was.
+    Yields each method's run when it is finished. Called again, it resumes where it stopped.
     """
     from everseg.data import Stream, write_synthetic_stream
     from everseg.methods import configure
@@ -50,7 +52,7 @@ def run_demo(out: Path, seed: int = 0, domains: Sequence[str] = DOMAINS) -> Iter
     source = out / "data" / "stream.yaml"
     if not source.exists():
         shutil.rmtree(out / "data", ignore_errors=True)  # An interrupted demo left half of it.
-        write_synthetic_stream(out / "data", domains, train=48, test=16, seed=seed)
+        write_synthetic_stream(out / "data", domains, train=48, test=16, seed=seed, unseen=UNSEEN)
     stream = Stream.from_yaml(source)
     base = load_base("tiny")
     shown: dict[str, Results] = {}

@@ -21,14 +21,12 @@ def import_samcl(
         Path, typer.Argument(metavar="DIR", help="Folder of modules, *.pth, and module_selector.pth.")
     ],
     base: Annotated[
-        str, typer.Option(metavar="BASE", help="The base they were made for: a folder, a file or a hub id.")
+        str, typer.Option(metavar="BASE", help="Their base model: a folder, a file or a hub id.")
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.")],
     stream: Annotated[
         Path | None,
-        typer.Option(
-            metavar="STREAM", help="Stream file whose training images fill the buffer, to learn on later."
-        ),
+        typer.Option(metavar="STREAM", help="Stream file whose training images fill the buffer."),
     ] = None,
     order: Annotated[
         str, typer.Option(metavar="A,B,...", help="The selector's classes in order; default: as published.")
@@ -43,7 +41,7 @@ def import_samcl(
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run of modules that SAMCL's authors or their code trained."""
+    """Turn modules trained by the published SAMCL code into a run."""
     from everseg.data import Stream
     from everseg.domains.released import BACKGROUND
     from everseg.models.names import from_anywhere
@@ -59,6 +57,11 @@ def import_samcl(
         settings=settings or [],
         workers=workers,
     )
+    if stream is None:
+        remark(
+            "the files hold no embeddings of the domains' images, so every image is given a module, whatever "
+            "it shows; with --stream and --set selector.abstain=0.001 images of no domain get none"
+        )
     for entry in run.record.learned:
         known = entry.figures.get("selector_accuracy")
         if known is not None and known < DOUBT:

@@ -1,4 +1,4 @@
-"""The verbs of what domains brought: merge them, let one count more or less, forget one."""
+"""`everseg merge`, `everseg forget` and `everseg reweigh`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Contribution = Annotated[
     Path | None,
-    typer.Option("--from", metavar="FILE", help="What the domain brought, if the run has not kept it."),
+    typer.Option("--from", metavar="FILE", help="The domain's contribution, if the run has not kept it."),
 ]
 StreamOption = Annotated[
     Path | None, typer.Option(metavar="STREAM", help="Another stream file; default: the run's own.")
@@ -55,7 +55,7 @@ def merge(
         list[str] | None, typer.Option(metavar="NAME=FACTOR", help="Let a domain count more or less.")
     ] = None,
     stream: Annotated[
-        Path | None, typer.Option(metavar="STREAM", help="Stream file; score after each domain merged.")
+        Path | None, typer.Option(metavar="STREAM", help="Stream file; scores the merge after each domain.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="BASE", help="Base model; default: that of the first run.")
@@ -68,7 +68,7 @@ def merge(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the domains of runs that were trained apart into one run. No image is needed."""
+    """Merge separately trained runs into one. No image is needed."""
     from everseg.data import Stream
     from everseg.models.names import from_anywhere
     from everseg.results import compare_table, table
@@ -132,7 +132,7 @@ def forget(
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forget one learned stage and certify how exactly. The others stay as they are."""
+    """Remove one learned stage, with a certificate. The others stay as they are."""
     from everseg.results import table
     from everseg.runs.folder import load
     from everseg.runs.forget import forget as forget_stage
@@ -160,7 +160,7 @@ def reweigh(
         float, typer.Option(metavar="FACTOR", help="Its new weight; others keep theirs, mostly 1.")
     ],
     stage: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="The stage that is to count more or less.")
+        str | None, typer.Option(metavar="STAGE", help="The stage whose weight to change.")
     ] = None,
     domain: OldDomain = None,
     contribution: Contribution = None,
@@ -170,7 +170,7 @@ def reweigh(
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let one learned stage count more or less in a merged adapter. Nothing is trained."""
+    """Change the weight of a stage in a merged adapter. Nothing is trained."""
     from everseg.results import table
     from everseg.runs.forget import reweigh as reweigh_stage
 

@@ -24,7 +24,7 @@ def show_pool(
     items: Annotated[bool, typer.Option("--items", help="List every instance with its ID.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many instances a pool holds, of which classes and images."""
+    """Count the instances of a pool, by class and image."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -79,7 +79,7 @@ def remove(
     base: BaseHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete instances from a pool for good. What a model has learned from them is not undone by that."""
+    """Delete instances from a pool for good. What the model learned from them remains."""
     from everseg.runs.pool import remove as remove_instances
 
     gone, left = remove_instances(place, item=item, image=image, prefix=prefix, base=base)

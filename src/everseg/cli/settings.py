@@ -24,7 +24,7 @@ def settings(
     preset: Preset = "paper",
     as_json: AsJson = False,
 ) -> None:
-    """List the settings of a method with values, meanings and sources."""
+    """List the settings of a method, with their sources."""
     from everseg.runs.problem import problem_of
 
     score = problem_of(method).Score

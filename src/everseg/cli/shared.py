@@ -43,7 +43,7 @@ import_app = typer.Typer(no_args_is_help=True, help="Import modules that others 
 app.add_typer(import_app, name="import")
 
 StreamFile = Annotated[Path, typer.Argument(metavar="STREAM", help="Stream file (YAML).")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or hf://OWNER/NAME.")]
 Method = Annotated[
     str, typer.Option(metavar="METHOD", help=f"{', '.join(METHODS)}, or package.module:Class.")
 ]
@@ -112,20 +112,22 @@ def show(*what: Table | Text) -> None:
         console.print(each, soft_wrap=isinstance(each, Text))
 
 
+def show_warning(sentence: str) -> None:
+    """Print a sentence that asks for attention, on one line."""
+    from rich.text import Text
+
+    show(Text(f"! {sentence}", style="yellow"))
+
+
 def open_stream(path: Path, run: Path) -> Stream:
     """A stream file, in which the data of stages that `run` has learned may be gone."""
-    from everseg.data import Stream
-    from everseg.runs.folder import learned_stages
+    from everseg.runs.data import open_stream as opened
 
-    return Stream.from_yaml(path, learned_stages(run))
+    return opened(path, run)
 
 
 def own_stream(run: Run) -> Stream:
-    """The stream that a run was made from.
+    """The stream that a run was made from; see `runs.data.own_stream`."""
+    from everseg.runs.data import own_stream as opened
 
-    Raises:
-        UserError: it was not made from a stream file, or that cannot be opened.
-    """
-    if not run.record.stream:
-        raise UserError(f"{run.folder} was not made from a stream file; name one with --stream")
-    return open_stream(Path(run.record.stream), run.folder)
+    return opened(run)

@@ -1,4 +1,4 @@
-"""Data: readers of folders and of what other tools write; made-up domains; stream files; checks.
+"""Data: readers of folders and of files of other tools; synthetic domains; stream files; checks.
 
 A reader is a lazy sequence of `PromptSample` or `SemanticSample`: `reader[i]` decodes one. docs/data.md has
 the layouts and every option.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from everseg.data.domains.voc import VocReader
     from everseg.data.domains.yolo import YoloReader
     from everseg.data.geo import write_mask_like
-    from everseg.data.images import read_image
+    from everseg.data.imagefiles import read_image
     from everseg.data.init import Proposal, write_stream_for
     from everseg.data.maskrule import MaskRule, mask_rule
     from everseg.data.meaning import read_mask
@@ -73,7 +73,7 @@ _PLACES = {
     "NiftiReader": "everseg.data.domains.nifti",
     "PromptRule": "everseg.data.domains.prompts",
     "Proposal": "everseg.data.init",
-    "read_image": "everseg.data.images",
+    "read_image": "everseg.data.imagefiles",
     "read_mask": "everseg.data.meaning",
     "read_points": "everseg.data.domains.points",
     "READERS": "everseg.data.readers",
@@ -96,7 +96,7 @@ _PLACES = {
     "write_synthetic_stream": "everseg.data.synthetic.domains",
     "YoloReader": "everseg.data.domains.yolo",
 }
-"""Where each name lies: a reader is loaded when it is first used."""
+"""The module of each name; it is imported on first use."""
 
 __all__ = [
     "CLASS_READERS",

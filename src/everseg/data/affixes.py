@@ -21,7 +21,9 @@ LOOK = 2000
 
 @dataclass(frozen=True)
 class Affixes:
-    """image, mask: what stands before and after the id. ids: how many are in both lists."""
+    """image, mask: what stands before and after the id.
+    ids: how many are in both lists.
+    """
 
     image: Affix
     mask: Affix

@@ -1,4 +1,4 @@
-"""Readers whose code lies beside the stream file that names them."""
+"""Readers whose code is next to the stream file that names them."""
 
 from __future__ import annotations
 

@@ -139,7 +139,8 @@ class Report:
 class _Split:
     """Notes on one split while its samples go by.
 
-    classes: those that the stage brings. known: how many there are up to it.
+    classes: those of the stage.
+    known: how many there are up to it.
     """
 
     stage: str
@@ -275,7 +276,7 @@ def _may_be_turned(samples: Described[Any], index: int, square: bool) -> bool:
     """Whether an image is turned by EXIF and its mask is not, where their sizes cannot tell if that is
     right."""
     image, mask = (Path(samples.file(index)), Path(samples.truth_file(index)))
-    if not image.is_file():  # Painted, or in memory.
+    if samples.as_shown or not image.is_file():  # Painted, or in memory.
         return False
     turn = orientation(image)
     if turn == 1 or (turn > 4 and not square):
@@ -303,7 +304,7 @@ def _is_around(mask: NDArray[np.bool_]) -> bool:
 
 
 def _inverted(split: _Split) -> Iterator[Finding]:
-    """Some masks that are the reverse of the others; whether all are is told by their mean share."""
+    """Some masks that are the reverse of the others; whether all are follows from their mean share."""
     if split.classes or not 0 < len(split.around) < len(split.shares):
         return
     yield split.finding(
@@ -323,9 +324,9 @@ def _clicks_off_mask(split: _Split) -> Iterator[Finding]:
     names = ", ".join(name for name, _ in split.off_mask[:3])
     more = f" and {len(split.off_mask) - 3} more" if len(split.off_mask) > 3 else ""
     todo = (
-        "they belong to other masks or have x and y swapped; write them anew with `everseg data points`"
+        "they belong to other masks or have x and y swapped; rewrite them with `everseg data points`"
         if share > OFF_MASK_ERROR
-        else "resizing masks does that to a few; write them anew with `everseg data points` if it matters"
+        else "resizing masks does that to a few; write them again with `everseg data points` if it matters"
     )
     yield split.finding(
         "error" if share > OFF_MASK_ERROR else "warning",
@@ -341,7 +342,7 @@ def _duplicates(split: _Split) -> Iterator[Finding]:
             yield split.finding(
                 "warning",
                 file,
-                f"{file} shows the same picture as {first[pixels]}; remove one if that is no intention",
+                f"{file} shows the same picture as {first[pixels]}; remove one if that is not intended",
             )
         first.setdefault(pixels, file)
 

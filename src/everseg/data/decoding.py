@@ -26,7 +26,8 @@ Window = tuple[float | str, float | str] | None
 class Decoding:
     """How the values of an image file become 8-bit RGB.
 
-    bands: None takes what the file says is its picture. window: None follows the range of the image.
+    bands: None takes what the file says is its picture.
+    window: None follows the range of the image.
 
     Raises:
         UserError: neither one band nor three, a band below 1, or a window whose ends are not in order.
@@ -82,9 +83,9 @@ class Decoding:
     ) -> Tensor:
         """(3, H, W) uint8 from the values of all bands (C, H, W).
 
-        picture: how many bands, from the first, are shown where `bands` is not given. ends: the window in
-        values, where percentiles were taken of more than this image. valid: (H, W), pixels that have values;
-        others become 0.
+        picture: how many bands, from the first, are shown where `bands` is not given.
+        ends: the window in values, where percentiles were taken of more than this image.
+        valid: (H, W), pixels that have values; others become 0.
         """
         chosen = choose(values, self.bands, what, picture)
         if self.window is None and ends is None:
@@ -153,7 +154,7 @@ def _end(given: float | str) -> tuple[float, bool]:
     """A window's end, and whether it is a percentile.
 
     Raises:
-        UserError: it is no number, or no percentile from 0% to 100%.
+        UserError: it is not a number, or no percentile from 0% to 100%.
     """
     text = str(given).strip()
     try:
@@ -167,7 +168,7 @@ def _end(given: float | str) -> tuple[float, bool]:
 
 
 def _read(content: bytes, path: Path, window: Window) -> tuple[NDArray[Any], int | None]:
-    """(C, H, W) values of a file that is no TIFF, and how many bands are its picture."""
+    """(C, H, W) values of a file that is not a TIFF, and how many bands are its picture."""
     if window is not None and content[:4] == b"\x89PNG" and content[24] == 16 and content[25] in (2, 6):
         raise UserError(
             f"{path} is a PNG of 16-bit colours, of which only 8 bits are read; save it as TIFF to use window"

@@ -1,4 +1,4 @@
-"""What a sequence of samples tells of itself, so that nobody has to decode all of it to find out."""
+"""What a sequence of samples knows about itself, so that not all of it has to be decoded to find out."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ class Described(Sequence[T_co]):
     rule: how the samples are prompted; None where the prompts come with the samples.
     notes: what a person should know of how the files were read, as sentences such as those of errors.
     names_itself: whether `legend` is what the files say, so that a stream file cannot name the numbers.
+    as_shown: whether masks are of the images as they are shown, so that an EXIF turn is that of both.
     """
 
     legend: Legend | None = None
     rule: PromptRule | None = None
     notes: tuple[str, ...] = ()
     names_itself: bool = False
+    as_shown: bool = False
 
     def fingerprint(self) -> str:
         """Hex digest of what all samples are, which does not depend on where files lie.
@@ -133,6 +135,7 @@ class Plain(Described[Any]):
         self.legend = legend if isinstance(legend, Legend) else None
         self.rule = rule if isinstance(rule, PromptRule) else None
         self.names_itself = getattr(samples, "names_itself", False) is True
+        self.as_shown = getattr(samples, "as_shown", False) is True
         notes = getattr(samples, "notes", ())
         self.notes = tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 

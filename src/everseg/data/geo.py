@@ -1,4 +1,4 @@
-"""Georeferenced rasters: read them band by band, and write a mask back to where its image lies."""
+"""Georeferenced rasters: read them band by band, and write a mask back with its image's georeference."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from torch import Tensor
 from everseg.data.decoding import Decoding
 from everseg.data.extras import needed
 from everseg.data.raster import Raster, raster_of
-from everseg.data.tiff import MOST_PIXELS
+from everseg.data.tiff import MOST_PIXELS, tags_of
 from everseg.errors import UserError, first_line
-from everseg.files import atomic_path
+from everseg.files import write_bytes
+
+_GEOREFERENCE = {33550, 33922, 34264, 50844}
+"""Tags of a TIFF's place: ModelPixelScale, ModelTiepoint, ModelTransformation, RPCCoefficient."""
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def opened(path: Path) -> Iterator[Any]:
                 yield raster
         except rasterio.errors.RasterioError as error:
             raise UserError(
-                f"{path} is no raster or is damaged ({first_line(error)}); copy it again or remove it"
+                f"{path} is not a raster or is damaged ({first_line(error)}); copy it again or remove it"
             ) from error
 
 
@@ -85,13 +88,14 @@ def read_band(path: Path) -> Raster:
 
 
 def refuse_elsewhere(path: Path, image: Path) -> None:
-    """Check that a mask lies where its image does, if both are georeferenced.
+    """Check that a mask has the position of its image, if both are georeferenced.
 
     Raises:
         UserError: as `opened`, or another place than the image's.
     """
     with opened(image) as raster:
         crs, place, pixel = raster.crs, raster.transform, _pixel(raster.transform)
+        whole = (raster.width, raster.height)
     with opened(path) as raster:
         own, size = raster.transform, (raster.width, raster.height)
         if raster.crs and crs and raster.crs != crs:
@@ -99,6 +103,14 @@ def refuse_elsewhere(path: Path, image: Path) -> None:
         if not own.is_identity and not place.is_identity:
             corners = [(0, 0), (size[0], 0), (0, size[1]), size]
             apart = max(np.hypot(*np.subtract(_at(own, *c), _at(place, *c))) for c in corners)
+            of_image = [(0, 0), (whole[0], 0), (0, whole[1]), whole]
+            ends = zip(corners, of_image, strict=True)
+            off = max(np.hypot(*np.subtract(_at(own, *c), _at(place, *d))) for c, d in ends)
+            if size != whole and off <= 0.5 * pixel:
+                raise UserError(
+                    f"{path} is {size[0]}x{size[1]} and its image {image}, of the same place, "
+                    f"{whole[0]}x{whole[1]}; resample it to the image's grid"
+                )
             if apart > 0.5 * pixel:
                 raise UserError(
                     f"{path} lies up to {apart:.3g} map units ({apart / pixel:.1f} pixels) beside its image "
@@ -119,25 +131,56 @@ def _pixel(transform: Any) -> float:
     return float(min(np.hypot(transform.a, transform.d), np.hypot(transform.b, transform.e)))
 
 
-def write_mask_like(path: str | Path, mask: NDArray[Any], image: str | Path) -> Path:
-    """Write a mask as a GeoTIFF that lies where its image does, atomically. Returns its path.
-
-    mask: (H, W), as large as the image: bool is written as 0 and 255, whole numbers (a class map) as they
-    are. image: a raster whose coordinate system, transform or ground control points the mask gets.
+def georeferenced(path: Path) -> bool:
+    """Whether a file is a georeferenced TIFF.
 
     Raises:
-        UserError: the image has no georeference or another size, or a file cannot be read or written.
+        UserError: it does, and rasterio is missing or cannot read it.
     """
-    path, image = Path(path), Path(image)
+    if not _GEOREFERENCE & tags_of(path):
+        return False
+    with opened(path) as raster:
+        return bool(_reference(raster))
+
+
+def _reference(raster: Any) -> dict[str, Any]:
+    """The georeference of a raster, as arguments of a new one; empty if it has none."""
+    points, points_crs = raster.gcps
+    reference = {"crs": raster.crs, "transform": raster.transform}
+    if raster.transform.is_identity:
+        reference = {"gcps": points, "crs": points_crs} if points else {}
+    if raster.rpcs:
+        reference["rpcs"] = raster.rpcs
+    return reference
+
+
+def write_mask_like(path: str | Path, mask: NDArray[Any], image: str | Path) -> Path:
+    """Write a mask as a GeoTIFF with the georeference of its image, atomically. Returns its path.
+
+    mask, image: as in `mask_like`.
+
+    Raises:
+        UserError: as `mask_like`, or the file cannot be written.
+    """
+    path = Path(path)
+    write_bytes(path, mask_like(mask, Path(image)))
+    return path
+
+
+def mask_like(mask: NDArray[Any], image: Path, software: str = "") -> bytes:
+    """A mask as the content of a GeoTIFF with the georeference of its image.
+
+    mask: (H, W), as large as the image: bool becomes 0 and 255, whole numbers (a class map) stay as they are.
+    image: a raster whose coordinate system, transform or ground control points the mask gets.
+    software: what the file says of who wrote it.
+
+    Raises:
+        UserError: the image has no georeference or another size, or cannot be read.
+    """
     values = np.asarray(mask)
     with opened(image) as raster:
         size = (raster.height, raster.width)
-        points, points_crs = raster.gcps
-        reference = {"crs": raster.crs, "transform": raster.transform}
-        if raster.transform.is_identity:
-            reference = {"gcps": points, "crs": points_crs} if points else {}
-        if raster.rpcs:
-            reference["rpcs"] = raster.rpcs
+        reference = _reference(raster)
     if not reference:
         raise UserError(f"{image} has no georeference to give to a mask; write the mask as png")
     if values.shape != size:
@@ -150,10 +193,12 @@ def write_mask_like(path: str | Path, mask: NDArray[Any], image: str | Path) -> 
         raise UserError(
             f"the mask is of dtype {values.dtype}; give bool, or whole numbers of at most 32 bits"
         )
-    rasterio = needed("rasterio", "geo", path)
+    memory = needed("rasterio.io", "geo", image)
     kind = {"driver": "GTiff", "count": 1, "dtype": values.dtype, "compress": "deflate"}
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with memory.MemoryFile() as written, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with rasterio.open(temporary, "w", height=size[0], width=size[1], **kind, **reference) as raster:
+        with written.open(height=size[0], width=size[1], **kind, **reference) as raster:
+            if software:
+                raster.update_tags(TIFFTAG_SOFTWARE=software)
             raster.write(values, 1)
-    return path
+        return bytes(written.read())

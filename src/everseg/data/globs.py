@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from everseg.data.names import POINTS, composed, is_litter
+from everseg.data.names import POINTS, composed, is_folder, is_litter
 from everseg.errors import UserError
 
 ID = "{id}"
@@ -72,7 +72,7 @@ class Glob:
             pattern, said = _component(part, size, said)
             out.append("((?:[^/]+/)*)" if part == "**" else pattern + "/")
         stem, dot, extension = parts[-1].rpartition(".")
-        if dot:  # An extension names a format: its wildcards are no part of what pairs.
+        if dot:  # An extension names a format: its wildcards are not part of what pairs.
             name, said = _component(stem, size, said)
             last = name + r"\." + _component(extension, size, said, "(?:{})", "[^/.]")[0]
         else:
@@ -81,7 +81,10 @@ class Glob:
         return self._compiled[length]
 
     def ids(self, below: str, lengths: Sequence[int]) -> Iterator[str]:
-        """What `{id}` can stand for in a path, the longest first. lengths: of the ids that there are."""
+        """What `{id}` can stand for in a path, the longest first.
+
+        lengths: of the ids that there are.
+        """
         if not self.loose:
             found = self.regex().fullmatch(below)
             if found:
@@ -129,7 +132,7 @@ def _walk(folder: Path, parts: list[str]) -> Iterator[Path]:
         entries = [e for e in listing if not is_litter(e.name) and e.name != POINTS]
     for entry in entries:
         path = folder / entry.name
-        if entry.is_dir():
+        if is_folder(entry):
             if first == "**":
                 if not entry.is_symlink():
                     yield from _walk(path, parts)

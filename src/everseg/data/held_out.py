@@ -1,4 +1,4 @@
-"""Validation images that are held out of a stage's training images."""
+"""Images that are held out of a stage's training images, to choose something by."""
 
 from __future__ import annotations
 
@@ -53,15 +53,16 @@ class Chosen(Described[Any]):
         return self.samples.stored_clicks(self.places[index])
 
 
-def hold_out(samples: Sequence[Any], share: float) -> tuple[Chosen, Chosen]:
-    """What to train on, and about `share` of the images to choose the best epoch by.
+def hold_out(samples: Sequence[Any], share: float, purpose: str = "validation") -> tuple[Chosen, Chosen]:
+    """What to train on, and about `share` of the images to choose the best epoch by, or something else.
 
-    Each image is drawn by its name alone, so it stays on its side when images are added or files move; the
+    Other images are drawn for another purpose, so that one part can be held out of another. Each image is
+    drawn by its name alone, so it stays on its side when images are added or files move; the
     objects of one image stay together. At least one image is trained on, and of several one is held out:
     where the draw leaves a side empty, the image that came closest goes there.
     """
     names = _image_names(samples)
-    drawn = {name: _drawn(name) for name in names}
+    drawn = {name: _drawn(name, purpose) for name in names}
     held = {name for name, value in drawn.items() if value < share}
     if drawn:
         held = held or {min(drawn, key=lambda name: drawn[name])}
@@ -79,7 +80,7 @@ def _image_names(samples: Sequence[Any]) -> list[str]:
     return [unicodedata.normalize("NFC", told.image_name(index)) for index in range(len(told))]
 
 
-def _drawn(name: str) -> float:
-    """A number from 0 to 1 that depends on the name alone."""
-    digest = hashlib.sha256(f"validation|{name}".encode(errors="surrogateescape")).digest()
+def _drawn(name: str, purpose: str) -> float:
+    """A number from 0 to 1 that depends on the name and the purpose alone."""
+    digest = hashlib.sha256(f"{purpose}|{name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8]) / 2**64

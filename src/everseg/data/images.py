@@ -37,7 +37,7 @@ def read_file(path: Path) -> bytes:
         UserError: the file is missing, unreadable or empty.
     """
     if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
+        kind = "a folder" if path.is_dir() else "not a regular file"
         raise UserError(f"{path} is {kind}; remove it or put the file in its place")
     try:
         content = path.read_bytes()
@@ -101,7 +101,7 @@ def open_header(path: Path) -> Image.Image:
     """An image file of which no more than the header has been read.
 
     Raises:
-        OSError: it is no regular file (a named pipe would never answer), or no image.
+        OSError: it is not a regular file (a named pipe would never answer), or no image.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
@@ -110,7 +110,7 @@ def open_header(path: Path) -> Image.Image:
 
 def orientation(path: Path) -> int:
     """The EXIF orientation of a file from its header, without decoding it; 1 where it has none, as files that
-    are no images.
+    are not images.
     """
     try:
         with warnings.catch_warnings():
@@ -126,7 +126,7 @@ def shown_size(path: Path) -> tuple[int, int]:
     that says it.
 
     Raises:
-        UserError: the file cannot be read or is no image.
+        UserError: the file cannot be read or is not an image.
     """
     with suppress(Exception), warnings.catch_warnings():  # The decoder says what is wrong, in a sentence.
         warnings.simplefilter("ignore")
@@ -146,7 +146,7 @@ def decode_image(content: bytes, path: Path) -> Tensor:
     """(3, H, W) uint8 from an image file's content; `path` is for messages only.
 
     Grey, RGB, palette, CMYK and 1-bit images become RGB as Pillow converts them. An alpha channel is dropped,
-    not blended. Deep grey (16-bit, 32-bit, float) is brought to 0..255 by `shallow`.
+    not blended. Deep grey (16-bit, 32-bit, float) is converted to 0..255 by `shallow`.
 
     Raises:
         UserError: not an image, truncated, too many pixels, or values without a meaning as grey (NaN,
@@ -170,19 +170,14 @@ def decode_image(content: bytes, path: Path) -> Tensor:
 
 
 def _picture(content: bytes, path: Path) -> Tensor:
-    """What a TIFF says is its picture, if it says so."""
+    """The picture of a TIFF, if the file declares one."""
     values, picture = read_tiff(content, path, chosen=False)
     if picture is None and len(values) != 3:
         raise UserError(
-            f"{path} has {len(values)} bands; say in the stream file which are shown, as in bands: [3, 2, 1]"
+            f"{path} has {len(values)} bands; say which are red, green and blue, as in bands: [3, 2, 1]"
         )
     grey = shallow(values[: picture or 3], path)
     return torch.from_numpy(np.repeat(grey, 3, axis=0) if len(grey) == 1 else grey)
-
-
-def read_image(path: Path) -> Tensor:
-    """(3, H, W) uint8 from an image file; see `decode_image`."""
-    return decode_image(read_file(path), path)
 
 
 def refuse_nan(values: NDArray[np.generic], path: Path | str) -> None:

@@ -2,63 +2,61 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from everseg.data.geo import read_band
 from everseg.data.globs import ID
-from everseg.data.images import open_image, read_file
-from everseg.data.layout import SUFFIXES, Group, Look, look, scan, split_of, words
+from everseg.data.images import decode_image, read_file
+from everseg.data.known.classes import BOTH, class_stream, class_stream_text, seem_classes
+from everseg.data.known.depth import shown_by
+from everseg.data.known.layouts import known_stages
+from everseg.data.known.legends import names_near
+from everseg.data.known.site import Options, Site, StageProposal, chosen_splits, hold_out, walk
+from everseg.data.known.unread import split_lists, unread_annotations, unread_images
+from everseg.data.layout import ANY, EACH, SUFFIXES, Group, Look, look, scan, words
 from everseg.data.maskrule import mask_rule
 from everseg.data.meaning import Unsettled, settled
 from everseg.data.names import some
 from everseg.data.pairing import pair_files
-from everseg.data.proposal import DataSet, boundary, common_folder, data_sets, groups_in
-from everseg.data.ready import coco_splits, voc_splits
+from everseg.data.proposal import DataSet, common_folder, data_sets
+from everseg.data.raster import Raster, read_raster
 from everseg.data.samples import take_evenly
-from everseg.data.stream import open_leniently
-from everseg.data.streamfile import LONGEST, is_name
+from everseg.data.stream import Stream, open_leniently
+from everseg.data.streamtext import rename, stream_text
 from everseg.errors import UserError, printable
 from everseg.files import atomic_path
-
-Options = dict[str, Any]
-"""What a stream file says of a split."""
-
-
-@dataclass
-class StageProposal:
-    """A stage, what was found for it, and what may be wrong with it.
-
-    unsettled: by split, the option to write where the masks may mean more than one thing.
-    """
-
-    name: str
-    splits: dict[str, Options] = field(default_factory=dict)
-    found: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    unsettled: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """path: of the stream file. found, doubts: sentences for a person."""
+    """path: of the stream file.
+    found, doubts: sentences for a person.
+    classes: whether the stream is one of classes.
+    """
 
     path: Path
     found: tuple[str, ...]
     doubts: tuple[str, ...]
+    classes: bool = False
 
 
-def write_stream_for(folder: str | Path, out: str | Path | None = None, force: bool = False) -> Proposal:
+def write_stream_for(
+    folder: str | Path, out: str | Path | None = None, force: bool = False, classes: bool | None = None
+) -> Proposal:
     """Write a stream file for the data sets in a folder, atomically.
 
-    out: the file to write; `stream.yaml` in the folder by default. force: replace a file that is there.
+    out: the file to write; `stream.yaml` in the folder by default.
+    force: replace a file that is there.
+    classes: whether to write a stream of classes; where None, the masks decide.
 
     Raises:
-        UserError: there are no images with masks, or `out` exists and `force` is not given.
+        UserError: there are no images with masks, `out` exists and `force` is not given, or `classes` does
+            not fit what is there.
     """
     root = Path(folder)
     path = root / "stream.yaml" if out is None else Path(out)
@@ -67,24 +65,78 @@ def write_stream_for(folder: str | Path, out: str | Path | None = None, force: b
             f"{path} exists and may have been edited; give --force to replace it, or another --out"
         )
     stages, remarks = propose(root)
-    from_here = os.path.relpath(root.resolve(), path.parent.resolve())
-    text = stream_text(stages, root.resolve().name, Path(from_here).as_posix(), remarks)
+    name, start = root.resolve().name, Path(os.path.relpath(root.resolve(), path.parent.resolve())).as_posix()
+    proposed = None
+    if classes or (classes is None and len(stages) == 1 and stages[0].classes):
+        try:
+            proposed = class_stream(root, stages)
+        except UserError as error:
+            if classes:
+                raise
+            stages[0].doubts.append(f"its masks seem to hold classes, but {error}")
+    if proposed is not None:
+        text = class_stream_text(proposed, name, start, remarks)
+        stages = [proposed.stage]
+    else:
+        for stage in stages:
+            if stage.classes and len(stages) > 1:
+                stage.doubts.append(BOTH)
+            elif len(stages) == 1 and classes is None and stage.unsettled:
+                stage.doubts.append("if they are classes, --classes writes a stream of classes")
+        text = stream_text(stages, name, start, remarks)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         stream, faults = open_leniently(temporary)
-    found = []
-    proposed = {stage.name: stage.found for stage in stages}
-    for stage in (*stream.stages, *stream.unseen):
-        found.append(f"stage {stage.name!r}: {len(stage.train)} training and {len(stage.test)} test samples")
-        found += [f"  {sentence}" for sentence in proposed[stage.name]]
-    doubts = [f"stage {s.name!r}: {sentence}" for s in stages for sentence in s.doubts]
+    found = found_in(stream, stages, faults)
+    doubts = [f"stage {s.name!r}: {d}" if s.name else d for s in stages for d in s.doubts]
     told = {(stage.name, split) for stage in stages for split in stage.unsettled}
-    doubts += [
-        f"stage {stage!r}, {split}: {sentence}"
-        for stage, split, sentence in faults
-        if (stage, split) not in told
-    ]
-    return Proposal(path, tuple(found), tuple(printable(d) for d in (*doubts, *remarks)))
+    doubts += counted([fault for fault in faults if fault[:2] not in told])
+    parted = {s.name for s in stages if any("part" in options for options in s.splits.values())}
+    if parted & {name for name, split, _ in faults if (name, split) not in told}:
+        doubts.append(
+            "part: counts the images that can be read today; after correcting the others, write the file "
+            "again (--force)"
+        )
+    unsure = tuple(map(printable, (*doubts, *remarks)))
+    return Proposal(path, tuple(map(printable, found)), unsure, proposed is not None)
+
+
+def found_in(
+    stream: Stream, stages: Sequence[StageProposal], faults: Sequence[tuple[str, str, str]]
+) -> list[str]:
+    """What a person reads of each stage: how many samples it has, and from which files."""
+    found = []
+    proposed = {stage.name: stage for stage in stages}
+    closed = {(stage, split) for stage, split, _ in faults}
+    for opened in (*stream.stages, *stream.unseen):
+        stage = proposed.pop(opened.name, StageProposal(""))
+        sizes = []
+        for split, word in (("train", "training"), ("test", "test")):
+            count = len(getattr(opened, split))
+            waits = not count and (opened.name, split) in closed
+            known = stage.counts.get(split, "all")
+            sizes.append(f"{known} {word} images (not readable yet)" if waits else f"{count} {word} samples")
+        found.append(f"stage {opened.name!r}: {' and '.join(sizes)}")
+        found += [f"  {sentence}" for sentence in stage.found]
+    # What a stream of classes was found in has no stage of its name.
+    return [*(sentence for stage in proposed.values() for sentence in stage.found), *found]
+
+
+def counted(faults: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The first faults of each split, and how many more there are."""
+    by_split: dict[tuple[str, str], list[str]] = {}
+    for stage, split, sentence in faults:
+        by_split.setdefault((stage, split), []).append(sentence)
+    said = []
+    for (stage, split), sentences in by_split.items():
+        said += [f"stage {stage!r}, {split}: {sentence}" for sentence in sentences[:SHOWN]]
+        if more := sentences[SHOWN:]:
+            said.append(f"stage {stage!r}, {split}: and {len(more)} more; everseg data check lists all")
+    return said
+
+
+SHOWN = 3
+"""Faults of a split that are printed."""
 
 
 def propose(root: Path) -> tuple[list[StageProposal], list[str]]:
@@ -94,8 +146,9 @@ def propose(root: Path) -> tuple[list[StageProposal], list[str]]:
         UserError: there are none.
     """
     groups, jsons = scan(root)
-    stages = _ready(root, groups, jsons)
-    pairs, remarks = data_sets(groups)
+    site = Site(root, groups, jsons, walk(root))
+    stages = known_stages(site)
+    pairs, remarks = data_sets(site.groups)
     by_home: dict[tuple[str, ...], list[DataSet]] = {}
     for pair in pairs:
         by_home.setdefault(pair.home, []).append(pair)
@@ -107,24 +160,33 @@ def propose(root: Path) -> tuple[list[StageProposal], list[str]]:
             stages.append(_unseen(root, short, members[0]))
         else:
             stages += _stages(root, short, members)
+    site.remarks += unread_annotations(site, not stages)
+    site.remarks += split_lists(site, [pair.images.files for pair in pairs if not pair.split])
     if not stages:
-        raise UserError(_nothing(root, groups))
+        raise UserError(_nothing(site))
     for stage in stages:
         if len(stages) == 1 or not stage.name:
             stage.name = root.resolve().name
-    _rename(stages)
-    return stages, remarks
+    stages.sort(key=lambda stage: stage.name)
+    rename(stages)
+    return stages, [*site.remarks, *remarks]
 
 
-def _nothing(root: Path, groups: Sequence[Group]) -> str:
+def _nothing(site: Site) -> str:
+    root, groups = site.root, site.groups
+    if said := site.remarks or unread_images(site):
+        return "; ".join(said[:2])
     count = sum(len(group.files) for group in groups)
     if not count:
         kinds = ", ".join(sorted(ending[1:] for ending in SUFFIXES))
-        return f"{root} holds no images ({kinds}); give the folder that holds the images and masks"
+        return (
+            f"{root} holds no images ({kinds}), volumes (nii, nii.gz, dcm) or annotations of a known tool; "
+            "give the folder that holds the images and masks"
+        )
     for group in groups:
         if not group.looks:
             try:
-                open_image(read_file(group.files[0]), group.files[0])
+                decode_image(read_file(group.files[0]), group.files[0])
             except UserError as error:
                 return str(error)
     return (
@@ -133,19 +195,9 @@ def _nothing(root: Path, groups: Sequence[Group]) -> str:
     )
 
 
-def _ready(root: Path, groups: list[Group], jsons: Sequence[Path]) -> list[StageProposal]:
-    """Data sets in layouts with a reader of their own, whose groups are taken out of `groups`."""
-    stages = []
-    for name, splits, taken, doubts in (*voc_splits(root, groups), *coco_splits(root, groups, jsons)):
-        found = [f"{o['kind'].upper()}: {o.get('annotations') or o['path']}" for o in splits.values()]
-        stages.append(StageProposal(name, splits, list(dict.fromkeys(found)), doubts))
-        groups[:] = [group for group in groups if group not in taken]
-    return stages
-
-
 def _unseen(root: Path, name: str, pair: DataSet) -> StageProposal:
     """A domain that has test images only, beside others that are learned."""
-    stage = StageProposal(name)
+    stage = StageProposal(name, home=root)
     stage.splits["test"] = _options(pair, root, stage, "test")
     stage.found.append("there is nothing to train on, so it is only tested")
     return stage
@@ -165,58 +217,19 @@ def _stages(root: Path, home: str, members: Sequence[DataSet]) -> list[StageProp
 
 
 def _stage(root: Path, name: str, by_split: dict[str, DataSet]) -> StageProposal:
-    stage = StageProposal(name)
-    train = by_split.get("train") or by_split.get("")
-    test = by_split.get("test")
-    if train is not None and test is None and (test := by_split.get("val")) is not None:
-        stage.doubts.append(f"there is no test split, so {test.images} is tested on")
-    elif train is not None and test is not None and (val := by_split.get("val")) is not None:
-        stage.doubts.append(f"{val.images} is not used: it seems to be the validation split")
-    if train is not None and test is not None:
-        for split, pair in (("train", train), ("test", test)):
+    stage = StageProposal(name, home=root)
+    chosen = chosen_splits(by_split, stage, lambda pair: str(pair.images))
+    if len(chosen) > 1:
+        for split, pair in chosen.items():
             stage.splits[split] = _options(pair, root, stage, split)
+            stage.counts[split] = len(pair.images.files)
         return stage
-    whole = train or test or by_split["val"]
+    (whole,) = chosen.values()
     options = _options(whole, root, stage, "all")
     if option := stage.unsettled.pop("all", ""):
         stage.unsettled = {"train": option, "test": option}
-    names = _names(root, options)
-    if parts := _named_splits(names):
-        stage.found.append("the files' names say what to train and to test on")
-        stage.splits = {split: {**options, "part": part} for split, part in parts.items()}
-        return stage
-    groups, example = groups_in(names)
-    cut = boundary(groups)
-    if cut is None and example:
-        stage.doubts.append(f"{example}, but no cut keeps all of them apart; choose part: by hand")
-        cut = boundary(names)
-    if cut is None:
-        raise UserError(
-            f"{root / str(whole.images)} is one image with a mask; a stream needs two to test one"
-        )
-    stage.found.append(f"no folder says what to test on: the last {len(names) - cut} of {len(names)} images")
-    if example:
-        stage.found.append(f"{example}, and are not split")
-    else:
-        stage.doubts.append(
-            "if several images show one patient or scene, move the border of part: between them"
-        )
-    stage.splits = {"train": {**options, "part": [0, cut]}, "test": {**options, "part": [cut, len(names)]}}
+    hold_out(stage, options, _names(root, options), str(root / str(whole.images)))
     return stage
-
-
-def _named_splits(names: Sequence[str]) -> dict[str, list[int]]:
-    """Which of the sorted images are trained and tested on, if their own names say so, as train_1.bmp."""
-    splits = [split_of((name,)) for name in names]
-    found = {}
-    for split in dict.fromkeys(splits):
-        first = splits.index(split)
-        part = [first, first + splits.count(split)]
-        if not split or set(splits[slice(*part)]) != {split}:
-            return {}
-        found[split] = part
-    test = found.get("test") or found.get("val")
-    return {"train": found["train"], "test": test} if "train" in found and test else {}
 
 
 def _names(root: Path, options: Options) -> list[str]:
@@ -238,7 +251,14 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
     """What the stream file says of images and masks, and sentences on them for the stage."""
     image, mask = (pair.affixes.image, pair.affixes.mask) if pair.affixes else (None, None)
     shown = [_pattern(pair.images, (), image), _pattern(pair.masks, (), mask, pair.several)]
-    said, meaning = _meaning(pair, stage, split, shown[1])
+    seen = shown_by(pair.images.files)
+    geo = seen.geo and not pair.several and find_spec("rasterio") is not None
+    said, meaning = _meaning(pair, stage, split, shown[1], read_band if geo else read_raster)
+    if geo and "kind" not in meaning:
+        meaning["kind"] = "geotiff"
+    meaning |= seen.options
+    stage.doubts += [doubt for doubt in seen.doubts if doubt not in stage.doubts]
+    stage.comments |= seen.comments
     base = common_folder(pair)
     default = "instances" if meaning.get("kind") == "instances" else "masks"
     options: Options = {"path": "/".join(base) or "."}
@@ -247,7 +267,7 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
     if not plain or places != ((*base, "images"), (*base, default)):
         options["images"] = _pattern(pair.images, base, image)
         options["masks"] = _pattern(pair.masks, base, mask, pair.several)
-    if not _is_text(options["path"]):  # A glob can have a wildcard for bytes that are no text.
+    if not _literal(options["path"]):  # A glob can have a wildcard for bytes that are not text.
         front = "".join(f"{_escaped(part)}/" for part in base)
         for key in ("images", "masks"):
             options[key] = front + str(options.get(key) or f"{key if key == 'images' else default}/*")
@@ -255,9 +275,14 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
     if pair.several:
         options["instances"] = "each"
         stage.doubts.append("images have several masks, each taken as an object; merged: all are one object")
-    if _sizes_differ(pair):
+    if not geo and _sizes_differ(pair):
         options["resize_masks"] = True
         stage.doubts.append(f"masks {shown[1]} are not of the size of their images and will be resized")
+    bare = [seen.share == 0 for seen in pair.masks.looks]
+    if any(bare) and not all(bare) and meaning.get("kind") != "instances":
+        options["skip_empty"] = True
+        doubt = f"some masks {shown[1]} are empty; images without an object are left out"
+        stage.doubts += [] if doubt in stage.doubts else [doubt]
     stage.found.append(
         f"{split}: {len(pair.images.files)} images {shown[0]}, {len(pair.masks.files)} masks {shown[1]}{said}"
     )
@@ -266,7 +291,7 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
 
 def _pattern(group: Group, base: Sequence[str], affix: tuple[str, str] | None, several: bool = False) -> str:
     folder = [
-        part if part == "*" else ID.join(map(_escaped, part.split(ID))) for part in group.folder[len(base) :]
+        "*" if part == ANY else ID.join(map(_escaped, part.split(EACH))) for part in group.folder[len(base) :]
     ]
     if group.name:
         name = _escaped(group.name)
@@ -274,19 +299,22 @@ def _pattern(group: Group, base: Sequence[str], affix: tuple[str, str] | None, s
         name = "*"
     else:
         whole = [_escaped(text) for text in (group.affix[0] + affix[0], affix[1] + group.affix[1])]
-        marked = "*" if "*" in group.folder else ID
+        marked = "*" if ANY in group.folder else ID
         ending = f"{_escaped(group.affix[1])}*" if several else whole[1]
         name = f"{whole[0]}{marked}{ending}{group.extension}"
     return "/".join([*folder, name])
 
 
 def _escaped(text: str) -> str:
-    """A name as a glob that is like it alone, or like it but for bytes that are no text."""
-    return re.sub(r"([*?\[])", r"[\1]", re.sub("[\udc80-\udcff]", "\0", text)).replace("\0", "?")
+    """A name as a glob that is like it alone, or like it but for bytes that are not text."""
+    name = re.sub("[\udc80-\udcff]", "\0", re.sub(r"([*?\[])", r"[\1]", text)).replace("\0", "?")
+    return name.replace(ID, f"[{ID[0]}]{ID[1:]}").replace("${", "[$]{")
 
 
-def _is_text(text: str) -> bool:
-    return not any("\udc80" <= character <= "\udcff" for character in text)
+def _literal(text: str) -> bool:
+    """Whether a stream file can name a folder as it is: bytes that are not text, and what looks like a
+    variable, need a pattern."""
+    return "${" not in text and not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _sizes_differ(pair: DataSet) -> bool:
@@ -302,7 +330,9 @@ def _sizes_differ(pair: DataSet) -> bool:
     return False
 
 
-def _meaning(pair: DataSet, stage: StageProposal, split: str, shown: str) -> tuple[str, Options]:
+def _meaning(
+    pair: DataSet, stage: StageProposal, split: str, shown: str, read: Callable[[Path], Raster]
+) -> tuple[str, Options]:
     """What the masks mean, as `data check` will say it of the split: in words and as options."""
     looks = pair.masks.looks
     named = bool({"instance", "instances", "object"} & set(words(shown)))
@@ -312,12 +342,24 @@ def _meaning(pair: DataSet, stage: StageProposal, split: str, shown: str) -> tup
             "classes (docs/data.md)"
         )
         return ": numbers of objects", {"kind": "instances", "instances": "each"}
+    said = [words(part) for part in pair.masks.folder]
+    classes = any("class" in part or "classes" in part for part in said) or _named_near(stage, pair)
+    if not pair.several and seem_classes((s.values for s in looks), any(s.colour for s in looks), classes):
+        stage.classes = True
     try:
-        return f": {settled(pair.masks.files, mask_rule()).words}", {}
+        return f": {settled(pair.masks.files, mask_rule(), read).words}", {}
     except Unsettled as error:
         stage.doubts.append(str(error))
         stage.unsettled[split] = error.option
         return "", {}
+
+
+def _named_near(stage: StageProposal, pair: DataSet) -> bool:
+    """Whether a file beside the images or above them names classes."""
+    folders = [
+        stage.home.joinpath(*pair.masks.folder[:depth]) for depth in range(len(pair.masks.folder), -1, -1)
+    ]
+    return names_near([*folders, pair.images.files[0].parent]) is not None
 
 
 def _numbered(looks: Iterable[Look], named: bool) -> bool:
@@ -327,63 +369,3 @@ def _numbered(looks: Iterable[Look], named: bool) -> bool:
     tops = [[value for value in look.values if value] for look in seen]
     in_turn = sum(top == list(range(1, len(top) + 1)) for top in tops) >= 0.8 * len(tops)
     return in_turn and len({len(top) for top in tops}) > 1 and (named or all(look.parts for look in seen))
-
-
-# ---------------------------------------------------------------- the text
-
-
-def _rename(stages: Sequence[StageProposal]) -> None:
-    """Give every stage a name that is allowed and its own."""
-    taken: set[str] = set()
-    for stage in stages:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", stage.name).strip("-._").lower()[: LONGEST - 4] or "data"
-        name = name if is_name(name) and name != "plain" else f"data-{name}"
-        number = 2
-        unique = name
-        while unique in taken:
-            unique, number = f"{name}-{number}", number + 1
-        taken.add(unique)
-        stage.name = unique
-
-
-def stream_text(stages: Sequence[StageProposal], name: str, root: str, remarks: Sequence[str]) -> str:
-    """The stream file, with a comment on everything that was found or is unsure."""
-    lines = [
-        "# Written by `everseg data init`. Edit it, look at it with `everseg data check`, then learn it with",
-        "# `everseg learn`. Every option is explained in docs/data.md.",
-        *(f"# Note: {printable(remark)}" for remark in remarks),
-        f"name: {_yaml(printable(name))}",
-        f"root: {_yaml(root)}  # paths below start here",
-        "seed: 0",
-    ]
-    # What is only tested comes last, under a key of its own.
-    learned = [stage for stage in stages if "train" in stage.splits]
-    unseen = [stage for stage in stages if stage not in learned]
-    for key, stage in [("stages", s) for s in learned] + [("unseen", s) for s in unseen]:
-        lines += [] if f"{key}:" in lines else [f"{key}:"]
-        lines += [f"  # {sentence}" for sentence in stage.found]
-        lines += [f"  # Unsure: {printable(sentence)}" for sentence in stage.doubts]
-        lines.append(f"  - name: {_yaml(stage.name)}")
-        for split, options in stage.splits.items():
-            lines.append(f"    {split}:")
-            lines += [
-                f"      {key}: {_yaml(value)}{_COMMENTS.get(key, '')}" for key, value in options.items()
-            ]
-            if split in stage.unsettled:
-                lines.append(
-                    f"      # {stage.unsettled[split]}  # unsure: keep what is the object, and take off the #"
-                )
-    return "\n".join(lines) + "\n"
-
-
-_COMMENTS = {
-    "part": "  # these of the images, sorted by name",
-    "instances": "  # or merged: all of an image are one object",
-}
-
-
-def _yaml(value: Any) -> str:
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*|\.", value)
-    if plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n"):
-        return value
-    return json.dumps(value, ensure_ascii=False)  # JSON is YAML

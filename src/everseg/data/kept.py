@@ -17,8 +17,8 @@ _FRESH = 2.0
 
 
 def key_of(files: Iterable[Path], rules: str) -> str:
-    """Hex digest of what the files are without reading them: their places, sizes and times; "" where that is
-    no proof, because one of them is missing or has changed just now.
+    """Hex digest of what the files are without reading them: their places, sizes and times; "" if that
+    proves nothing, because one of them is missing or has changed just now.
 
     rules: what was done with the files.
     """

@@ -1,4 +1,4 @@
-"""What lies in a folder: groups of image files that belong together, and what a few of them hold."""
+"""What a folder contains: groups of image files that belong together, and what a few of them hold."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from everseg.data.affixes import Affix, common_affixes
-from everseg.data.globs import ID
 from everseg.data.images import open_image, read_file
-from everseg.data.names import composed, is_litter
+from everseg.data.names import composed, is_folder, is_litter, is_pipe
 from everseg.data.samples import take_evenly
+from everseg.data.tiff import beyond_pillow, read_tiff
 from everseg.errors import UserError
 
 SUFFIXES = frozenset(".bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split())
 """Extensions, in lower case, of the files that count as images."""
+
+EACH, ANY = "\0{id}", "\0*"
+"""In a path's parts: what differs from image to image, and any name. No file is named so."""
 
 DEEPEST = 8
 """Levels of folders to look into."""
@@ -35,7 +38,7 @@ SAMPLED = 8
 _MASK_WORDS = frozenset(
     "mask masks label labels gt groundtruth truth annotation annotations annot seg segs segmentation "
     "segmentations segmented manual figure target targets matte mattes trimap trimaps instance instances ho "
-    "groundtruths labelmap outline silhouette".split()
+    "groundtruths ground labelmap outline silhouette".split()
 )
 _IMAGE_WORDS = frozenset(
     "image images img imgs rgb gray grey data input inputs jpegimages original originals photo photos "
@@ -81,7 +84,8 @@ class Look:
     """What one file holds.
 
     values: the numbers in it, if it seems to be a mask or a map of a few numbers; empty for a photograph.
-    share: of pixels that are not 0 (or dark). parts: whether nearly every number is one connected part.
+    share: of pixels that are not 0 (or dark).
+    parts: whether nearly every number is one connected part.
     """
 
     size: tuple[int, int]
@@ -95,7 +99,11 @@ class Look:
 def look(path: Path) -> Look | None:
     """What a file holds; None if it cannot be read."""
     try:
-        image = open_image(read_file(path), path)
+        content = read_file(path)
+        if beyond_pillow(content):
+            bands, _ = read_tiff(content, path, chosen=False)
+            return Look(bands.shape[:0:-1], (), True, 1.0, False, np.ones(bands.shape[1:], bool))
+        image = open_image(content, path)
     except UserError:
         return None
     grid = np.asarray(image if image.mode != "La" else image.convert("LA"))
@@ -135,8 +143,9 @@ def look(path: Path) -> Look | None:
 class Group:
     """Image files of one folder and one form of name, or of folders that hold one image each.
 
-    folder: parts of the path below the root, in which `{id}` stands for a folder for each image.
-    affix: what stands before and after the id in the stems. name: of the files, where all have one name.
+    folder: parts of the path below the root, in which `EACH` stands for a folder for each image.
+    affix: what stands before and after the id in the stems.
+    name: of the files, where all have one name.
     """
 
     folder: tuple[str, ...]
@@ -153,8 +162,8 @@ class Group:
         return found
 
     def _id(self, file: Path) -> str:
-        if ID in self.folder:
-            up = len(self.folder) - self.folder.index(ID)
+        if EACH in self.folder:
+            up = len(self.folder) - self.folder.index(EACH)
             return composed(file.parts[-1 - up])
         before, after = self.affix
         stem = composed(file.stem)
@@ -185,12 +194,14 @@ class Group:
         seen = self.looks
         if len(seen) < 2 or len({s.size for s in seen}) > 1 or seen[0].share < 0.3:
             return False
+        if any(len(s.values) > 2 for s in seen):  # Maps of classes may cover everything.
+            return False
         first = seen[0].pixels
         return all((s.pixels & first).sum() >= 0.95 * (s.pixels | first).sum() for s in seen[1:])
 
     def __str__(self) -> str:
         name = self.name or f"{self.affix[0]}*{self.affix[1]}{self.extension}"
-        return "/".join([*self.folder, name])
+        return "/".join([*self.folder, name]).replace("\0", "")
 
     @property
     def extension(self) -> str:
@@ -202,7 +213,7 @@ def scan(root: Path) -> tuple[list[Group], list[Path]]:
     """Groups of images below a folder, and its JSON files, both sorted.
 
     Raises:
-        UserError: it is no folder.
+        UserError: it is not a folder.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the images and masks")
@@ -219,7 +230,7 @@ def _scan(
     if len(parts) > DEEPEST or real in seen:
         return
     seen.add(real)
-    folders, files = _listing(folder)
+    folders, files = listing(folder)
     own = [file for file in files if file.suffix.lower() == ".json"]
     jsons += own if len(own) <= FEW else []
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -232,11 +243,13 @@ def _scan(
         _scan(below, (*parts, below.name), groups, jsons, seen)
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Folders and files of a folder, without litter; nothing of one that may not be read."""
+def listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Folders and files of a folder, without litter and pipes; nothing of one that may not be read."""
     try:
         with os.scandir(folder) as entries:
-            listed = sorted((e.name, e.is_dir()) for e in entries if not is_litter(e.name))
+            listed = sorted(
+                (e.name, is_folder(e)) for e in entries if not is_litter(e.name) and not is_pipe(e)
+            )
     except OSError:
         return [], []
     return (
@@ -250,30 +263,30 @@ def _folder_per_image(folders: Sequence[Path], parts: tuple[str, ...]) -> Iterat
     ID/image.png and ID/mask.png."""
     if len(folders) < 2 or any(split_of((folder.name,)) for folder in folders):
         return
-    listings = [_listing(folder) for folder in folders]
+    listings = [listing(folder) for folder in folders]
     below = [{f.name: _images(f) for f in inner} for inner, _ in listings]
     shared = set.intersection(*(set(b) for b in below))
     if any(all(len(b[name]) == 1 for b in below) for name in shared):
         for name in sorted(set().union(*below)):
             files = [file for b in below for file in b.get(name, [])]
             if files:
-                yield Group((*parts, ID, name), files)
+                yield Group((*parts, EACH, name), files)
         return
     images = [[f for f in files if f.suffix.lower() in SUFFIXES] for _, files in listings]
     names = {tuple(f.name for f in own) for own in images}
     same = len(names) == 1 and not any(inner for inner, _ in listings)
     if same and any(role(Path(n).stem) == "mask" for n in next(iter(names))) and len(images[0]) > 1:
         for place, first in enumerate(images[0]):
-            yield Group((*parts, ID), [own[place] for own in images], name=first.name)
+            yield Group((*parts, EACH), [own[place] for own in images], name=first.name)
 
 
 def _images(folder: Path) -> list[Path]:
-    return [f for f in _listing(folder)[1] if f.suffix.lower() in SUFFIXES]
+    return [f for f in listing(folder)[1] if f.suffix.lower() in SUFFIXES]
 
 
 def _parted(group: Group) -> list[Group]:
-    """The groups of a folder that holds images and masks side by side, told apart by their names."""
-    if ID in group.folder or group.role == "mask":
+    """The groups of a folder that holds images and masks side by side, distinguished by their names."""
+    if EACH in group.folder or group.role == "mask":
         return [group]
     rest, parts = group.files, []
     while len(rest) > 1:

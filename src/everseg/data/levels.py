@@ -26,7 +26,8 @@ values at all: thin lines have no inside, and neither do stray pixels."""
 class Levels:
     """How many pixels each value has, in one file or in several.
 
-    pixels: {value: pixels}. inside: {value: those with at least five of eight neighbours of the same value}.
+    pixels: {value: pixels}.
+    inside: {value: those with at least five of eight neighbours of the same value}.
     between: {value: those with a smaller and a larger value next to them}.
     """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from everseg.text import is_file_name
 
@@ -31,8 +31,8 @@ def forms(name: str) -> frozenset[str]:
 class Meant:
     """Which of some names are meant by other spellings of them. A name itself goes before every spelling."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = frozenset(names)
+    def __init__(self, names: Iterable[str] | Mapping[str, object]) -> None:
+        self.names = names if isinstance(names, Mapping) else frozenset(names)
         self._spelt: dict[str, set[str]] | None = None
 
     def find(self, name: str) -> str | None:
@@ -48,20 +48,49 @@ class Meant:
         return found.pop() if len(found) == 1 else None
 
 
+def folders_and_name(name: str) -> tuple[str, ...]:
+    """The parts of a path as any system writes it, or of an address."""
+    return PurePosixPath(name.replace("\\", "/")).parts
+
+
+def begin_with(names: Iterable[str]) -> tuple[str, ...]:
+    """The folders that all of these names begin with. As they tell no two names apart, a file may be looked
+    for without them."""
+    folders = [folders_and_name(name)[:-1] for name in names]
+    if not folders:
+        return ()
+    first, last = min(folders), max(folders)
+    same = (here == there for here, there in zip(first, last, strict=False))
+    return first[: next((i for i, equal in enumerate(same) if not equal), min(len(first), len(last)))]
+
+
 class Listing:
     """The files below a folder, by the names that lists have for them.
 
     A name is taken as it is where there is such a file. Where not, backslashes separate folders, composed and
     decomposed letters are the same (é may be one character or two), and so are bytes and letters of Windows'
     code pages. A folder is listed once, and only if a name in it is spelt otherwise.
+
+    above: folders with which all names begin, see `begin_with`. Some or all of them may lie elsewhere, as on
+        the machine that wrote the list.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, above: Sequence[str] = ()) -> None:
+        self.folder, self.above = folder, tuple(above)
         self._known: dict[Path, Meant] = {}
 
     def find(self, name: str) -> Path | None:
         """The file that a name means, or None if no file or several could be meant."""
+        found = self._find(name)
+        if found is not None or not self.above:
+            return found
+        parts = folders_and_name(name)
+        if parts[: len(self.above)] != self.above:
+            return None
+        shorter = ("/".join(parts[start:]) for start in range(1, len(self.above) + 1))
+        return next((file for text in shorter if (file := self._find(text))), None)
+
+    def _find(self, name: str) -> Path | None:
         path = self.folder / name
         if not (name and is_file_name(str(path))):
             return None

@@ -58,7 +58,7 @@ def mask_rule(
 
     Raises:
         UserError: a threshold that is neither a number from 0 to 254 nor "==" and a number up to 255, an
-            empty list, something that is no colour, or options that contradict each other.
+            empty list, something that is not a colour, or options that contradict each other.
     """
     named = {"mask_threshold": threshold, "mask_values": values, "mask_colours": colours}
     given = [name for name, value in named.items() if value is not None]
@@ -100,4 +100,4 @@ def colour_of(given: Any) -> Colour:
     match given:
         case [int(red), int(green), int(blue)] if all(0 <= v <= 255 for v in given):
             return red, green, blue
-    raise UserError(f'mask_colours has {given!r}, which is no colour; write "#ff0000" or [255, 0, 0]')
+    raise UserError(f'mask_colours has {given!r}, which is not a colour; write "#ff0000" or [255, 0, 0]')

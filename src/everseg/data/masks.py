@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from everseg.data.levels import Levels, distinct
 from everseg.data.maskrule import MaskRule
@@ -36,6 +35,10 @@ BORDER = (224, 224, 192)
 
 _JPEG = 32
 """By how much a channel of a colour in a JPEG may differ from the colour that was meant."""
+
+
+REMOVE = "remove the image and its mask"
+"""What to do about a mask without an object."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Meaning:
             return "#{:02x}{:02x}{:02x}".format(*unpacked(value))
         return str(value)
 
-    def mask(self, path: Path) -> NDArray[np.bool_]:
+    def mask(self, path: Path, todo: str = REMOVE) -> NDArray[np.bool_]:
         """(H, W) bool from a mask file of the split; the file's own EXIF orientation is applied.
 
         Raises:
@@ -119,7 +122,7 @@ class Meaning:
         raster = read_raster(path)
         mask = self.object_in(raster, path)
         if not mask.any():
-            raise self.nothing(raster, path)
+            raise self.nothing(raster, path, todo)
         return mask
 
     def object_in(self, raster: Raster, path: Path | str) -> NDArray[np.bool_]:
@@ -135,18 +138,18 @@ class Meaning:
             mask &= ~np.isin(raster.values, self.rule.void)
         return mask
 
-    def nothing(self, raster: Raster, path: Path | str) -> UserError:
-        """What to say of a mask without an object."""
+    def nothing(self, raster: Raster, path: Path | str, todo: str = REMOVE) -> UserError:
+        """What to say of a mask without an object, and `todo` about it."""
         values = distinct(raster.values)
         if not values.any() and raster.form != "palette":
-            return UserError(f"{path} is an empty mask (all 0); remove the image and its mask")
+            return UserError(f"{path} is an empty mask (all 0); {todo}")
         some = ", ".join(str(v) for v in values[:6].tolist()) + (", ..." if len(values) > 6 else "")
         if raster.form == "colour":
             some = ", ".join("#{:02x}{:02x}{:02x}".format(*unpacked(int(v))) for v in values[:6])
         rule = self.rule if not self.rule.open else f"masks of {self}"
         what = {"grey": "values", "palette": "palette indices", "colour": "colours"}[raster.form]
         return UserError(
-            f"{path} has no object under {rule} (it has the {what} {some}); remove the image and its mask, "
+            f"{path} has no object under {rule} (it has the {what} {some}); {todo}, "
             "or set mask_threshold, mask_values or mask_colours to what is the object"
         )
 
@@ -254,7 +257,7 @@ class Meaning:
 
 def _scaled(values: NDArray[np.generic]) -> NDArray[Any]:
     """Grey values as thresholds from 0 to 255 count them: masks of 0 and 1, of floats within 0..1 and of 16
-    bits are brought to that range."""
+    bits are scaled to that range."""
     high = float(values.max())
     if values.dtype.kind == "f":
         return np.rint(values.astype(np.float64) * (255 if 0 < high <= 1 else 1 if high <= 255 else 1 / 257))
@@ -264,7 +267,7 @@ def _scaled(values: NDArray[np.generic]) -> NDArray[Any]:
 
 
 def _is_grey(palette: NDArray[np.uint8] | None, used: NDArray[np.generic]) -> bool:
-    """Whether a palette shows the indices in use as greys that can be told apart."""
+    """Whether a palette shows the indices in use as distinct greys."""
     if palette is None or int(used.max(initial=0)) >= len(palette):
         return False
     colours = palette[used.astype(np.int64)]
@@ -302,6 +305,8 @@ def _nearest(values: NDArray[np.integer], drawn: Sequence[int], chosen: Sequence
 
 def largest_part(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     """The largest 4-connected part of one class in a class map (H, W); 0 and 255 belong to no class."""
+    from scipy import ndimage  # Only maps of several classes need it.
+
     best, area = np.zeros(labels.shape, bool), 0
     sizes = np.bincount(labels.ravel())
     for value in np.argsort(-sizes, kind="stable"):

@@ -45,12 +45,12 @@ _RULES = "meaning-2"
 """Names the rules of this file: part of every key."""
 
 ALL = 24
-"""Up to so many masks, the pixels of all are looked at; of more, so many and one in forty, at most `MOST`."""
+"""Up to this many masks, the pixels of all are read; of more, this many and one in forty, at most `MOST`."""
 
 MOST = 48
 
 EACH = 3
-"""At least so many of every kind of file: mode and palette."""
+"""At least this many of every kind of file: mode and palette."""
 
 _MANY = 16
 """More values than these are not numbers of something that somebody drew, but greys."""
@@ -105,7 +105,7 @@ def settled(files: Sequence[Path], rule: MaskRule, read: Callable[[Path], Raster
     key = key_of(files, f"{_RULES}|{rule!r}{reading}")
     kept = kept_in("meaning") / f"{key}.json"
     if key and kept.is_file():
-        with suppress(UserError, TypeError, KeyError, ValueError):  # A damaged file is written anew.
+        with suppress(UserError, TypeError, KeyError, ValueError):  # A damaged file is rewritten.
             return _from_json(read_json(kept), rule)
     meaning = _found(files, _sample(files), read, rule)
     if key and meaning.files:
@@ -117,8 +117,10 @@ def settled(files: Sequence[Path], rule: MaskRule, read: Callable[[Path], Raster
 def settled_rows(
     rows: Sequence[int], read: Callable[[int], Raster], name: Callable[[int], str], rule: MaskRule
 ) -> Meaning:
-    """As `settled`, of masks that are in no files of their own, such as the rows of a table. name: names one
-    in messages."""
+    """As `settled`, of masks that are in no files of their own, such as the rows of a table.
+
+    name: names one in messages.
+    """
     if not rule.open or not rows:
         return Meaning(rule, files=len(rows), unit="row")
     return replace(_found(rows, take_evenly(rows, _count(len(rows))), read, rule, name), unit="row")
@@ -135,7 +137,7 @@ def _found(
     looks = _looks(some, read, name)
     if all(set(look.levels.pixels) <= {0} for look in looks):
         looks = _looks(masks, read, name)
-    if not looks:  # What is wrong with each of them is said when it is read.
+    if not looks:  # Faults of single files are reported when they are read.
         return Meaning(rule, drawn=(0, VOID), object=(VOID,))
     return replace(_decided(looks, rule), files=len(masks))
 
@@ -158,16 +160,18 @@ def _sample(files: Sequence[Path]) -> list[Path]:
         return list(files)
     kinds: dict[Any, list[Path]] = defaultdict(list)
     for path in files:
-        kinds[_header(path)].append(path)
+        same = kinds[_header(path)]
+        if len(same) < EACH:
+            same.append(path)
     count = _count(len(files))
     chosen = {files[i * len(files) // count] for i in range(count)}
     for same in list(kinds.values())[:MOST]:
-        chosen.update(same[:EACH])
+        chosen.update(same)
     return sorted(chosen)
 
 
 def _count(masks: int) -> int:
-    """How many evenly spaced ones of so many masks are looked at."""
+    """How many evenly spaced masks of a number of masks are read."""
     return masks if masks <= ALL else min(MOST, ALL + masks // 40)
 
 
@@ -305,7 +309,10 @@ def _as_colour(look: _Look) -> Levels:
         return look.levels
 
     def coloured(counts: Mapping[int, int]) -> dict[int, int]:
-        return {int(packed(np.array(look.colours[v], np.uint8))): count for v, count in counts.items()}
+        return {
+            int(packed(np.clip(look.colours[v], 0, 255).astype(np.uint8))): count
+            for v, count in counts.items()
+        }
 
     return Levels(*(coloured(part) for part in (look.levels.pixels, look.levels.inside, look.levels.between)))
 

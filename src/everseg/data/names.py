@@ -30,14 +30,35 @@ _LITTER = {
     "system volume information",
     "__pycache__",
     "lost+found",
+    "dicomdir",
 }
 
 
+_BESIDE = (":zone.identifier", ".aux.xml", ".tif.ovr", ".tif.msk", ".tfw", ".tifw", ".jgw", ".pgw", ".wld")
+"""Endings of files that Windows and programs for maps write beside others."""
+
+
 def is_litter(name: str) -> bool:
-    """Whether file managers, archives and notebooks leave files or folders of this name: `.DS_Store`,
-    `._x.png`, `Thumbs.db`, `@eaDir`, `.ipynb_checkpoints` and the like."""
+    """Whether file managers, archives, notebooks and programs for maps leave files or folders of this name:
+    `.DS_Store`, `._x.png`, `Thumbs.db`, `@eaDir`, `.ipynb_checkpoints`, `x.tif.aux.xml` and the like."""
     low = name.lower()
-    return low.startswith((".", "~$")) or low.endswith(":zone.identifier") or low in _LITTER
+    return low.startswith((".", "~$")) or low.endswith(_BESIDE) or low in _LITTER
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; False for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_pipe(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a pipe, on which a reader would wait, or a device: not a file, folder or link."""
+    try:
+        return not (entry.is_symlink() or entry.is_file() or entry.is_dir())
+    except OSError:
+        return False
 
 
 def composed(text: str) -> str:
@@ -47,7 +68,11 @@ def composed(text: str) -> str:
 
 def sample_name(image: Path, base: Path) -> str:
     """What the sample of an image is called: the image's path below `base`, with `/`."""
-    name = image.relative_to(base).as_posix() if image != base else image.name
+    return writable(image.relative_to(base).as_posix() if image != base else image.name)
+
+
+def writable(name: str) -> str:
+    """A file's name as text that can be written: bytes that are not UTF-8 are escaped."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -57,7 +82,7 @@ def sample_name(image: Path, base: Path) -> str:
 
 def sample_names(images: Sequence[Path]) -> list[str]:
     """What the samples of several images are called: their file names. Where files of several folders have
-    one name, all are called by their paths from the folder that all of them lie in."""
+    one name, all are named by their paths from their common folder."""
     flat = [sample_name(image, image.parent) for image in images]
     if len(set(flat)) == len(flat):
         return flat
@@ -77,6 +102,8 @@ def twice(names: Sequence[str], what: str) -> list[str]:
 
     Samples without a name are not compared.
     """
+    if len(set(names)) == len(names):
+        return []
     found = [name for name, count in Counter(names).items() if count > 1 and name]
     if not found:
         return []

@@ -9,24 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from everseg.data.affixes import common_affixes
+from everseg.data.alike import alike, file_names, stem_of
 from everseg.data.globs import ID, Glob
-from everseg.data.names import POINTS, composed, is_litter, sample_name, some
+from everseg.data.names import composed, sample_name, some, writable
+from everseg.data.pairs import Pair, Pairs
 from everseg.errors import UserError
 
 Patterns = str | tuple[str, ...]
 """A glob, or several of which each adds its files."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and the files that hold its masks, at least one.
-
-    name: what the sample is called: the image's path within the split.
-    """
-
-    image: Path
-    masks: tuple[Path, ...]
-    name: str
 
 
 @dataclass(eq=False)
@@ -37,7 +27,7 @@ class _File:
     keys: tuple[str, ...]
     partners: list[_File] = field(default_factory=list)
     twin: bool = False
-    """There is another of the same name, which is told once."""
+    """Another file has the same name; reported once."""
 
 
 def pair_by_stem(images: Path, masks: Path, suffix: str = "") -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -45,43 +35,39 @@ def pair_by_stem(images: Path, masks: Path, suffix: str = "") -> tuple[list[tupl
 
     Litter and points.json are passed over. Extensions do not matter: `a.JPG` pairs with `a.png`; neither does
     the Unicode form, nor case where only one file differs in nothing else. A mask may also be named after the
-    image's whole name, as `a.jpg.png`. suffix: what masks' stems have beyond the images'.
+    image's whole name, as `a.jpg.png`.
+
+    suffix: what masks' stems have beyond the images'.
 
     Raises:
         UserError: a folder is missing or holds nothing.
     """
+    pairs, problems = _paired(images, masks, suffix)
+    return [(images / image, masks / mask) for image, mask in pairs], problems
+
+
+def _paired(images: Path, masks: Path, suffix: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """As `pair_by_stem`, by the names in the two folders."""
     problems: list[str] = []
-    files = [_File(f, (composed(f.stem), composed(f.name))) for f in _listed(images, problems)]
+    names = file_names(images, problems), file_names(masks, problems)
+    pairs = alike(*names, suffix)
+    if pairs is None:
+        pairs = _by_rules(images, masks, suffix, names, problems)
+    return sorted(pairs, key=lambda pair: stem_of(pair[0], str)), problems
+
+
+def _by_rules(
+    images: Path, masks: Path, suffix: str, names: tuple[list[str], list[str]], problems: list[str]
+) -> list[tuple[str, str]]:
+    files = [_File(images / n, (stem_of(n), composed(n))) for n in names[0]]
     truths = []
-    for file in _listed(masks, problems):
-        stem = composed(file.stem)
+    for file in (masks / name for name in names[1]):
+        stem = stem_of(file.name)
         truths.append(_File(file, (stem.removesuffix(suffix),) if stem.endswith(suffix) else ()))
     _match(files, truths)
     problems += [*_twins(images, files), *_twins(masks, truths)]
     problems += _lonely(images, masks, files, truths, suffix)
-    pairs = [(file.path, file.partners[0].path) for file in files if file.partners]
-    return sorted(pairs, key=lambda pair: pair[0].stem), problems
-
-
-def _listed(folder: Path, problems: list[str]) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a folder; a folder of samples holds images/ and masks/ (or instances/); say by "
-            "images: and masks: where they are if not there"
-        )
-    with os.scandir(folder) as entries:  # which knows folders without asking for each file
-        listed = sorted((e.name, e.is_dir()) for e in entries if not is_litter(e.name) and e.name != POINTS)
-    for below in (folder / name for name, is_folder in listed if is_folder):
-        problems.append(
-            f"{below} is a folder among files; move its files up, give it as a stage of its own, or say "
-            'images: "images/**" and masks: "masks/**"'
-        )
-    files = [folder / name for name, is_folder in listed if not is_folder]
-    if not files:
-        raise UserError(
-            f"{folder} holds no files; a folder of samples holds images/ and masks/ (or instances/)"
-        )
-    return files
+    return [(file.path.name, file.partners[0].path.name) for file in files if file.partners]
 
 
 def _match(images: Sequence[_File], masks: Sequence[_File]) -> None:
@@ -96,7 +82,7 @@ def _match(images: Sequence[_File], masks: Sequence[_File]) -> None:
                 here, there = by_key[0][key], by_key[1][key]
                 if len(here) == len(there) == 1:
                     here[0].partners, there[0].partners = [there[0]], [here[0]]
-    # What is there twice is a fault, which is told; the first of it is read all the same.
+    # Duplicates are reported; the first one is still read.
     by_key = [_by_key([f for f in files if not f.partners]) for files in (images, masks)]
     for key in by_key[0].keys() & by_key[1].keys():
         here, there = by_key[0][key], by_key[1][key]
@@ -159,13 +145,25 @@ def _alone(files: Sequence[_File]) -> list[Path]:
     return [f.path for f in files if not f.partners and not f.twin]
 
 
+def _unpadded(digits: re.Match[str]) -> str:
+    return digits[0].lstrip("0") or "0"
+
+
 def _hint(images: Path, masks: Path, files: Sequence[_File], truths: Sequence[_File], root: Path) -> str:
-    """What to write into the stream file so that the files pair, or nothing. images, masks: their folders,
-    below `root`."""
+    """What to write into the stream file so that the files pair, or nothing.
+
+    images, masks: their folders, below `root`.
+    """
     found = common_affixes([f.path.stem for f in files], [f.path.stem for f in truths])
-    if found is None:
-        return ""
     example = f"{files[0].path.name} and {truths[0].path.name}"
+    if found is None:
+        padded = [{re.sub(r"\d+", _unpadded, f.path.stem) for f in some} for some in (files, truths)]
+        if padded[0] & padded[1]:
+            return (
+                f"their numbers have different widths ({example}); rename either so that both have the same "
+                "number of digits"
+            )
+        return ""
     usual = (images, masks) == (root / "images", root / "masks")
     if usual and found.image == ("", "") and not found.mask[0]:
         return f"set mask_suffix: {found.mask[1]}" if found.mask[1] else "leave mask_suffix out"
@@ -182,7 +180,7 @@ def _hint(images: Path, masks: Path, files: Sequence[_File], truths: Sequence[_F
 
 def pair_files(
     root: Path, images: Patterns | None, masks: Patterns | None, suffix: str = "", folder: str = "masks"
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[Pairs, list[str]]:
     """The files of `root/images` and `root/FOLDER` paired by stem, or what patterns below `root` say.
 
     Where the pattern of the masks has `{id}`, an image has every mask of its id: what `{id}` stands for in
@@ -193,8 +191,12 @@ def pair_files(
         UserError: a folder is missing, or no file is like a pattern.
     """
     if images is None and masks is None:
-        pairs, problems = pair_by_stem(root / "images", root / folder, suffix)
-        return [Pair(image, (mask,), sample_name(image, image.parent)) for image, mask in pairs], problems
+        places = root / "images", root / folder
+        names, problems = _paired(*places, suffix)
+        pairs = Pairs(root)
+        for image, mask in names:
+            pairs.append_below(f"images/{image}", f"{folder}/{mask}", writable(image))
+        return pairs, problems
     image_globs = _globs("images/*" if images is None else images)
     mask_globs = _globs(f"{folder}/*" if masks is None else masks)
     by_id = any(glob.has_id for glob in mask_globs)
@@ -218,10 +220,10 @@ def pair_files(
         problems = [*_twins(root, found), *_twins(root, truths)]
     said = " and ".join(glob.text for glob in mask_globs)
     if not any(hit.partners for hit in found):
-        places = root / base, root / fixed_folder(tuple(glob.text for glob in mask_globs))
-        if hint := _hint(*places, found, truths, root):
+        folders = root / base, root / fixed_folder(tuple(glob.text for glob in mask_globs))
+        if hint := _hint(*folders, found, truths, root):
             what = f"the images {some(_alone(found))} without a mask like {said}"
-            return [], [f"{root} has {what}; {hint}"]
+            return Pairs(root), [f"{root} has {what}; {hint}"]
     if alone := _alone(found):
         problems.append(
             f"{root} has the images {some(alone)} without a mask like {said}; add masks, remove the images, "
@@ -237,7 +239,7 @@ def pair_files(
         for f in found
         if f.partners
     ]
-    return sorted(pairs_of, key=lambda pair: pair.name), problems
+    return Pairs(root, sorted(pairs_of, key=lambda pair: pair.name)), problems
 
 
 def one_each(pairs: Iterable[Pair], problems: list[str]) -> Iterator[tuple[Path, Path, str]]:
@@ -253,7 +255,7 @@ def one_each(pairs: Iterable[Pair], problems: list[str]) -> Iterator[tuple[Path,
 
 
 def fixed_folder(patterns: Patterns) -> PurePosixPath:
-    """The folder that all files of the patterns lie in, or below."""
+    """The common folder of all files of the patterns."""
     return _common([glob.fixed for glob in _globs(patterns)])
 
 
@@ -265,7 +267,7 @@ def _globs(patterns: Patterns) -> list[Glob]:
 
 
 def _common(folders: Sequence[PurePosixPath]) -> PurePosixPath:
-    """The deepest folder that all of these lie in."""
+    """The deepest common folder."""
     first, *others = folders
     while not all(other.is_relative_to(first) for other in others):
         if first == first.parent:

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from everseg.data.affixes import Affix, Affixes, common_affixes
-from everseg.data.globs import ID
-from everseg.data.layout import SPLITS, WORD, Group, split_of, words
+from everseg.data.layout import ANY, EACH, SPLITS, WORD, Group, split_of, words
 from everseg.data.names import POINTS, composed, some
 
 _GENERIC = frozenset(
     "image images img imgs data dataset datasets input inputs jpegimages original originals".split()
 )
-_DOMAIN_WORDS = frozenset(
+DOMAIN_WORDS = frozenset(
     "site hospital center centre clinic domain scanner vendor client device task stage dataset".split()
 )
 """Words in numbered folders that are stages, not patients."""
@@ -28,7 +27,8 @@ HELD_OUT = 0.2
 class DataSet:
     """Images and their masks in one place.
 
-    split: "train", "test", "val" or nothing. home: what the folders say about which data set this is.
+    split: "train", "test", "val" or nothing.
+    home: what the folders say about which data set this is.
     several: there are several masks of some images.
     """
 
@@ -83,7 +83,7 @@ def data_sets(groups: Sequence[Group]) -> tuple[list[DataSet], list[str]]:
         if group not in used and len(group.files) > 1:
             what = "masks without images" if group.role == "mask" else "images without masks"
             remarks.append(f"{group} is not used: it seems to hold {what}")
-    return found, remarks
+    return found, list(dict.fromkeys(remarks))
 
 
 def _paired(images: Group, masks: Group) -> DataSet | None:
@@ -96,9 +96,9 @@ def _paired(images: Group, masks: Group) -> DataSet | None:
         return None
     if images.labels and not told:
         return None
-    if ID in images.folder or ID in masks.folder:
-        same = images.folder[: images.folder.index(ID)] if ID in images.folder else None
-        if same is None or ID not in masks.folder or masks.folder[: masks.folder.index(ID)] != same:
+    if EACH in images.folder or EACH in masks.folder:
+        same = images.folder[: images.folder.index(EACH)] if EACH in images.folder else None
+        if same is None or EACH not in masks.folder or masks.folder[: masks.folder.index(EACH)] != same:
             return None
         both = len(images.ids.keys() & masks.ids.keys())
         if both * 2 < len(images.ids):
@@ -183,16 +183,20 @@ def home_of(folder: Sequence[str]) -> tuple[str, ...]:
     for part in folder:
         rest = WORD.sub(lambda word: "" if word[0].lower() in names else word[0], part)
         rest = re.sub(r"([\W_])[\W_]+", r"\1", rest).strip("_-. ")
-        if part != "*" and ID not in part and rest:
+        if part != ANY and EACH not in part and rest:
             home.append(rest)
     return tuple(home)
 
 
 def _merged(found: Sequence[DataSet]) -> list[DataSet]:
-    """One data set where numbered folders, as of patients, hold their images and masks alike."""
+    """One data set where numbered folders, as of patients, hold their images and masks alike; or numbered
+    folders of any names that the files in them repeat, as TCGA_CS_4941/TCGA_CS_4941_1.tif."""
     alike: dict[object, list[DataSet]] = {}
     for pair in found:
-        forms = [re.sub(r"\d+", "#", "/".join(g.folder)) for g in (pair.images, pair.masks)]
+        own = pair.images.folder[-1] if pair.images.folder else ""
+        named = any(c.isdigit() for c in own) and all(f.stem.startswith(own) for f in pair.images.files)
+        parts_of = [[("#" if named and p == own else p) for p in g.folder] for g in (pair.images, pair.masks)]
+        forms = [re.sub(r"\d+", "#", "/".join(parts)) for parts in parts_of]
         affixes = None if pair.affixes is None else (pair.affixes.image, pair.affixes.mask)
         key = (*forms, affixes, pair.images.affix, pair.masks.affix, pair.split)
         alike.setdefault(key if "#" in forms[0] and not pair.several else pair, []).append(pair)
@@ -205,10 +209,10 @@ def _merged(found: Sequence[DataSet]) -> list[DataSet]:
         own = folders[0][places[0]] if places else ""
         repeated = all(folder[places[0]] in folder[i] for folder in folders for i in places[1:])
         together = len(pairs) >= 3 and bool(places) and repeated
-        if together and not set(words(own)) & _DOMAIN_WORDS:
+        if together and not set(words(own)) & DOMAIN_WORDS:
             for side in ("images", "masks"):
                 parts = [getattr(p, side) for p in pairs]
-                folder = tuple("*" if part == own else part.replace(own, ID) for part in parts[0].folder)
+                folder = tuple(ANY if part == own else part.replace(own, EACH) for part in parts[0].folder)
                 files = sorted(file for part in parts for file in part.files)
                 setattr(first, side, Group(folder, files, parts[0].affix))
             _place(first)
@@ -228,7 +232,7 @@ _YEAR = re.compile(r"(?:19|20)\d\d")
 
 def groups_in(names: Sequence[str]) -> tuple[list[str], str]:
     """Which of the images belong to one patient, video or the like, by their names, and an example; every
-    name is its own group where nothing says so."""
+    name is its own group unless something suggests otherwise."""
     stems = [composed(name.rpartition(".")[0] or name) for name in names]
     sides = [_SIDES.fullmatch(stem) for stem in stems]
     if all(sides):
@@ -242,7 +246,7 @@ def groups_in(names: Sequence[str]) -> tuple[list[str], str]:
         if not all(any(c.isdigit() for c in group) for group in found) or count == len(found):
             continue
         named = all(_WORD.search(group) for group in found)
-        # Of two categories or six years nobody would say that each is one patient.
+        # Two categories or six years are not patients.
         sizes = Counter(found)
         apart = (
             count >= 3 and max(sizes.values()) <= 0.4 * len(found) and not all(map(_YEAR.fullmatch, sizes))
@@ -272,6 +276,6 @@ def boundary(groups: Sequence[str]) -> int | None:
 
 
 def common_folder(pair: DataSet) -> tuple[str, ...]:
-    """The deepest folder that images and masks lie in."""
+    """The deepest common folder of images and masks."""
     parts = pair.images.folder[: _near(pair)]
-    return next((parts[:i] for i, part in enumerate(parts) if part in (ID, "*")), parts)
+    return next((parts[:i] for i, part in enumerate(parts) if part in (EACH, ANY)), parts)

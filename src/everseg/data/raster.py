@@ -56,7 +56,7 @@ class Raster:
             shown = np.zeros((256, 3), np.uint8)
             shown[: len(self.palette)] = self.palette
             return np.asarray(packed(shown)[self.values.astype(np.int64)])
-        return packed(np.repeat(self.values.astype(np.uint8)[..., None], 3, axis=-1))
+        return packed(np.repeat(self.values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1))
 
     def colour(self, value: int) -> Colour:
         """The colour that a value is shown in."""
@@ -97,7 +97,7 @@ def decode_raster(content: bytes, path: Path) -> Raster:
         rgb = np.asarray(image.convert("RGB"))
     except ValueError as error:
         raise UserError(
-            f"{path} has colour mode {image.mode}, which is no mask; save it as 8-bit png"
+            f"{path} has colour mode {image.mode}, which is not a mask; save it as 8-bit png"
         ) from error
     if lossy and _nearly_grey(rgb):
         return Raster(np.asarray(image.convert("L")), "grey", lossy=True)
@@ -123,7 +123,7 @@ def raster_of(values: NDArray[Any], what: Path | str) -> Raster:
 
 
 def palette_of(path: Path) -> dict[int, Colour]:
-    """The colours of a file's palette from its header; nothing where it has none or is no image."""
+    """The colours of a file's palette from its header; nothing where it has none or is not an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

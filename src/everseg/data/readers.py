@@ -11,8 +11,9 @@ import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints, runtime_checkable
+from typing import Any, Protocol, Unpack, get_args, get_origin, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,6 +34,7 @@ from everseg.data.names import refuse_twice
 from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.errors import UserError, unknown
 from everseg.files import path_from
+from everseg.text import uncapitalised
 
 Reader = Callable[..., Sequence[Any]]
 
@@ -91,7 +93,7 @@ def kind_and_options(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
     """What a stream file says of a split, a folder or a mapping, as a reader's name and its options.
 
     Raises:
-        UserError: a kind that is no text.
+        UserError: a kind that is not text.
     """
     options: dict[str, Any] = {"path": given} if isinstance(given, str) else dict(given)
     kind = options.pop("kind", "folder")
@@ -100,12 +102,52 @@ def kind_and_options(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
     return kind, options
 
 
-def parameters(call: Reader) -> set[str] | None:
+@dataclass(frozen=True)
+class _Signature:
+    """What a reader takes.
+
+    hints: the types of the options that it names.
+    required: those without a default.
+    open: whether it takes any other, too (`**kwargs`).
+    """
+
+    hints: dict[str, Any]
+    required: tuple[str, ...]
+    open: bool
+
+    @classmethod
+    def of(cls, kind: str, call: Reader) -> _Signature:
+        """Read a signature, with the options of `**options: Unpack[...]` among its own.
+
+        Raises:
+            UserError: it has none.
+        """
+        try:
+            given = inspect.signature(call).parameters.values()
+            typed = get_type_hints(call.__init__ if inspect.isclass(call) else call)
+        except (TypeError, ValueError, NameError) as error:  # Of some that are not written in Python.
+            raise UserError(
+                f"kind {kind!r} is not a reader ({error}); it must be a class or function"
+            ) from error
+        hints: dict[str, Any] = {}
+        required, is_open = [], False
+        for p in given:
+            if p.kind is p.VAR_KEYWORD:
+                shared = typed.get(p.name)
+                if get_origin(shared) is Unpack:
+                    hints |= get_type_hints(get_args(shared)[0])
+                else:
+                    is_open = True
+            elif p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                hints[p.name] = typed.get(p.name)
+                required += [p.name] * (p.default is p.empty)
+        return cls(hints, tuple(required), is_open)
+
+
+def parameters(kind: str, call: Reader) -> set[str] | None:
     """Names of the options a reader takes; None if it takes any (`**kwargs`)."""
-    given = inspect.signature(call).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in given):
-        return None
-    return {p.name for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    signature = _Signature.of(kind, call)
+    return None if signature.open else set(signature.hints)
 
 
 def open_samples(
@@ -126,28 +168,17 @@ def open_samples(
         UserError: an unknown, missing or ill-typed option, or what the reader itself raises.
     """
     call = reader(kind, readers, beside)
-    try:
-        signature = inspect.signature(call).parameters
-    except ValueError as error:  # Of some classes and functions that are not written in Python.
-        raise UserError(f"kind {kind!r} is no reader ({error}); it must be a class or function") from error
-    known = parameters(call)
+    signature = _Signature.of(kind, call)
     for key in options:
-        if known is not None and key not in known:
-            raise unknown(f"option of kind {kind!r}:", key, known)
-    optional = {p.name for p in signature.values() if p.default is not p.empty}
+        if not signature.open and key not in signature.hints:
+            raise unknown(f"option of kind {kind!r}:", key, signature.hints)
+    optional = set(signature.hints) - set(signature.required)
     defaults = {"stream_root": str(root.absolute()), **defaults}
     given = {**{k: v for k, v in defaults.items() if k in optional}, **options}
-    missing = [
-        p.name
-        for p in signature.values()
-        if p.default is p.empty
-        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        and p.name not in given
-    ]
+    missing = [name for name in signature.required if name not in given]
     if missing:
         raise UserError(f"kind {kind!r} needs the option {missing[0]!r}; write it as {missing[0]}: ...")
-    hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
-    checked = {key: _checked(key, value, hints.get(key), root) for key, value in given.items()}
+    checked = {key: _checked(key, value, signature.hints.get(key), root) for key, value in given.items()}
     samples: Sequence[Any] = call(**checked) if kind in readers else _called(kind, call, checked)
     if not isinstance(samples, _Indexed) or isinstance(samples, str | bytes | Mapping):
         raise UserError(
@@ -187,5 +218,5 @@ def _checked(key: str, value: Any, hint: Any, root: Path) -> Any:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         raise UserError(
-            f"option {key!r} is {value!r}: {error.errors()[0]['msg'].lower()}; see docs/data.md"
+            f"option {key!r} is {value!r}: {uncapitalised(error.errors()[0]['msg'])}; see docs/data.md"
         ) from error

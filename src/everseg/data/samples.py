@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
@@ -29,7 +30,8 @@ T = TypeVar("T")
 
 
 class Entry(Protocol):
-    """Where one sample is. Entries are small and picklable: workers get all of them."""
+    """Where one sample is. Entries are small and picklable: workers get all of them. A sequence of them may
+    make each when it is asked for."""
 
     @property
     def name(self) -> str:
@@ -57,8 +59,9 @@ class Samples(Described[PromptSample]):
 
     Every sample has one mask (N = 1). `key` is the image's content hash and the name of the decoding.
 
-    said: what the values in the files of masks mean, in words. decoding: how the values of image files become
-    8-bit RGB. resize_masks: resize masks of another size to the image's (nearest).
+    said: what the values in the files of masks mean, in words.
+    decoding: how the values of image files become 8-bit RGB.
+    resize_masks: resize masks of another size to the image's (nearest).
     """
 
     rule: PromptRule
@@ -72,7 +75,7 @@ class Samples(Described[PromptSample]):
         decoding: Decoding = PLAIN,
         resize_masks: bool = False,
     ) -> None:
-        self.entries = tuple(entries)
+        self.entries: Sequence[Entry] = tuple(entries) if isinstance(entries, list) else entries
         self.rule = rule
         self.said = said
         self.decoding = decoding
@@ -111,6 +114,12 @@ class Samples(Described[PromptSample]):
         prompts = self.rule.prompts(mask, entry.name, entry.stored)
         return PromptSample(image, prompts, torch.from_numpy(mask)[None], entry.name, key)
 
+    def chosen(self, places: Sequence[int]) -> Samples:
+        """Some of the samples, in this order, as if the others were not there."""
+        part = copy.copy(self)
+        part.entries = tuple(self.entries[place] for place in places)
+        return part
+
     def picture(self, entry: Any) -> tuple[Tensor, str]:
         """The image (3, H, W) of an entry, and its key."""
         file = read_file(entry.image)
@@ -118,18 +127,26 @@ class Samples(Described[PromptSample]):
         return image, f"{hashlib.sha256(file).hexdigest()}:{self.decoding.name}"
 
     def fingerprint(self) -> str:
-        """Hash names, contents of images and masks, and prompts, but not where files lie."""
+        """Hash names, contents of images and masks, and prompts, but not paths. While no file
+        changes, none is read again."""
+        state = self._digest(_state)
+        if state not in _fingerprints:
+            _fingerprints[state] = self._digest(_content)
+        return _fingerprints[state]
+
+    def _digest(self, of_file: Callable[[Path], list[Any]]) -> str:
+        """Hash all samples, with plain values for their files."""
         resized = ["masks resized"] if self.resize_masks else []
         digest = hashlib.sha256(json.dumps([self.decoding.name, self.rule.describe(), *resized]).encode())
         for index, entry in enumerate(self.entries):
             stored = self.stored_clicks(index)
             clicks = [stored.points, stored.labels] if stored else None
-            truth = [content(part) if isinstance(part, Path) else part for part in entry.truth()]
-            line = [entry.name, content(entry.image), truth, clicks]
+            truth = [of_file(part) if isinstance(part, Path) else part for part in entry.truth()]
+            line = [entry.name, of_file(entry.image), truth, clicks]
             digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         return [entry.name for entry in self.entries]
 
     def file(self, index: int) -> str:
@@ -154,7 +171,7 @@ def _resized(mask: NDArray[np.bool_], size: tuple[int, int], image: Path) -> NDA
     """A mask in the size (H, W) of its image, by the nearest pixel.
 
     Raises:
-        UserError: one is upright and the other lies on its side, or the object vanishes.
+        UserError: one is upright and the other is turned by 90 degrees, or the object vanishes.
     """
     if mask.shape == size:
         return mask
@@ -179,7 +196,7 @@ class PartlyReadable(UserError):
     """Some files of a split cannot be used; `problems` are whole sentences, `rest` is what remains without
     them.
 
-    Learning stops here; `check` goes on with the rest to report everything in one go.
+    Learning stops here; `check` continues with the rest to report everything in one go.
     """
 
     def __init__(self, problems: Sequence[str], rest: Sequence[Any]) -> None:
@@ -190,7 +207,7 @@ class PartlyReadable(UserError):
 
 
 OnFault = Callable[[str, str, UserError], Sequence[Any]]
-"""What to do with a split that cannot be opened: (stage, split, error) -> the samples to go on with, or
+"""What to do with a split that cannot be opened: (stage, split, error) -> the samples to continue with, or
 raise.
 """
 
@@ -199,37 +216,70 @@ def content(path: Path) -> list[Any]:
     """File name, size and content hash. A file is read once: the hash is kept for its path, size and time of
     change.
     """
+    _, size, changed = _state(path)
+    return [path.name, size, _hashed(path, size, changed)]
+
+
+def _content(path: Path) -> list[Any]:
+    """As `content`, for files that are asked for once: only the last hashes are kept."""
+    _, size, changed = _state(path)
+    return [path.name, size, _last_hashed(path, size, changed)]
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes when a file does: path, size and time of change."""
     try:
         stat = path.stat()
-        return [path.name, stat.st_size, _hashed(path, stat.st_size, stat.st_mtime_ns)]
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; restore it") from error
+        raise _unreadable(path, error) from error
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot read {path}: {error.strerror}; restore it")
 
 
 _hashes: dict[bytes, bytes] = {}
 """Content hashes by a hash of a file's path, size and time of change: two hundred bytes per file."""
 
+_fingerprints: dict[str, str] = {}
+"""Fingerprints of samples by a hash of their names, prompts, and the states of their files."""
+
 
 def _hashed(path: Path, size: int, changed: int) -> str:
     place = hashlib.blake2b(b"%d|%d|" % (size, changed) + os.fsencode(path), digest_size=16).digest()
     if place not in _hashes:
-        _hashes[place] = bytes.fromhex(sha256_file(path))
+        _hashes[place] = bytes.fromhex(_hash(path))
     return _hashes[place].hex()
 
 
-def take_part(items: Sequence[T], part: tuple[int, int] | None) -> Sequence[T]:
+@lru_cache(maxsize=1024)
+def _last_hashed(path: Path, size: int, changed: int) -> str:
+    return _hash(path)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def take_part(items: Sequence[T], part: tuple[int, int] | None, problems: Sequence[str] = ()) -> Sequence[T]:
     """`items[start:stop]` of a sorted list, for splits that share a folder.
 
+    problems: a sentence for each file that cannot be used, and is not among the items therefore.
+
     Raises:
-        UserError: start and stop are not 0 <= start < stop <= the number of items.
+        UserError: start and stop are not 0 <= start < stop <= the number of items; where there are problems,
+            it is a `PartlyReadable` that says them first.
     """
     if part is None:
         return items
     start, stop = part
     if not 0 <= start < stop <= len(items):
-        raise UserError(
-            f"part: [{start}, {stop}] is not within the {len(items)} there are; choose 0 <= start < stop"
-        )
+        wrong = f"part: [{start}, {stop}] is not within the {len(items)} there are; choose 0 <= start < stop"
+        raise PartlyReadable([*problems, wrong], []) if problems else UserError(wrong)
     return items[start:stop]
 
 

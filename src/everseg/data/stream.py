@@ -17,10 +17,13 @@ from everseg.data.classes.steps import ClassSteps, UnseenAs
 from everseg.data.described import described
 from everseg.data.domains.arrays import Arrays, array_samples
 from everseg.data.names import refuse_twice
+from everseg.data.pile import Opened, PileStage, pile_stages
 from everseg.data.readers import kind_and_options, open_samples, parameters, reader
 from everseg.data.samples import OnFault, PartlyReadable
 from everseg.data.streamfile import (
+    BatchSpec,
     ClassStreamSpec,
+    PileSpec,
     SplitSpec,
     StageSpec,
     StreamSpec,
@@ -31,7 +34,7 @@ from everseg.data.streamfile import (
 from everseg.errors import UserError, unknown
 from everseg.files import path_from
 from everseg.progress import remark
-from everseg.types import PLAIN, PromptSample, SemanticSample, Setting, Stage
+from everseg.types import RESERVED, PromptSample, SemanticSample, Setting, Stage
 
 
 class Fingerprints(NamedTuple):
@@ -54,10 +57,10 @@ class Fingerprints(NamedTuple):
 class Stream:
     """Stages to learn in order, and domains only ever tested.
 
-    stages: in order; a background stage, if any, is the last. unseen: train is empty. Indices count on
-        through both.
-    source: the file it was read from, or None. gone: stages whose data, learned before, cannot be opened any
-    more.
+    stages: in order; a background stage, if any, is the last.
+    unseen: train is empty. Indices count on through both.
+    source: the file it was read from, or None.
+    gone: stages whose data, learned before, cannot be opened any more.
 
     Raises:
         UserError: no stages, a name twice or unfit for a file name, wrong indices, or a split without
@@ -86,9 +89,9 @@ class Stream:
                     f"{where}stage name {stage.name!r} cannot be a file name on every system; use letters, "
                     "digits, . _ -, no dot at the end, and no name of a device such as con or nul"
                 )
-            if stage.name == PLAIN:
+            if stage.name in RESERVED:
                 raise UserError(
-                    f"{where}the stage name {PLAIN!r} stands for the untouched base; choose another"
+                    f"{where}the stage name {stage.name!r} stands for the untouched base; choose another"
                 )
             if stage.name.lower() in seen:
                 raise UserError(
@@ -115,7 +118,7 @@ class Stream:
         """Read a stream file and open its readers; nothing is decoded yet.
 
         learned: stages whose data are wanted no more. What of them cannot be opened is empty, and `gone`
-        names them.
+            names them.
 
         Raises:
             UserError: anything wrong with the file or with the folders it names, saying where.
@@ -154,9 +157,10 @@ class Stream:
     ) -> Stream:
         """A stream of classes from images with class maps whose labels are the numbers in `classes`.
 
-        steps: as "15-1", over `order`, or the classes of each step. classes: what the numbers are; the
-        reader's own where None. unseen_as: what classes not seen yet are in the test labels. val: images by
-        which each step chooses its best epoch.
+        steps: as "15-1", over `order`, or the classes of each step.
+        classes: what the numbers are; the reader's own where None.
+        unseen_as: what classes not seen yet are in the test labels.
+        val: images by which each step chooses its best epoch.
 
         Raises:
             UserError: a class or number that does not exist, or a split that does not come out even.
@@ -190,10 +194,10 @@ class Stream:
         """A stream of domains from images and masks in memory.
 
         train: each domain's (images, masks), in the order to learn them; None for a domain that a run has
-        learned and whose images are gone. Images are (H, W, 3) or (H, W) uint8 arrays, tensors (3, H, W), PIL
-        images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. A list of
-        (image, mask) pairs, a map-style `Dataset` of torch that gives such pairs, or samples that are ready
-        (`PromptSample`) may take the place of both. What a dataset gives is not kept in memory.
+            learned and whose images are gone. Images are (H, W, 3) or (H, W) uint8 arrays, tensors (3, H, W),
+            PIL images or paths; masks are (H, W), or (N, H, W) for N objects: bool, 0 and 1, or 0 and 255. A
+            list of (image, mask) pairs, a map-style `Dataset` of torch that gives such pairs, or samples that
+            are ready (`PromptSample`) may take the place of both. What a dataset gives is not kept in memory.
         val: the same for domains that choose their best epoch by images of their own.
         test: the same for each domain; those that `train` does not have are only ever tested.
         background: the last domain of `train`, if its images are natural ones (see `Stage`).
@@ -274,7 +278,7 @@ class Stream:
                 yield stage, split, what
 
 
-def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:
+def open_stream(spec: StreamSpec | PileSpec | ClassStreamSpec, path: Path, on_fault: OnFault) -> Stream:
     """Open every split of a checked stream file; `on_fault` decides what becomes of those that fail."""
     root = path_from(path.parent, spec.root, f"{path}: root")
     if isinstance(spec, ClassStreamSpec):
@@ -293,30 +297,58 @@ def open_stream(spec: StreamSpec | ClassStreamSpec, path: Path, on_fault: OnFaul
         except UserError as error:
             return on_fault(stage.name, split, error)
 
-    learned = [*spec.stages, *([spec.background] if spec.background else [])]
-    if not spec.stages:
+    learned: list[StageSpec] = [spec.background] if spec.background else []
+    found: list[PileStage] = []
+    if isinstance(spec, PileSpec):
+        found = pile_stages(spec, path, open_batches(spec, path), on_fault)
+    elif not spec.stages:
         raise UserError(f"{path}: the stream has no stages; list at least one under stages:")
-    stages = tuple(
-        Stage(
-            i,
-            s.name,
-            opened(s, "train"),
-            opened(s, "test"),
-            background=s is spec.background,
-            val=() if s.val is None else opened(s, "val"),
-        )
-        for i, s in enumerate(learned)
+    else:
+        learned = [*spec.stages, *learned]
+    discovered = [Stage(i, s.name, s.train, s.test, later_of=s.later_of) for i, s in enumerate(found)]
+    stages = (
+        *discovered,
+        *(
+            Stage(
+                i,
+                s.name,
+                opened(s, "train"),
+                opened(s, "test"),
+                background=s is spec.background,
+                val=() if s.val is None else opened(s, "val"),
+                later_of=s.later_of or "",
+            )
+            for i, s in enumerate(learned, len(discovered))
+        ),
     )
     unseen = tuple(Stage(len(stages) + i, s.name, (), opened(s, "test")) for i, s in enumerate(spec.unseen))
     return Stream(stages, unseen, spec.name or path.stem, path)
 
 
+def open_batches(spec: PileSpec, path: Path) -> Opened:
+    """What opens a split of a batch of a stream file whose domains are discovered."""
+    root = path_from(path.parent, spec.root, f"{path}: root")
+
+    def opened(batch: BatchSpec, split: str) -> Sequence[Any]:
+        try:
+            return _open_split(getattr(batch, split), split, batch, spec, root, path.parent)
+        except UserError as error:
+            raise UserError(f"{path}: batch {batch.name!r}, {split}: {error}") from error
+
+    return opened
+
+
 def _open_split(
-    given: SplitSpec, split: str, stage: StageSpec | UnseenSpec, spec: StreamSpec, root: Path, beside: Path
+    given: SplitSpec,
+    split: str,
+    stage: StageSpec | UnseenSpec | BatchSpec,
+    spec: StreamSpec | PileSpec,
+    root: Path,
+    beside: Path,
 ) -> Sequence[Any]:
     kind, options = kind_and_options(given)
     for key in stage.given():
-        known = parameters(reader(kind, beside=beside))
+        known = parameters(kind, reader(kind, beside=beside))
         if known is not None and key not in known:
             raise UserError(f"kind {kind!r} has no option {key!r}, which the stage gives; remove it")
     defaults: dict[str, Any] = {"seed": spec.seed, "split": split}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -14,7 +14,7 @@ from everseg.data.classes.steps import UnseenAs
 from everseg.data.domains.prompts import PromptKind
 from everseg.data.maskrule import Threshold
 from everseg.errors import UserError, unknown
-from everseg.text import read_text
+from everseg.text import read_text, uncapitalised
 from everseg.types import Setting
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -54,10 +54,13 @@ class _Defaults(_Strict):
 
 
 class StageSpec(_Defaults):
+    """later_of: the stage before it of whose domain these are later images."""
+
     name: Name
     train: SplitSpec
     test: SplitSpec
     val: SplitSpec | None = None
+    later_of: Name | None = None
 
 
 class UnseenSpec(_Defaults):
@@ -77,8 +80,40 @@ class StreamSpec(_Strict):
     unseen: list[UnseenSpec] = []
 
 
+class BatchSpec(_Defaults):
+    """Images as they arrived, of whichever domains."""
+
+    name: Name
+    train: SplitSpec
+    test: SplitSpec | None = None
+
+
+class PileSpec(_Strict):
+    """A stream file whose domains are discovered, as it was written.
+
+    names: what to call the domains instead of `domain-1` and so on.
+    later: what becomes of later images of a known domain: the method chooses how to continue with its module,
+        they are left alone, or they are a stage like any other.
+    table: where the domain of each image is kept; beside the file where it is empty.
+    """
+
+    name: str = ""
+    root: str = "."
+    seed: int = 0
+    mask_threshold: Threshold | None = None
+    domains: Literal["discover"]
+    batches: list[BatchSpec]
+    names: dict[str, Name] = {}
+    later: Literal["choose", "leave", "beside"] = "choose"
+    table: str = ""
+    background: StageSpec | None = None
+    unseen: list[UnseenSpec] = []
+
+
 class ClassStageSpec(_Strict):
-    """classes: by name or number. train, test, val: the stage's own images; the stream's where None."""
+    """classes: by name or number.
+    train, test, val: the stage's own images; the stream's where None.
+    """
 
     name: Name
     classes: list[str | int]
@@ -112,7 +147,10 @@ def of_classes(tree: dict[str, Any]) -> bool:
     return isinstance(stages, list) and any(isinstance(s, dict) and "classes" in s for s in stages)
 
 
-def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
+_Kind = type[StreamSpec] | type[PileSpec] | type[ClassStreamSpec]
+
+
+def read_stream_file(path: Path) -> StreamSpec | PileSpec | ClassStreamSpec:
     """Parse and check a stream file.
 
     Raises:
@@ -132,18 +170,50 @@ def read_stream_file(path: Path) -> StreamSpec | ClassStreamSpec:
         raise UserError(f"{path} is not valid YAML{place} ({reason}); correct it") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping; a stream file begins with name:, root: and stages:")
-    kind = ClassStreamSpec if of_classes(tree) else StreamSpec
+    kind: _Kind = PileSpec if "domains" in tree else ClassStreamSpec if of_classes(tree) else StreamSpec
     try:
         spec = kind.model_validate(_expand(tree, path))
     except ValidationError as error:
         raise _sentence(error, tree, path, kind) from error
     except RecursionError as error:
         raise UserError(f"{path} contains itself by an alias (*name); write it without") from error
+    if isinstance(spec, PileSpec):
+        if not spec.batches:
+            raise UserError(f"{path}: batches: is empty; list at least one batch with name: and train:")
+        names = [batch.name.lower() for batch in spec.batches]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(
+                f"{path}: two batches are named {twice[0]!r}; names must differ, not only in case"
+            )
     if isinstance(spec, ClassStreamSpec):
         _check(spec, path)
-    elif spec.background and spec.background.val is not None:
-        raise UserError(f"{path}: background: no module is trained for it, so it takes no 'val'; remove val:")
+        return spec
+    for key in ("val", "later_of"):
+        if spec.background and getattr(spec.background, key) is not None:
+            raise UserError(
+                f"{path}: background: no module is trained for it, so it takes no {key!r}; remove {key}:"
+            )
+    if isinstance(spec, StreamSpec):
+        _check_later(spec, path)
     return spec
+
+
+def _check_later(spec: StreamSpec, path: Path) -> None:
+    """Later images are of a domain that is learned before them, not of other later images."""
+    domains: list[str] = []
+    later: dict[str, str] = {}
+    for stage in spec.stages:
+        if stage.later_of is None:
+            domains.append(stage.name)
+        elif stage.later_of not in domains:
+            place, given = f"{path}: stage {stage.name!r}: later_of:", stage.later_of
+            if given in later:
+                first = later[given]
+                raise UserError(f"{place} {given!r} is itself later images of {first!r}; name {first!r}")
+            known = f"name one of {', '.join(domains)}" if domains else "there is none, so remove later_of:"
+            raise UserError(f"{place} {given!r} is not a domain that is learned before it; {known}")
+        else:
+            later[stage.name] = stage.later_of
 
 
 def _check(spec: ClassStreamSpec, path: Path) -> None:
@@ -204,22 +274,23 @@ def _sentence(
     error: ValidationError,
     tree: dict[str, Any],
     path: Path,
-    kind: type[StreamSpec] | type[ClassStreamSpec],
+    kind: _Kind,
 ) -> UserError:
     """The first fault pydantic found, in our words; misspelt keys come before the missing ones."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = [p for p in first["loc"] if not (isinstance(p, str) and _TAGS.fullmatch(p))]
     if not location:
-        return UserError(f"{path} has the key {first['input']!r}, which is no text; see docs/data.md")
+        return UserError(f"{path} has the key {first['input']!r}, which is not text; see docs/data.md")
     stage: type[_Strict] = ClassStageSpec if kind is ClassStreamSpec else StageSpec
     place, field = f"{path}", str(location[-1])
     model: type[_Strict] = kind
     match location:
-        case ["stages" | "unseen" as part, int(number), *_]:
+        case ["stages" | "unseen" | "batches" as part, int(number), *_]:
             given = tree[part][number]
             name = given.get("name") if isinstance(given, dict) else None
-            place += f": stage {name!r}" if name else f": {part}[{number}]"
-            model = stage if part == "stages" else UnseenSpec
+            what = "batch" if part == "batches" else "stage"
+            place += f": {what} {name!r}" if name else f": {part}[{number}]"
+            model = stage if part == "stages" else BatchSpec if part == "batches" else UnseenSpec
             field = str(location[2]) if len(location) > 2 else ""
         case ["background", *rest]:
             place += ": background"
@@ -231,7 +302,8 @@ def _sentence(
         return unknown(f"key in {place}:", field, model.model_fields)
     if first["type"] == "missing":
         return UserError(f"{place} has no {field!r}; add {field}: ...")
-    if field == "name":
+    if field == "name" or first["type"] == "string_pattern_mismatch":
+        place += "" if field == "name" else f": {field}"
         return UserError(
             f"{place}: the name {value!r} cannot be a file name; "
             "use letters, digits, '.', '_' and '-' (numbers in quotes)"
@@ -243,4 +315,4 @@ def _sentence(
         return UserError(
             f"{place}: {field!r} is {value!r}; give a folder, or a mapping with kind: and its options"
         )
-    return UserError(f"{place}: {field!r} is {value!r}: {first['msg'].lower()}; see docs/data.md")
+    return UserError(f"{place}: {field!r} is {value!r}: {uncapitalised(first['msg'])}; see docs/data.md")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,33 @@ def is_tiff(content: bytes) -> bool:
     return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+def tags_of(path: Path) -> set[int]:
+    """Numbers of the tags on a TIFF's first page; none of another file, or of a damaged one, of which the
+    decoders say what is wrong."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            if not is_tiff(head):
+                return set()
+            order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
+            file.seek(struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)[0])
+            count = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))[0]
+            size = 20 if big else 12
+            entries = file.read(size * min(count, 4096))
+            return {
+                struct.unpack_from(f"{order}H", entries, at)[0] for at in range(0, len(entries) - 1, size)
+            }
+    except (OSError, OverflowError, ValueError, struct.error):
+        return set()
+
+
 def beyond_pillow(content: bytes) -> bool:
     """Whether a file is a TIFF that Pillow cannot open, or of which it would show the first of several bands
     as grey."""
     if not is_tiff(content):
         return False
+    # It prints how many samples it cannot decode.
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -14,8 +14,8 @@ from everseg.errors import UserError
 class Tiling:
     """How large images are cut.
 
-    tile: side of a tile in pixels. halo: pixels along a tile's inner edges that its neighbours see, too;
-        neighbours share twice as many.
+    tile: side of a tile in pixels.
+    halo: pixels along a tile's inner edges that its neighbours see, too; neighbours share twice as many.
     shift: by how much the inner tiles are moved right and down, to measure what their place changes.
     """
 

@@ -27,7 +27,8 @@ GROUP_LIMITS = (
 class Machine:
     """One computer as a run would find it now. Sizes are in bytes; without an accelerator `gpu` is empty.
 
-    threads: those that a run would use. disk: the folder that `disk_free` is about.
+    threads: those that a run would use.
+    disk: the folder that `disk_free` is about.
     """
 
     system: str
@@ -44,7 +45,7 @@ class Machine:
 
 
 def look(folder: Path) -> Machine:
-    """This machine; the disk is the one that `folder` would lie on."""
+    """This machine; the disk is that of `folder`."""
     memory, free = host_memory()
     name, gpu_free, gpu_memory = "", 0, 0
     if torch.cuda.is_available():

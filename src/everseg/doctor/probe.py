@@ -2,7 +2,7 @@
 
 The process imports what a run imports and calls what a run calls, so its peak memory includes what the
 allocator holds on to. It sends the probe before each measurement, so nothing is lost if the system ends it
-for want of memory.
+because memory ran out.
 
 A unit is measured for one row, then for the rows that a run takes together: at most as many as the largest
 split of the stream has, and fewer where they would take too much time or memory.
@@ -24,16 +24,17 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset
 
-from everseg.config import override
+from everseg.config import everywhere, override
 from everseg.data import Stream, SyntheticDomain
 from everseg.distributed import world
 from everseg.doctor.machine import host_memory, peak, reset_peak
-from everseg.domains.cache import CacheConfig
-from everseg.domains.prepare import PREDICT_BATCH, Prepared, prepare
+from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.plausible import FEWEST
+from everseg.domains.prepare import PREDICT_BATCH
 from everseg.domains.scoring import BATCH, score
-from everseg.domains.tune import TuneConfig
 from everseg.errors import UserError
 from everseg.files import state_bytes
+from everseg.fit import FitConfig
 from everseg.methods import build
 from everseg.models.precision import resolved
 from everseg.models.promptable.load import load_base
@@ -60,13 +61,16 @@ class Cost:
     gpu: int
 
 
+WEIGHED = FEWEST
+"""Images of a stage from which a learner keeps all kinds of things that it keeps."""
+
+
 @dataclass
 class Probe:
     """What was measured, in bytes and seconds. The costs of a unit are in the order of measurement."""
 
-    doing: str = "it loaded the base"
+    doing: str = "it loaded the base"  # empty once all is measured
     error: str = ""  # why the base cannot be loaded
-    stopped: str = ""  # what it was doing when memory ran out
     base: dict[str, Any] = field(default_factory=dict)
     host: int = 0  # with the base loaded
     gpu: int = 0
@@ -74,14 +78,20 @@ class Probe:
     feature_bytes: int = 0  # one image in the cache
     row_bytes: int = 0  # one object kept for training
     objects: float = 1.0  # per image
-    read: list[Cost] = field(default_factory=list)  # images before training, with their trunk pass
+    read: list[Cost] = field(default_factory=list)  # images learned without a training step
     step: list[Cost] = field(default_factory=list)  # objects in one training step
     look: list[Cost] = field(default_factory=list)  # images predicted and scored
     again: list[Cost] = field(default_factory=list)  # the same with known features
-    rest: dict[int, float] = field(default_factory=dict)  # learning so many images without the steps
-    state: list[dict[str, int]] = field(default_factory=list)  # kept after 1, 1, 2 images, 1 of background
-    reads_background: bool = False
+    state: list[dict[str, int]] = field(default_factory=list)  # kept after stages of `WEIGHED` and one more
     seconds: float = 0.0  # all measurements
+
+
+def cache_of(config: RunConfig) -> CacheConfig:
+    return getattr(config.settings, "cache", CacheConfig())
+
+
+def fit_of(config: RunConfig) -> FitConfig | None:
+    return getattr(getattr(config.settings, "tune", None), "fit", None)
 
 
 def measure(config: RunConfig, stream: Stream | None = None) -> Probe:
@@ -104,8 +114,6 @@ def measure(config: RunConfig, stream: Stream | None = None) -> Probe:
     if done.returncode > 0:
         *_, complaint = ["", *done.stderr.decode(errors="replace").strip().splitlines()]
         raise UserError(f"the probe failed while {probe.doing}: {complaint}")
-    if done.returncode < 0:  # A signal ended it.
-        probe.stopped = probe.doing
     probe.seconds = time.perf_counter() - began
     return probe
 
@@ -129,31 +137,30 @@ def measurements(config: RunConfig, stream: Stream | None = None) -> Iterator[Pr
     """The probe as it grows, before each measurement and at the end."""
     probe = Probe()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        config = everywhere(config, "folder", folder)  # of the cache
         try:
             base = load_base(config.base, device=world().device, precision=config.precision)
             probe.base = _facts(base)
-            for doing in Bench(probe, base, config, stream, folder).measured():
+            for doing in Bench(probe, base, config, stream).measured():
                 probe.doing = doing
                 yield probe
+            probe.doing = ""
         except UserError as error:
             if probe.base:  # It is not to blame.
                 raise
             probe.error = str(error)
         except (MemoryError, torch.OutOfMemoryError):
-            probe.stopped = probe.doing
+            pass  # The probe says what it was doing.
     yield probe
 
 
 class Spread(Sequence[PromptSample]):
-    """So many samples, spread evenly over those at hand. To the feature cache each of them is new.
-
-    reads: how many of them were asked for.
-    """
+    """So many samples, spread evenly over those at hand. To the feature cache each of them is new."""
 
     made = 0
 
     def __init__(self, samples: Sequence[PromptSample], length: int) -> None:
-        self.samples, self.length, self.reads = samples, length, 0
+        self.samples, self.length = samples, length
         self.name = Spread.made = Spread.made + 1
 
     def __len__(self) -> int:
@@ -162,52 +169,42 @@ class Spread(Sequence[PromptSample]):
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        self.reads += 1
         sample = self.samples[index * len(self.samples) // self.length]
         return replace(sample, key=f"{self.name}-{index}")
 
 
 class Bench:
-    """The units of a run on a loaded base, each a method that does it for so many rows."""
+    """The units of a run on a loaded base, each a method that does it for a number of rows."""
 
-    def __init__(
-        self, probe: Probe, base: Any, config: RunConfig, stream: Stream | None, folder: str
-    ) -> None:
+    def __init__(self, probe: Probe, base: Any, config: RunConfig, stream: Stream | None) -> None:
         stages = () if stream is None else (*stream.stages, *stream.unseen)
         splits: list[Any] = [split for s in stages for split in (s.train, s.test) if len(split)]
         self.samples: Any = ConcatDataset(splits or [[SyntheticDomain("polyps", 1, base.image_size)[0]]])
         self.most = max(map(len, splits), default=sys.maxsize)
-        self.probe, self.base, self.config = probe, base, config
-        self.cached = "cache" in vars(config.settings)
-        self.settings = override(config.settings, [f"cache.folder={folder}"] if self.cached else [])
-        self.tune: TuneConfig | None = getattr(config.settings, "tune", None)
-        self.learner = self.build()
+        self.probe, self.base, self.config, self.fit = probe, base, config, fit_of(config)
+        self.learner = self.untrained()
         self.tested: Sequence[PromptSample] = ()
 
-    def build(self, *settings: str) -> Learner:
-        """A new learner, with further settings."""
-        config = self.config
-        return build(config.method, self.base, override(self.settings, settings), config.seed)
+    def untrained(self, steps: int = 0, batch: int = 1) -> Learner:
+        """A new learner that takes a number of training steps on each stage."""
+        fit = {"epochs": 0, "steps": steps, "batch": batch, "micro_batch": 0}
+        given = [f"tune.fit.{name}={value}" for name, value in fit.items() if self.fit is not None]
+        return build(self.config.method, self.base, override(self.config.settings, given), self.config.seed)
 
-    def prepared(self, rows: int) -> Prepared:
-        cache = getattr(self.settings, "cache", CacheConfig())
-        return prepare(Spread(self.samples, rows), self.base, cache, (self.tune or TuneConfig()).fit, "probe")
+    def learn(self, learner: Learner, images: int, index: int = 0, background: bool = False) -> float | None:
+        """Learn a stage of a number of images; the seconds of its training steps, if given by the method."""
+        stage = Stage(index, f"probe-{index}", Spread(self.samples, images), (), background=background)
+        return learner.learn(stage, NoScratch()).get("seconds")
 
     def read(self, rows: int) -> None:
-        """Decode images and pass them through the trunk."""
-        self.probe.objects = len(self.prepared(rows)) / rows
+        """Learn a stage of a number of images without a training step."""
+        self.learn(self.untrained(), rows)
 
-    def step(self, rows: int) -> float:
-        """Learn a stage of so many images; the seconds are those of one training step."""
-        steps = min(rows, 2)
-        asked = [f"tune.fit.batch={rows}", f"tune.fit.steps={steps}", "tune.fit.micro_batch=0"]
-        self.learner = self.build(*asked)
-        began = time.perf_counter()
-        figures = self.learner.learn(Stage(0, "probe", Spread(self.samples, rows), ()), NoScratch())
-        whole = time.perf_counter() - began
-        fitted = figures.get("seconds", whole)
-        self.probe.rest[rows] = min(self.probe.rest.get(rows, whole), whole - fitted)
-        return fitted / steps
+    def step(self, rows: int) -> float | None:
+        """Learn a stage of a number of images with two training steps; the seconds are those of one."""
+        self.learner = self.untrained(steps=2, batch=rows)
+        fitted = self.learn(self.learner, rows)
+        return fitted and fitted / 2
 
     def look(self, rows: int) -> None:
         """Predict and score images that are new to the cache."""
@@ -231,17 +228,16 @@ class Bench:
 
     def measured(self) -> Iterator[str]:
         """Measure one unit after another and note it in the probe; say what comes next."""
-        probe, tune, began = self.probe, self.tune, time.perf_counter()
-        cuda = world().device.type == "cuda"
+        probe, began, cuda = self.probe, time.perf_counter(), world().device.type == "cuda"
         loaded = peak()[0]
         reset_peak()
         probe.host, probe.gpu = peak()
         probe.loading = loaded - probe.host
         units: list[tuple[list[Cost], Callable[[int], float | None], int]]
-        units = [(probe.read, self.read, PREDICT_BATCH), (probe.look, self.look, BATCH)]
-        if tune is not None:
-            batch = min(tune.fit.batch, tune.fit.micro_batch or tune.fit.batch)
-            units.insert(1, (probe.step, self.step, batch))
+        units = [(probe.look, self.look, BATCH)]
+        if self.fit is not None:
+            batch = min(self.fit.batch, self.fit.micro_batch or self.fit.batch)
+            units = [(probe.read, self.read, PREDICT_BATCH), (probe.step, self.step, batch), *units]
         together = []
         for costs, unit, rows in units:
             yield f"it measured {unit.__name__} of 1"
@@ -262,21 +258,21 @@ class Bench:
         self.weigh()
 
     def weigh(self) -> None:
-        """Note the bytes that are kept: of an image's features, of a training row, and by the learner."""
-        kept = self.prepared(1)
-        features = kept.cache.features([kept.samples[0].query()])
-        width = 2 if kept.cache.dtype == torch.float16 else 4
-        self.probe.feature_bytes = sum(v.numel() * width + TENSOR for v in features.values())
+        """Note the objects per image, and the bytes that are kept: of an image's features, of a training row,
+        and by the learner."""
+        probe, shown = self.probe, list(Spread(self.samples, min(PREDICT_BATCH, self.most)))
+        probe.objects = sum(len(sample.masks) for sample in shown) / len(shown)
+        cache = FeatureCache(self.base, cache_of(self.config))
+        features = cache.features([shown[0].query()]).values()
+        probe.feature_bytes = sum(v.numel() * cache.dtype.itemsize + TENSOR for v in features)
         # Beside the truth, a bit per pixel, a pixel of the image, and the prompts twice.
-        self.probe.row_bytes = kept[0].truth.numel() // 8 + 5 * TENSOR
+        probe.row_bytes = self.base.image_size**2 // 8 + 5 * TENSOR
         # The learner's bytes do not depend on what it is shown, nor on how long it trains.
-        asked = ["tune.fit.epochs=0", "tune.fit.steps=0"] if self.tune is not None else []
-        learner = self.build(*asked)
-        for index, images in enumerate((1, 1, 2, 1)):
-            seen = Spread(self.samples, images)
-            learner.learn(Stage(index, f"probe-{index}", seen, (), background=index == 3), NoScratch())
-            self.probe.state.append({kind: state_bytes(part) for kind, part in learner.state_dict().items()})
-            self.probe.reads_background = seen.reads > 0
+        learner, same = self.untrained(), replace(self.samples[0], key="weighed")  # encoded once
+        for index, images in enumerate((WEIGHED, WEIGHED, WEIGHED + 1, WEIGHED)):
+            stage = Stage(index, f"probe-{index}", [same] * images, (), background=index == 3)
+            learner.learn(stage, NoScratch())
+            probe.state.append({kind: state_bytes(part) for kind, part in learner.state_dict().items()})
 
 
 def affordable(rows: int, seconds: float, heavy: int, free: int) -> int:

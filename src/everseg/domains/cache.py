@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,9 @@ class FeatureCache:
     """`base.trunk` with a memory. Entries are keyed by image content, base weights, tap and precision.
 
     Of queries that are not `lasting` the last few images are kept, so that memory does not grow with them.
-    A file that cannot be read back, say after a power cut, counts as absent and is written anew.
+    A file that cannot be read back, say after a power cut, counts as absent and is written again.
+
+    most_recent: how many images those few are.
     """
 
     def __init__(self, base: Promptable, config: CacheConfig) -> None:
@@ -54,6 +57,8 @@ class FeatureCache:
         self.dtype = torch.float16 if config.precision == "fp16" else torch.float32
         self.entries: dict[str, Features] = {}
         self.recent: dict[str, Features] = {}
+        self.most_recent = RECENT
+        self._lock = threading.Lock()
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -116,8 +121,8 @@ class FeatureCache:
         if not key or self.config.where == "off":
             return None
         name = self._name(key)
-        if name in self.recent:
-            return self.recent[name]
+        if (recent := self.recent.get(name)) is not None:
+            return recent
         if self.config.where == "memory":
             return self.entries.get(name)
         path = self.folder / f"{name}.safetensors"
@@ -128,9 +133,11 @@ class FeatureCache:
 
     def _remember(self, key: str, entry: Features) -> None:
         if self.config.where != "off":
-            self.recent[self._name(key)] = _copied(entry)
-            while len(self.recent) > RECENT:
-                del self.recent[next(iter(self.recent))]
+            kept = _copied(entry)
+            with self._lock:  # Several threads may predict with one learner.
+                self.recent[self._name(key)] = kept
+                while len(self.recent) > self.most_recent:
+                    del self.recent[next(iter(self.recent))]
 
     def put(self, key: str, entry: Features) -> None:
         """Keep features, while they fit the budget; those that are in memory already stay as they are."""

@@ -39,10 +39,10 @@ def click_heatmap(
 ) -> Tensor:
     """Clicks on the object as blurred spots on the token grid: (B, Y, X) float32.
 
-    points: (B, P, 2) x, y in the `side` x `side` frame. labels: (B, P); only clicks labelled 1 count, so
-    clicks off the object (0) and padding (-10) leave no trace. Clicks outside the frame are moved to its
-    border. Without points the map is zero, for `rows` rows on `device`. Otherwise all stays on the points'
-    device and waits for nothing.
+    points: (B, P, 2) x, y in the `side` x `side` frame.
+    labels: (B, P); only clicks labelled 1 count, so clicks off the object (0) and padding (-10) leave no
+        trace. Clicks outside the frame are moved to its border. Without points the map is zero, for `rows`
+        rows on `device`. Otherwise all stays on the points' device and waits for nothing.
 
     Each clicked cell is set to 1 (twice the same cell is still 1), blurred by OpenCV's fixed table with
     reflected borders (the blur's size: `taps_for`) and multiplied by 255.
@@ -56,7 +56,7 @@ def click_heatmap(
     index_BP = cell_BP2[..., 1] * grid + cell_BP2[..., 0]
     # Clicks that do not count fall into one more cell at the end, which is cut off.
     drain = grid * grid
-    heat = torch.zeros(len(points), drain + 1, device=points.device)
+    heat = torch.zeros(points.shape[0], drain + 1, device=points.device)
     heat = heat.scatter(1, torch.where(labels == 1, index_BP, drain), 1.0)
     heat_BYX = PEAK * _blur(heat[:, :drain].view(-1, grid, grid), taps_for(grid))
     return heat_BYX.transpose(1, 2).contiguous() if transposed else heat_BYX

@@ -1,4 +1,4 @@
-"""Losses of promptable models, for each image on its own: whoever trains reduces them.
+"""Losses of promptable models, one value per image; the caller reduces them.
 
 A logit may stand for a block of k x k pixels, `pixels` = k * k. Then the truth is the share of the block that
 lies on the object, in 0..1, and every loss here equals, in value and in gradient, the loss over the pixels
@@ -129,7 +129,8 @@ def match(logits: Tensor, truth: Tensor, upsample: str) -> tuple[Tensor, Tensor,
 def samcl_terms(logits: Tensor, truth: Tensor, iou_hat: Tensor, config: LossConfig) -> SamclTerms:
     """Focal, dice and the squared error of the predicted IoU for each image.
 
-    logits: (B, h, w) as the decoder gives them. truth: (B, H, W) bool, or float in 0..1, of the full frame.
+    logits: (B, h, w) as the decoder gives them.
+    truth: (B, H, W) bool, or float in 0..1, of the full frame.
     iou_hat: (B,), the model's own estimate. The IoU it is held against carries no gradient.
     """
     z, g, pixels = match(logits, truth, config.upsample)

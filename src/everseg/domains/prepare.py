@@ -3,7 +3,7 @@ needs of it is kept.
 
 With several processes each encodes its share of the batches, and all keep what all have found. The batches
 are the same whatever was interrupted and however many processes there are, so that the features are the same
-to the bit.
+to the bit. Images that were encoded ahead, to discover their domains, are not encoded again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from everseg.data.described import described
-from everseg.distributed import gather, world
+from everseg.distributed import gather, wait, world
 from everseg.domains.cache import CacheConfig, FeatureCache
 from everseg.errors import UserError
 from everseg.fit import FitConfig
@@ -166,6 +166,7 @@ def prepare(
         UserError: a sample cannot be read, by whichever process.
     """
     here, cache = world(), FeatureCache(base, config)
+    wait()  # A process that counts what lies on the disk must not count what another has just written there.
     prepared = Prepared(samples, base, cache)
     rounds = range(0, len(samples), PREDICT_BATCH * here.size)
     mine = [range(start, len(samples))[PREDICT_BATCH * here.rank :][:PREDICT_BATCH] for start in rounds]
@@ -220,7 +221,10 @@ def _share(
     batch = next(batches) if len(places) else []
     told = described(samples)
     own = [not (s.key and others and told.file(i) in others) for i, s in zip(places, batch, strict=True)]
-    found, new = cache.find([s.query() for s, ours in zip(batch, own, strict=True) if ours])
+    new = _encoded(batch, cache)
+    found = list(new.values())
+    if not new:
+        found, new = cache.find([s.query() for s, ours in zip(batch, own, strict=True) if ours])
     pooled = iter(pool(cache.stacked(found)).cpu().numpy() if found else ())
     in_memory, before = cache.config.where == "memory", cache.bytes
     if not in_memory:
@@ -234,6 +238,37 @@ def _share(
         rows.append(Row(sample.key, len(found_in_it), kept, next(pooled) if ours else None))
     sent = {key: {n: v.cpu().numpy() for n, v in entry.items()} for key, entry in new.items()}
     return Share(rows, sent, cache.bytes - before)
+
+
+def encode_ahead(cache: FeatureCache, queries: Sequence[Query]) -> Tensor:
+    """The embeddings (N, D) of a batch. Its features are kept where `prepare` will find them: on the disk or,
+    where the base has a place for them and they fit the budget, in memory."""
+    found, new = cache.find(queries)
+    kept = cache.base.encoded
+    if cache.config.where == "disk":
+        for key, entry in new.items():
+            cache.put(key, entry)
+    elif cache.config.where == "memory" and kept is not None and len(new) == PREDICT_BATCH:
+        size = sum(v.numel() * v.element_size() for entry in new.values() for v in entry.values())
+        if (len(kept) // PREDICT_BATCH + 1) * size <= cache.config.budget:
+            kept |= {key: {n: v.cpu() for n, v in entry.items()} for key, entry in new.items()}
+    return pool(cache.stacked(found))
+
+
+def _encoded(batch: Sequence[PromptSample], cache: FeatureCache) -> dict[str, Features]:
+    """The features of a batch that were encoded ahead, which are taken from where they were.
+
+    Only where none of the batch is known otherwise, and only from whole batches for whole batches: in a batch
+    of another size the last bits differ, and a run must not depend on what came before it.
+    """
+    known, keys = cache.base.encoded, [sample.key for sample in batch]
+    if not known or world().size > 1 or len(set(keys)) < PREDICT_BATCH:
+        return {}
+    if any(key not in known or cache.holds(key) for key in keys):
+        return {}
+    if any(v.dtype != cache.dtype for v in known[keys[0]].values()):
+        return {}
+    return {key: known.pop(key) for key in keys}
 
 
 def _exchanged(share: Callable[[], Share]) -> list[Share]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from everseg.data.tiling import Tiling
 from everseg.domains.drawing import draw, lines_of
+from everseg.domains.gate import Measured, measure, share_features
 from everseg.domains.methods.zero_shot import ZeroShot
 from everseg.domains.scoring import Predict, ScoreConfig, score
 from everseg.domains.segment import Segmented, segment
@@ -22,10 +23,14 @@ from everseg.models.names import TINY
 from everseg.models.promptable.load import load_base
 from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import BASE, Results
-from everseg.results.metrics import METRICS
+from everseg.results.further import MEANINGS
+from everseg.results.health import Measurement, health
+from everseg.results.labels import METRICS
+from everseg.results.paired import Kind
 from everseg.types import Precision, PromptPrediction, Prompts, Query, Route, RunView, Stage
-from everseg.types.abilities import LearnsAllAtOnce, PredictsAs
+from everseg.types.abilities import ChoosesLater, LearnsAllAtOnce, PredictsAs
 from everseg.types.brief import Brief
+from everseg.types.proposal import Proposal
 
 if TYPE_CHECKING:
     from everseg.data import Stream
@@ -54,8 +59,9 @@ class Domains:
     base = TINY
     Score = ScoreConfig
     lower_is_better: Mapping[str, bool] = {name: m.lower_is_better for name, m in METRICS.items()}
-    panels = ("matrix", "routing", "masks", "training", "costs", "merges", "settings")
-    outputs = r"_(mask|mask_\d+|labels|overlay)\.png"
+    further = tuple(MEANINGS)
+    panels = ("matrix", "further", "routing", "later", "masks", "training", "costs", "merges", "settings")
+    outputs = r"_(mask|mask_\d+|labels)\.(png|tif)|_overlay\.png"
     entangled = "one adapter holds what it learned of all of them"
 
     def fits(self, stream: Stream) -> bool:
@@ -82,10 +88,12 @@ class Domains:
         at_once = isinstance(learner, LearnsAllAtOnce)
         columns = stream.stages if at_once else columns
         tested = self.scored(run, stream, stage, columns, last=last)
-        rows = [s for column in tested for s in score(learner.predict, column.test, column.name, how)]
+        rows = [s for c in tested for s in score(learner.predict, c.test, c.name, how, last=last)]
         learned = [c.name for c in columns] if at_once else [stage.name]
         background = [c.name for c in columns if c.background and c.name in learned]
         results = run.results.with_stage(stage.name, rows, learned=learned, background=background)
+        if isinstance(learner, ChoosesLater) and (chosen := learner.chosen_later()) is not None:
+            results = replace(results, later={**results.later, stage.name: chosen.of})
         if not last:
             return results, None
         if run.config.baseline:
@@ -97,7 +105,9 @@ class Domains:
 
     def _with_baseline(self, run: RunView, results: Results, columns: Sequence[Stage]) -> Results:
         plain, how = self.untouched(run), run.config.score
-        return results.with_baseline([s for c in columns for s in score(plain, c.test, c.name, how)])
+        return results.with_baseline(
+            [s for c in columns for s in score(plain, c.test, c.name, how, last=True)]
+        )
 
     def _oracle(self, run: RunView, columns: Sequence[Stage]) -> dict[str, dict[str, float]]:
         learner = run.learner
@@ -118,7 +128,7 @@ class Domains:
         self, run: RunView, stream: Stream, changed: Sequence[Stage]
     ) -> tuple[Results, Mapping[str, Mapping[str, float]] | None]:
         tested, how = self.retested(run, stream, changed), run.config.score
-        rows = [s for column in tested for s in score(run.learner.predict, column.test, column.name, how)]
+        rows = [s for c in tested for s in score(run.learner.predict, c.test, c.name, how, last=True)]
         results, oracle = run.results.retested(rows), run.record.oracle
         if run.config.baseline:
             results = self._with_baseline(run, results, tested)
@@ -139,12 +149,61 @@ class Domains:
             rows += score(predict, stage.test, stage.name, how)
         learned = [s.name for s in tested if s.name in run.results.learned_at]
         background = [s.name for s in tested if s.background and s.name in learned]
-        empty = Results(run.results.lower_is_better)
+        known = run.results
+        empty = Results(known.lower_is_better, forgotten=known.forgotten, later=known.later)
         return empty.with_stage("now", rows, learned=learned, background=background)
+
+    def gated(self, new: RunView, old: RunView | None, streams: Sequence[Stream]) -> list[tuple[Stage, Kind]]:
+        ours = new.results.learned_at
+        theirs = ours if old is None else old.results.learned_at
+        found: dict[str, tuple[Stage, Kind]] = {}
+        for stage in (s for stream in streams for s in [*stream.stages, *stream.unseen]):
+            if not len(stage.test) or stage.name in found:
+                continue
+            kind: Kind = "natural" if stage.background else "unseen"
+            if not stage.background and stage.name in theirs:
+                kind = "learned"
+            elif not stage.background and stage.name in ours:
+                kind = "new"
+            found[stage.name] = (stage, kind)
+        return list(found.values())
+
+    def sides(self, new: RunView, old: RunView | None) -> tuple[Predict, Predict]:
+        before = ZeroShot(new.base, seed=new.config.seed) if old is None else old.learner
+        share_features(new.learner, before)
+        return before.predict, new.learner.predict
+
+    def measure(
+        self,
+        old: Predict,
+        new: Predict,
+        tested: Sequence[tuple[Stage, Kind]],
+        runs: tuple[RunView, RunView | None],
+        *,
+        seed: int,
+        checked: int,
+    ) -> Measurement:
+        into, how = Measured(), runs[0].config.score
+        for stage, kind in tested:
+            measure(old, new, stage.test, stage.name, kind, how, into, seed=seed, checked=checked)
+        if not checked:
+            return Measurement(tuple(into.pairs), None)
+        told = health(into.health, into.clicks, into.predicted, into.true, seed=seed)
+        return Measurement(tuple(into.pairs), told)
 
     def means(self, results: Results, first: Sequence[str]) -> dict[str, float]:
         """The averages of any matrix say it all."""
         return {}
+
+    def propose(
+        self, stages: Sequence[Stage], settings: Any, given: Collection[str], scored: Collection[str]
+    ) -> Proposal:
+        """Nothing: the published settings do not depend on the size of images."""
+        return Proposal()
+
+    def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
+        """None: tables mark what ends below the untouched base."""
+        return []
 
     def check_prompted(self, prompted: bool, what: str) -> None:
         if not prompted:
@@ -157,7 +216,9 @@ class Domains:
         return Query(image, prompts, key, lasting=False)
 
     def untouched(self, run: RunView) -> Predict:
-        return ZeroShot(run.base, seed=run.config.seed).predict
+        plain = ZeroShot(run.base, seed=run.config.seed)
+        share_features(run.learner, plain)
+        return plain.predict
 
     def answer(self, prediction: PromptPrediction, classes: Sequence[str]) -> Masks:
         return Masks(prediction.masks().cpu().numpy(), prediction.iou.cpu().numpy(), prediction.route)

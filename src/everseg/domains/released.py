@@ -1,7 +1,7 @@
 """SAMCL's published modules, and those of anybody who ran its published code, read as data.
 
     DIR/Kvasir.pth ...          one AugModule a domain: a pickled dict of nn.Modules
-    DIR/Module_Selector.pth     a state dict, its classes told apart by position alone
+    DIR/Module_Selector.pth     a state dict, whose classes are known by position alone
 
 A pickle can run code when it is read. These are read through an allow-list: tensors, and a class without a
 single method that stands in for each of the module classes. Whatever else a file names is refused unread.
@@ -80,7 +80,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class ReleasedModule:
-    """One module file. file: its name. sha256: of its content. weights: under the names of `AugModule`."""
+    """One module file.
+
+    file: its name.
+    sha256: of its content.
+    weights: under the names of `AugModule`.
+    """
 
     file: str
     sha256: str
@@ -97,7 +102,11 @@ class ReleasedModule:
 
 @dataclass(frozen=True)
 class ReleasedSelector:
-    """A selector file. classes: C. weights: under the names of `ModuleSelector`, all classes seen."""
+    """A selector file.
+
+    classes: C.
+    weights: under the names of `ModuleSelector`, all classes seen.
+    """
 
     file: str
     sha256: str
@@ -114,7 +123,10 @@ class ReleasedSelector:
 
 @dataclass(frozen=True)
 class Released:
-    """A folder of modules of one shape and their selector. names: the selector's classes in their order."""
+    """A folder of modules of one shape and their selector.
+
+    names: the selector's classes in their order.
+    """
 
     names: tuple[str, ...]
     modules: Mapping[str, ReleasedModule]
@@ -174,9 +186,11 @@ def read_selector(path: Path) -> ReleasedSelector:
 def read_folder(folder: Path, order: Sequence[str] = (), background: str = BACKGROUND) -> Released:
     """The modules of a folder, with the selector that chooses among them.
 
-    A domain's name is its file's. order: the selector's classes in the order they were learned; not needed
-    for a published selector, which is known by its content. Classes beyond it were never trained and are
-    left out. background: the one of them that has no file.
+    A domain's name is its file's.
+
+    order: the selector's classes in the order they were learned; not needed for a published selector, which
+        is known by its content. Classes beyond it were never trained and are left out.
+    background: the one of them that has no file.
 
     Raises:
         UserError: no such files, an order that they do not bear out, modules of different bases, or what
@@ -286,7 +300,7 @@ def _load(path: Path, allowed: Sequence[Any]) -> tuple[dict[str, Any], str]:
         if foreign is None:
             raise UserError(f"{path} is not a file of torch.save; fetch it again") from error
         raise UserError(
-            f"{path} holds {foreign[1]}, which is no part of a SAMCL module; nothing in it was run, and it "
+            f"{path} holds {foreign[1]}, which is not part of a SAMCL module; nothing in it was run, and it "
             "is not read: get it from those who published it"
         ) from error
     except Exception as error:  # A damaged file can make the reader stumble anywhere.

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 from everseg.config import MACHINE, Checked, Count, Size
 from everseg.distributed import gather, shard
+from everseg.domains.moved import insensitivities
 from everseg.progress import bar
 from everseg.results import ImageScore
 from everseg.results.metrics import binary_scores
@@ -29,9 +30,12 @@ class ScoreConfig(Checked):
     """Pixels in which masks are compared: "original", or the side of the square that both are stretched to.
     [SAMCL's code: 1024]"""
     resize: Literal["bilinear", "nearest"] = "bilinear"
-    """How logits are brought to that size. [SAMCL's code: nearest]"""
+    """How logits are resized to that size. [SAMCL's code: nearest]"""
     workers: Count = field(default=0, metadata=MACHINE)
     """Processes that decode images; 0: decode in the main process."""
+    insensitivity: bool = field(default=True, metadata=MACHINE)
+    """After the last stage, also measure how little masks change when the prompts point elsewhere. Images of
+    one object are predicted once more for it, from features that are cached. [ours]"""
 
     @classmethod
     def presets(cls) -> dict[str, ScoreConfig]:
@@ -43,10 +47,17 @@ Predict = Callable[[Sequence[Query]], Sequence[PromptPrediction]]
 
 
 def score(
-    predict: Predict, samples: Sequence[PromptSample], column: str, config: ScoreConfig
+    predict: Predict,
+    samples: Sequence[PromptSample],
+    column: str,
+    config: ScoreConfig,
+    *,
+    last: bool = False,
 ) -> list[ImageScore]:
     """IoU, F1 and MAE of every test image, in the order of `samples`; an image's value is the mean over its
     objects.
+
+    last: after the last stage, so that what is measured only then is measured, too.
 
     The images are shared out among the processes, and every process returns all scores.
     """
@@ -61,10 +72,15 @@ def score(
     with bar(f"score {column}", len(loader)) as advance:
         for batch in loader:
             predictions = predict([s.query() for s in batch])
-            for sample, prediction in zip(batch, predictions, strict=True):
-                place = mine[len(scores)]
-                name = sample.name or f"{place:05d}"  # Scores are kept by name, and a sample need have none.
-                scores.append((place, replace(_score(sample, prediction, column, config), image=name)))
+            places = mine[len(scores) : len(scores) + len(batch)]
+            # Scores are kept by name, and a sample need have none.
+            names = [s.name or f"{place:05d}" for s, place in zip(batch, places, strict=True)]
+            found = [_score(s, p, column, config) for s, p in zip(batch, predictions, strict=True)]
+            if last and config.insensitivity:
+                moved = insensitivities(predict, batch, names, predictions)
+                found = [replace(s, insensitivity=m) for s, m in zip(found, moved, strict=True)]
+            named = (replace(s, image=name) for s, name in zip(found, names, strict=True))
+            scores += zip(places, named, strict=True)
             advance("")
     everyone = [pair for part in gather(scores) for pair in part]
     return [s for _, s in sorted(everyone, key=lambda pair: pair[0])]
@@ -78,6 +94,8 @@ def _score(
     route: dict[str, Any] = {}
     if prediction.route is not None:
         route = {"route": prediction.route.name, "probability": prediction.route.probability}
+        if prediction.route.p_values:
+            route["p_value"] = max(prediction.route.p_values.values())
     return ImageScore(column, sample.name, values, **route)
 
 

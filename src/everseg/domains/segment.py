@@ -47,7 +47,8 @@ def segment(
 ) -> list[Segmented]:
     """Every object of an image (3, H, W), in order.
 
-    objects: prompts of one object each. key: identifies the image, so that its features are found again.
+    objects: prompts of one object each.
+    key: identifies the image, so that its features are found again.
     """
     height, width = image.shape[-2:]
     if tiling is None or max(height, width) <= tiling.tile:
@@ -152,7 +153,7 @@ def _seen(predict: Predict, image: Tensor, one: Prompts, window: Window, key: st
 
 
 def _cut(region: Region, window: Window, halo: int) -> bool:
-    """Whether a mask is empty, or so near an edge of its window inside the image that the object may go on
+    """Whether a mask is empty, or so near an edge of its window inside the image that the object may continue
     beyond."""
     left, top, w, h = window
     x, y, width, height = region.bbox

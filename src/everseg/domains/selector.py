@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.config import Amount, Checked, Count, Range, Size
+from everseg.config import Amount, Checked, Count, Range, Share, Size, before
 from everseg.errors import UserError
 
 
@@ -39,9 +39,18 @@ class SelectorConfig(Checked):
     """Recompute BatchNorm's statistics over the whole buffer after training. [ours; SAMCL's code: no]"""
     mask_unseen: bool = True
     """Never choose a class that has not been learned yet. [ours; SAMCL's code: no]"""
+    abstain: Share = field(default=0.001, metadata=before(0.0))
+    """Use no module of a domain whose p-value for the image is below this, and the untouched base where none
+    is left; 0: always use a module. [ours; SAMCL: 0]"""
+    natural: bool = field(default=True, metadata=before(False))
+    """Know natural images from the start, where the base comes with their statistics: the selector learns
+    them as a class, which means the untouched base. [ours; SAMCL: no]"""
+    buffer: Literal["embeddings", "gaussian"] = field(default="embeddings", metadata=before("embeddings"))
+    """What is kept of a domain: embeddings, or a Gaussian of constant size from which they are drawn.
+    [SAMCL: embeddings]"""
 
 
-REFERENCE = SelectorConfig(balance=False, settle=False, mask_unseen=False)
+REFERENCE = SelectorConfig(balance=False, settle=False, mask_unseen=False, abstain=0.0, natural=False)
 """The published code's numbers."""
 
 
@@ -164,8 +173,8 @@ def draw_rows(count: int, size: int, generator: torch.Generator) -> list[int]:
 def kept_as(embeddings: Tensor, precision: Literal["fp32", "fp16"] = "fp32") -> Tensor:
     """The embeddings (n, D) of a domain as its buffer keeps them, on the CPU.
 
-    Half precision halves what is stored. Source: SAMCL section "Module Selector"; 300 of each domain, kept
-    for ever.
+    Half precision halves what is stored. Source: SAMCL section "Module Selector"; 300 per domain, kept
+    permanently.
     """
     return embeddings.detach().to("cpu", torch.float16 if precision == "fp16" else torch.float32)
 
@@ -176,13 +185,13 @@ def train_selector(
     config: SelectorConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Train the selector in place on all embeddings kept, going on from its weights: {name: (N, D)}.
+    """Train the selector in place on all embeddings kept, starting from its weights: {name: (N, D)}.
 
     Fresh plain SGD, `config.epochs` passes in an order drawn from `generator` (CPU), batches of min(N,
-    batch), the incomplete last one left out, cross-entropy. The order of the buffer's entries is of no
-    account. Marks the buffer's classes as seen and leaves the selector in evaluation mode.
+    batch), the incomplete last one left out, cross-entropy. The order of the buffer's entries does not
+    matter. Marks the buffer's classes as seen and leaves the selector in evaluation mode.
 
-    With fewer than two embeddings in all there is nothing to tell apart and no batch statistics to take:
+    With fewer than two embeddings in all there is nothing to distinguish and no batch statistics to compute:
     nothing is trained. Returns "batches" and, if there were any, "loss" (mean of the last epoch) and
     "accuracy" (on the buffer, afterwards).
 

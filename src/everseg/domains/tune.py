@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from everseg.config import Checked, Count, Share
 from everseg.distributed import shard
-from everseg.domains.cache import FeatureCache
+from everseg.domains.adapters.grouped import Grouped
 from everseg.domains.heatmap import click_heatmap
 from everseg.domains.losses import REFERENCE, LossConfig, reduce_samcl, samcl_terms
 from everseg.domains.prepare import PREDICT_BATCH, Example, Prepared
@@ -49,7 +50,7 @@ class TuneConfig(Checked):
     """Share of a stage's training images held out to choose the best epoch by; 0: none, unless the stream has
     val:. [ours]"""
     patience: Count = 0
-    """Stop after so many epochs without a better score on the held-out images; 0: train to the end. [ours]"""
+    """Stop after this many epochs without a better score on held-out images; 0: train to the end. [ours]"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,8 +175,8 @@ def observe_inputs(
 Bind = Callable[[Tensor], Adaptation | None]
 """From a batch's click maps (B, Y, X) to what is added to the tail; None leaves the base as it is."""
 
-Choice = tuple[Callable[[Tensor], Bind], Sequence[Route | None]]
-"""From image indices (rows,) to the `Bind` for those rows, and the route of each image."""
+Choice = tuple[Sequence[Adapter | None], Sequence[Route | None]]
+"""The adapter of each image, None where the base stays as it is, and the route of each image."""
 
 Choose = Callable[[Features], Choice]
 """How a method picks what to add to each image of a batch, from the trunk's output alone."""
@@ -190,10 +191,16 @@ def forward(
     return base.decode(embedding, prompts, single=single)
 
 
+class Source(Protocol):
+    """Where the trunk's output for a batch comes from, such as a `FeatureCache`."""
+
+    def features(self, queries: Sequence[Query]) -> Features: ...
+
+
 def predict(
     queries: Sequence[Query],
     base: Promptable,
-    cache: FeatureCache,
+    cache: Source,
     choose: Choose,
 ) -> list[PromptPrediction]:
     """Masks for queries of any sizes and kinds of prompts, one trunk pass for each batch of images."""
@@ -206,40 +213,71 @@ def predict(
 
 
 def _predict_batch(
-    queries: Sequence[Query], base: Promptable, cache: FeatureCache, choose: Choose
+    queries: Sequence[Query], base: Promptable, cache: Source, choose: Choose
 ) -> Iterator[PromptPrediction]:
     features = cache.features(queries)
-    bind_rows, routes = choose(features)
+    adapters, routes = choose(features)
     sizes = [(q.image.shape[-2], q.image.shape[-1]) for q in queries]
+    # Images that share an adapter stand side by side, so that its products are as few as there are adapters.
+    first = {id(adapter): place for place, adapter in reversed(list(enumerate(adapters)))}
+    order = sorted(range(len(queries)), key=lambda i: first[id(adapters[i])])
     objects = [
-        objects_of(to_frame(q.prompts, size, base.image_size)) for q, size in zip(queries, sizes, strict=True)
+        (i, one) for i in order for one in objects_of(to_frame(queries[i].prompts, sizes[i], base.image_size))
     ]
-    image_of = [i for i, own in enumerate(objects) for _ in own]
 
     def run(rows: list[int], prompts: FramePrompts) -> tuple[Tensor, Tensor]:
-        images = torch.tensor([image_of[row] for row in rows], device=base.device)
-        taken = {k: v[images] for k, v in features.items()}
-        logits, iou = forward(base, taken, prompts.to(base.device), bind_rows(images))
+        images = [objects[row][0] for row in rows]
+        taken = {k: v[torch.tensor(images, device=base.device)] for k, v in features.items()}
+        bind = bind_rows([adapters[image] for image in images])
+        logits, iou = forward(base, taken, prompts.to(base.device), bind)
         return logits.float().cpu(), iou.float().cpu()
 
     # The tail's activations are as large as a sixteenth of the pixels, by and large.
     together = images_at_once(PREDICT_BATCH, base.image_size**2 // 16, base.device)
-    found = iter(in_passes([one for own in objects for one in own], run, together))
-    for own, size, route in zip(objects, sizes, routes, strict=True):
-        logits, iou = zip(*(next(found) for _ in own), strict=True)
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in queries]
+    for (i, _), decoded in zip(objects, in_passes([one for _, one in objects], run, together), strict=True):
+        found[i].append(decoded)
+    for own, size, route in zip(found, sizes, routes, strict=True):
+        logits, iou = zip(*own, strict=True)
         yield PromptPrediction(torch.cat(logits), torch.cat(iou), size, route)
+
+
+def bind_rows(adapters: Sequence[Adapter | None]) -> Bind:
+    """The `Bind` of a batch in which each row has its own adapter; None leaves a row as it is.
+
+    Neighbours with the same adapter share its products, so rows are best sorted by adapter.
+    """
+    runs = [(adapter, len(list(rows))) for adapter, rows in groupby(adapters)]
+
+    def bind(heat: Tensor) -> Adaptation | None:
+        pieces = heat.split([rows for _, rows in runs])
+        parts = [
+            (rows, None if adapter is None else adapter.bind(piece))
+            for (adapter, rows), piece in zip(runs, pieces, strict=True)
+        ]
+        return parts[0][1] if len(parts) == 1 else Grouped(parts)
+
+    return bind
 
 
 def with_adapter(adapter: Adapter | None) -> Choose:
     """The choice of one adapter for every image; None: the untouched base."""
 
-    def bind(heat: Tensor) -> Adaptation | None:
-        return None if adapter is None else adapter.bind(heat)
-
     def choose(features: Features) -> Choice:
-        return (lambda rows: bind), [None] * len(features[TAP])
+        images = len(features[TAP])
+        return [adapter] * images, [None] * images
 
     return choose
+
+
+def with_adapter_where(
+    adapter: Adapter, wanted: Sequence[bool], routes: Sequence[Route | None] | None = None
+) -> Choice:
+    """The choice of one adapter for some images of a batch and of the untouched base for the others.
+
+    wanted: whether an image gets the adapter.
+    """
+    return [adapter if yes else None for yes in wanted], routes or [None] * len(wanted)
 
 
 def _heat(base: Promptable, prompts: FramePrompts, rows: int) -> Tensor:

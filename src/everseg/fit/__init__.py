@@ -1,6 +1,7 @@
 """The gradient loop that every training goes through.
 
-loop.py        FitConfig, and `fit`: accumulation, several processes, going on after an interruption
+loop.py        FitConfig, and `fit`: accumulation, several processes, resuming after an interruption
+schedule.py    the learning rate over time
 validation.py  how the best epoch is found
 """
 

@@ -1,4 +1,4 @@
-"""The one gradient loop: accumulation, loss scaling, several processes, going on after an interruption."""
+"""The one gradient loop: accumulation, loss scaling, several processes, resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from everseg.config import MACHINE, Amount, Checked, Count, Share, Size
 from everseg.distributed import add_up, shard, world
 from everseg.errors import UserError
+from everseg.fit.schedule import Schedule, lr_at
 from everseg.fit.validation import Validation
 from everseg.progress import Curve, watch
-from everseg.schedule import Schedule, lr_at
 from everseg.seed import torch_generator
 from everseg.types import Scratch
 
@@ -99,26 +99,27 @@ def fit(
     """Minimise `loss` over `examples` by gradient steps on parameters, in place.
 
     trained: parameters, or groups of them with a learning rate (times the configuration's) and a weight decay
-    of their own.
+        of their own.
 
     loss(batch, size) is given some rows of a step's batch and the number of rows in all of it, and returns a
     scalar; the scalars of the parts must add up to the loss of the whole. So accumulation over micro-batches
     and over processes gives what one pass in one process gives.
 
     The state is kept in `scratch` under `name` at the end of each epoch; called again after an interruption,
-    the loop goes on from there and ends with the same bits, because each epoch's order is drawn from (seed,
+    the loop continues from there and ends with the same bits, because each epoch's order is drawn from (seed,
     name, epoch).
 
-    scaled: scale the loss while its gradients are taken, which float16 wants: small ones would be lost. A
-    step whose gradients overflow is left out and the scale halved.
+    scaled: scale the loss while its gradients are taken, which float16 needs: small ones would be lost. A
+        step whose gradients overflow is left out and the scale halved.
 
     buffers: tensors that training changes besides the parameters, such as running statistics. Each process
-    has its own in an epoch, and all have the mean after it.
+        has its own in an epoch, and all have the mean after it.
 
     validation: score each epoch and end with the weights and buffers of the best one, the first of equals.
 
     Returns "loss" (mean of the last epoch over its steps), "steps", "seconds" (with those before an
-    interruption, up to the epoch that was kept), and with `validation` "val" (the best score) and
+    interruption, up to the epoch that was kept), where gradients are clipped "clipped" (the share of the
+    steps in which they were), and with `validation` "val" (the best score) and
     "best_epoch" (from 1).
 
     Raises:
@@ -143,7 +144,7 @@ def fit(
             batches = batches[: min(per_epoch, steps - epoch * per_epoch)]
             rows = examples.at(epoch) if isinstance(examples, Redrawn) else examples
             # The sum stays on the device: reading a loss each step would wait for it.
-            total = torch.zeros((), device=device)
+            total, clipped = torch.zeros((), device=device), torch.zeros((), device=device)
             for step, (size, pieces) in enumerate(_batches(rows, batches, collate, config)):
                 rate = lr_at(epoch * per_epoch + step, steps, config.lr, config.schedule, epochs)
                 for group in optimiser.param_groups:
@@ -153,7 +154,7 @@ def fit(
                 total += share
                 scaler.unscale_(optimiser)
                 if config.clip:
-                    nn.utils.clip_grad_norm_(parameters, config.clip)
+                    clipped += nn.utils.clip_grad_norm_(parameters, config.clip) > config.clip
                 scaler.step(optimiser)
                 scaler.update()
                 meter.step(share, size, epoch + 1)
@@ -167,6 +168,7 @@ def fit(
                 )
             _average(buffers)
             past.losses.append(mean)
+            past.clipped += float(clipped)
             if validation is not None:
                 meter.score = past.scored(validation.score(), [*parameters, *buffers])
             past.seconds = meter.seconds
@@ -176,6 +178,8 @@ def fit(
         seconds = meter.seconds
     taken = min(steps, len(past.losses) * per_epoch)
     figures = {"loss": past.losses[-1] if past.losses else math.nan, "steps": float(taken)}
+    if config.clip:
+        figures["clipped"] = past.clipped / max(1, taken)
     if past.best:
         with torch.no_grad():
             for p, value in zip((*parameters, *buffers), past.weights, strict=True):
@@ -186,13 +190,14 @@ def fit(
 
 @dataclass
 class _Past:
-    """The epochs so far: mean loss and validation score of each, seconds in all, and the weights of the best
-    one, which is counted from 1."""
+    """The epochs so far: mean loss and validation score of each, seconds and clipped steps in all, and the
+    weights of the best one, which is counted from 1."""
 
     losses: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     seconds: float = 0.0
     weights: list[Tensor] = field(default_factory=list)
+    clipped: float = 0.0
 
     @property
     def best(self) -> int:
@@ -206,7 +211,7 @@ class _Past:
         return score
 
     def stopped(self, patience: int) -> bool:
-        """Whether so many epochs have gone by without a better score."""
+        """Whether `patience` epochs have passed without a better score."""
         return 0 < patience <= len(self.scores) - self.best
 
 
@@ -252,7 +257,7 @@ def _accumulate(
 
 
 def steps_of(config: FitConfig, rows: int) -> int:
-    """How many gradient steps so many rows get."""
+    """Number of gradient steps for a number of rows."""
     per_epoch = _per_epoch(config, rows)
     return (config.steps or config.epochs * per_epoch) if per_epoch else 0
 
@@ -300,6 +305,7 @@ def _checkpoint(
         "losses": past.losses,
         "scores": past.scores,
         "seconds": past.seconds,
+        "clipped": past.clipped,
         "best": past.weights,
         "parameters": [p.detach() for p in parameters],
         "buffers": list(buffers),
@@ -330,4 +336,5 @@ def _resume(
     whole = optimiser.state_dict()
     optimiser.load_state_dict(whole | {"state": {int(i): entry for i, entry in kept["optimiser"].items()}})
     scaler.load_state_dict(kept["scaler"])
-    return _Past(list(kept["losses"]), list(kept["scores"]), kept["seconds"], list(kept["best"]))
+    best, clipped = list(kept["best"]), kept.get("clipped", 0.0)
+    return _Past(list(kept["losses"]), list(kept["scores"]), kept["seconds"], best, clipped)

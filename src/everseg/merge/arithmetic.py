@@ -22,7 +22,9 @@ def task_arithmetic(
 ) -> dict[str, Tensor]:
     """tau* = lambda sum_k w_k tau_k.
 
-    scale: lambda. weights: w_k, 1 if not given. normalise: divide by sum w_k; then lambda = 1 is the mean.
+    scale: lambda.
+    weights: w_k, 1 if not given.
+    normalise: divide by sum w_k; then lambda = 1 is the mean.
 
     Needs no data. Sequential with constant memory, order-free. On weights or deltas alike; of low-rank
     factors it has cross terms that no model had: add products.

@@ -16,9 +16,10 @@ from everseg.merge.tensors import Tensors, alike, copied
 def became_share(delta: Tensors, old: Tensors, new: Tensors) -> float:
     """lambda* = delta^T F_new delta / delta^T (L_old + F_new) delta, in 0..1.
 
-    delta: freely trained minus protected. old: L, the sum of the past domains' diagonal Fisher information;
-    new: F of the new domain. Minimises  lambda^2 delta^T L delta / 2 + (1 - lambda)^2 delta^T F delta / 2,
-    the Laplace approximation of both losses. 1 / 2 where neither knows anything of delta.
+    delta: freely trained minus protected.
+    old: L, the sum of the past domains' diagonal Fisher information.
+    new: F of the new domain. Minimises lambda^2 delta^T L delta / 2 + (1 - lambda)^2 delta^T F delta / 2, the
+        Laplace approximation of both losses. 1 / 2 where neither knows anything of delta.
     """
     names = alike([delta, old, new])
     squares = {n: delta[n].double().square() for n in names}
@@ -37,8 +38,9 @@ def became(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """theta* = theta^GP + lambda* (theta^ - theta^GP), and the lambda* of each tensor.
 
-    protected: trained by gradient projection (or merged by RegMean: then this is a safeguard on top). free:
-    trained on from there without constraint. per: one lambda for the model, or one for each tensor.
+    protected: trained by gradient projection (or merged by RegMean: then this is a safeguard on top).
+    free: trained on from there without constraint.
+    per: one lambda for the model, or one for each tensor.
 
     Data: the new domain's, for its Fisher information (`fisher.diagonal_fisher`). Sequential, two models of
     memory and the sum of the Fishers; order-dependent. On weights.

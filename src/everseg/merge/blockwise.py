@@ -17,8 +17,12 @@ from everseg.merge.ties import ties
 
 @dataclass(frozen=True)
 class Search:
-    """tensors: the best model found. choice: the candidate of each block. score: of it. evaluations: scores
-    taken. start: the score of the best candidate as a whole."""
+    """tensors: the best model found.
+    choice: the candidate of each block.
+    score: of it.
+    evaluations: scores taken.
+    start: the score of the best candidate as a whole.
+    """
 
     tensors: dict[str, Tensor]
     choice: dict[str, int]
@@ -36,9 +40,10 @@ def blockwise(
     """Take each block from the candidate that scores best with the others fixed, until no change helps.
 
     candidates: the domains' models and merges of them, all of one kind; a candidate of zeros (of deltas)
-    offers to skip a block. block_of: a tensor's block. score: of a whole model on validation data, larger is
-    better; called `budget` times at most, at least once for each candidate. Never worse than the best
-    candidate as a whole.
+        offers to skip a block.
+    block_of: a tensor's block.
+    score: of a whole model on validation data, larger is better; called `budget` times at most, at least once
+        for each candidate. Never worse than the best candidate as a whole.
 
     Data: labelled, of all domains, at the merge. Not sequential. Order-free but for equal scores, of which
     the first stays.

@@ -28,7 +28,7 @@ class GramCollector:
 
     Where a layer's parameters are used without calling the layer, as `AugModule` does, nothing fires: hand
     the inputs to `see`. The hooks go when the block is left, however it is left; a collector may be entered
-    again and goes on adding.
+    again and continues adding.
 
     Raises:
         UserError: a module is not an nn.Linear.

@@ -26,7 +26,7 @@ def soft_mask(
 ) -> dict[str, Tensor]:
     """m = sigmoid((logit(u) + x) / T) over its mean, for each tensor; u ~ U(0, 1).
 
-    Without a generator u = 1/2. Logits of zero are no mask: m = 1 on average, and exactly without noise.
+    Without a generator u = 1/2. Logits of zero are not a mask: m = 1 on average, and exactly without noise.
     """
     out = {}
     for name, x in logits.items():
@@ -90,8 +90,8 @@ def adamerging(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """theta_0 + sum_k lambda_k tau_k with learned lambda; returns it and the lambdas (K,) of each tensor.
 
-    per: "tensor" for a lambda_k of each tensor (layer-wise AdaMerging), "model" for one. clamp: to [0, 1], as
-    in the original; fusion_bench leaves them free.
+    per: "tensor" for a lambda_k of each tensor (layer-wise AdaMerging), "model" for one.
+    clamp: to [0, 1], as in the original; fusion_bench leaves them free.
 
     Data: unlabelled inputs of every domain, at the merge. Not sequential; order-free. On deltas.
     Source: Yang et al., ICLR 2024: lambda 0.3 at the start, Adam 1e-3, 500 steps (1000 elsewhere) of 16

@@ -26,8 +26,9 @@ def dropped(
 ) -> dict[str, Tensor]:
     """m tau / (1 - p), with m zero where an entry was dropped.
 
-    drop: p. rescale: "density" by 1 / (1 - p), so that the mean stays; "l1" so that each tensor's sum of
-    magnitudes stays. `generator` is on the CPU, whatever the device.
+    drop: p.
+    rescale: "density" by 1 / (1 - p), so that the mean stays; "l1" so that each tensor's sum of magnitudes
+        stays. `generator` is on the CPU, whatever the device.
 
     Raises:
         UserError: p is not in [0, 1).

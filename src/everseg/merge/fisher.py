@@ -26,8 +26,8 @@ def diagonal_fisher(parameters: Tensors, losses: Iterable[Tensor]) -> dict[str, 
     """F = mean over samples of the squared gradient: the empirical diagonal Fisher information, float64.
 
     losses: one scalar for each sample, with its graph, computed from `parameters`. One sample each, because
-    the gradient of a batch's mean loss, squared, is the square of a mean and not the mean of squares. The
-    loss should be a negative log-likelihood; F of others depends on their scale.
+        the gradient of a batch's mean loss, squared, is the square of a mean and not the mean of squares. The
+        loss should be a negative log-likelihood; F of others depends on their scale.
 
     Source: Matena and Raffel, NeurIPS 2022, with the true label instead of a sampled one.
     """
@@ -45,8 +45,9 @@ def diagonal_fisher(parameters: Tensors, losses: Iterable[Tensor]) -> dict[str, 
 class FisherSums:
     """sum_k w_k F_k and sum_k w_k F_k theta_k, in float64: constant size, any order, and removable.
 
-    floor: least value of an F, below which division is noise. normalise: divide each floored F_k by the
-    norm of F_k, so that models whose losses differ in scale count alike.
+    floor: least value of an F, below which division is noise.
+    normalise: divide each floored F_k by the norm of F_k, so that models whose losses differ in scale count
+        alike.
     """
 
     def __init__(self, floor: float = 1e-6, normalise: bool = False) -> None:
@@ -100,8 +101,9 @@ def fisher_merge(
 ) -> dict[str, Tensor]:
     """theta* = sum c_k F_k theta_k / sum c_k F_k, with F the diagonal of the Fisher information.
 
-    weights: c_k, 1 if not given. floor_first_only: floor only the first ("target") model, as the published
-    code does; others' zeros then leave a parameter to those who know it.
+    weights: c_k, 1 if not given.
+    floor_first_only: floor only the first ("target") model, as the published code does; others' zeros then
+        leave a parameter to those who know it.
 
     Data: each model's own, while it is trained (256 samples and more); none at the merge. Sequential with
     constant memory (`FisherSums`), order-free. On weights or deltas.

@@ -1,4 +1,4 @@
-"""KnOTS: bring the deltas of low-rank adapters into one basis before merging them.
+"""KnOTS: express the deltas of low-rank adapters in one basis before merging them.
 
 Shape suffixes: O width of a layer's output, D of its input, R rank of the deltas side by side.
 """
@@ -34,7 +34,7 @@ def align(
     """U and the blocks S V_k of [tau_1 .. tau_K] = U S [V_1 .. V_K], for each matrix, in float64.
 
     Returns the bases U (O, R) by name, and for each model its blocks (R, D); U @ block is the delta again.
-    Tensors that are no matrices have no basis and are passed on as they are. Singular values up to `cutoff`
+    Tensors that are not matrices have no basis and are passed on as they are. Singular values up to `cutoff`
     are dropped.
     """
     bases: dict[str, Tensor] = {}

@@ -24,7 +24,8 @@ def layerwise(
     """theta*_l = w(l) theta_anchor + (1 - w(l)) mean of the others, for each layer l.
 
     layer_of: a tensor's layer, counted from 0 at the input; None for one that is the anchor's alone, such as
-    a head. anchor: index of the model whose task matters, the latest by default.
+        a head.
+    anchor: index of the model whose task matters, the latest by default.
 
     Needs no data. Order-free but for the choice of the anchor; sequential while that stays. On any tensors.
     Source: "Layer-wise model merging for unsupervised domain adaptation in segmentation tasks" (arXiv

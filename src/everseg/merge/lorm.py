@@ -29,8 +29,10 @@ def merge_up(
 ) -> Tensor:
     """B* = (sum B_k A G_k) A^T (A (sum G_k) A^T)^-1: the up-projections (O, r) of models that share A (r, D).
 
-    That is RegMean with the moments of A x, (r, r): 400 bytes in float32 instead of 2.25 MiB at r = 10 and
-    D = 768. moments: G_k, (D, D), of the inputs of A.
+    That is RegMean with the moments of A x, (r, r): 400 bytes in float32 instead of 2.25 MiB at r = 10 and D
+    = 768.
+
+    moments: G_k, (D, D), of the inputs of A.
     """
     small = [down.double() @ shrink_offdiagonal(g.double(), offdiag) @ down.double().T for g in moments]
     return _merged(ups, small, ridge)
@@ -94,7 +96,8 @@ def lorm(
 ) -> dict[str, Factors]:
     """`alternate` for each layer of adapters; biases by the mean of the products', none before B.
 
-    models: a layer's factors by its name. moments: of the inputs of A, by the same names.
+    models: a layer's factors by its name.
+    moments: of the inputs of A, by the same names.
 
     In LoRM's own protocol the alternation is between rounds of training: the models train B with A frozen and
     common, `merge_up` joins them, they train A with B frozen, `merge_down` joins those. Then each step is

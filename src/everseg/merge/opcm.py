@@ -35,8 +35,8 @@ def cleaned(delta: Tensor, merged: Tensor, alpha: float = 0.5, reference: bool =
     """tau without what lies along T: U P V^T with P = U^T tau V, P_ii = 0 and P[:q, :q] = 0.
 
     delta, merged: tau and T, (O, D); T = U diag(s) V^T. <result, T>_F = 0. Only the first m columns of V are
-    needed, because the rest of P stays as it is. The diagonal goes only where s is not zero: the singular
-    vectors of a low-rank T's null space are an accident of the decomposition.
+        needed, because the rest of P stays as it is. The diagonal goes only where s is not zero: the singular
+        vectors of a low-rank T's null space are an accident of the decomposition.
     """
     t_OD = delta.double()
     u_Om, s_m, v_mD = torch.linalg.svd(merged.double(), full_matrices=False)
@@ -52,8 +52,10 @@ def cleaned(delta: Tensor, merged: Tensor, alpha: float = 0.5, reference: bool =
 def opcm(deltas: Sequence[Tensors], alpha: float = 0.5, *, reference: bool = False) -> dict[str, Tensor]:
     """Fold deltas in the order given: T <- (lambda_prev T + tau~) / lambda, with tau~ as in `cleaned`.
 
-    lambda is such that |T| is the mean of the norms seen. alpha: share of T's singular values whose
-    directions the new model may not touch. reference: take alpha = 1 as the published code does, see `split`.
+    lambda is such that |T| is the mean of the norms seen.
+
+    alpha: share of T's singular values whose directions the new model may not touch.
+    reference: take alpha = 1 as the published code does, see `split`.
 
     Needs no data. Sequential, constant memory; order-dependent. On weights' deltas or low-rank products (then
     cut back with `truncate`), one thin SVD for each matrix and model; other tensors are added without

@@ -16,10 +16,10 @@ def osrm(second: Tensor, rank: int, own: Tensor | None = None, trade: float = 0.
     """A (r, D) with orthonormal rows that minimises tr(A S A^T): the eigenvectors of the r smallest values.
 
     second: S (D, D), the second moment of the inputs of the domains before, such as RegMean's sum. B starts
-    at zero; then train as ever, and merge by any rule.
-    own, trade: the new domain's second moment G and how much it counts: minimises
-    tr(A (S / tr S - trade G / tr G) A^T), because where nobody has energy the new domain has none either, and
-    cannot learn. Types of `second`; each row's largest entry is positive.
+        at zero; then train as ever, and merge by any rule.
+    own, trade: the new domain's second moment G and how much it counts: minimises tr(A (S / tr S - trade G /
+        tr G) A^T), because where nobody has energy the new domain has none either, and cannot learn. Types of
+        `second`; each row's largest entry is positive.
 
     Data: none, but statistics before training, of past domains only in a stream. Sequential; order-dependent.
     Source: Zhang and Zhou, "Unraveling LoRA interference: orthogonal subspaces for robust model merging",

@@ -33,9 +33,10 @@ def pcb(
         s_k = exp(K n_k^2) * inter_k
         w_k = minmax(max(s_k, quantile of s_k at 1 - ratio))
 
-    agreement: inter_k is tanh(tau_k sum_j tau_j) ("sum"), tanh(tau_k sum_j m_j) ("normalised_sum") or
-    sum_j tanh(m_k m_j) ("pairs"), with m = sign(tau) n. scale: lambda, one or one for each model.
-    A model whose entries are all of one size has n = 0, and w = 0 if all its scores are equal.
+    agreement: inter_k is tanh(tau_k sum_j tau_j) ("sum"), tanh(tau_k sum_j m_j) ("normalised_sum") or sum_j
+        tanh(m_k m_j) ("pairs"), with m = sign(tau) n.
+    scale: lambda, one or one for each model. A model whose entries are all of one size has n = 0, and w = 0
+        if all its scores are equal.
 
     Needs no data (a search for lambda_k in 0.8..1.3 would), but all deltas at once: not sequential.
     Order-free. On weights' deltas or products; the scale is global, so layers of large norm win.

@@ -34,7 +34,7 @@ class RegMeanConfig(Checked):
     centre: bool = True
     """Solve for the difference from the mean."""
     affine: bool = False
-    """Merge a layer's bias together with its weight; wants affine statistics."""
+    """Merge a layer's bias together with its weight; needs affine statistics."""
     arithmetic: Literal["fp64", "fp32_inverse"] = "fp64"
     """"fp64", or a plain inverse in float32 without a ridge. [fp32_inverse: RegCL's published code]"""
 

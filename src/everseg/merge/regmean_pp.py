@@ -32,11 +32,12 @@ def regmean_pp(
 ) -> tuple[dict[str, Tensor], dict[str, LayerReport]]:
     """Merge a chain of layers: x -> layers[0](x) -> layers[1](.) -> ...
 
-    models: for each task its tensors, named as in a ModuleList ("0.attn.weight"). inputs: for each task
-    calibration samples as layer 0 gets them, a batch (n, ...); in the adapted tail of a segmenter, the cached
-    features. A layer's Linears are solved, with Grams of task k's own layer on the output of the merged
-    layers before it; its other tensors are averaged. config: how inputs are measured; ridge, offdiag, affine:
-    as in `RegMeanConfig`.
+    models: for each task its tensors, named as in a ModuleList ("0.attn.weight").
+    inputs: for each task calibration samples as layer 0 gets them, a batch (n, ...); in the adapted tail of a
+        segmenter, the cached features. A layer's Linears are solved, with Grams of task k's own layer on the
+        output of the merged layers before it; its other tensors are averaged.
+    config: how inputs are measured.
+    ridge, offdiag, affine: as in `RegMeanConfig`.
 
     The layers are called with each task's tensors in place of their own, which stay as they are.
 

@@ -36,7 +36,7 @@ class RegMeanSums:
 
     `add` a domain's adapter with the second moments of its layers' inputs, `solve` for the merged adapter at
     any time, `subtract` a domain to forget it. The same as merging all of them jointly, to rounding, in any
-    order. A tensor that is no weight of a measured layer is averaged.
+    order. A tensor that is not a weight of a measured layer is averaged.
 
     moments: for each layer, under the module's name ("down" for "down.weight", (O, D)), its G: (D, D), or
     (D + 1, D + 1) if affine. They count as they are: `Gram.mean()` gives every domain the same weight (RegCL,
@@ -123,7 +123,7 @@ class RegMeanSums:
             plain, wanted = weight.shape[1], weight.shape[1] + self._is_affine(layer, weights)
             if moment.shape not in ((wanted, wanted), (plain + 1, plain + 1)):
                 raise UserError(
-                    f"statistics of {layer!r} are {tuple(moment.shape)}, and its weight wants "
+                    f"statistics of {layer!r} are {tuple(moment.shape)}, and its weight needs "
                     f"({wanted}, {wanted}); measure it with affine={self.affine}"
                 )
             g_DD = moment.detach().double().cpu()[:wanted, :wanted]

@@ -1,7 +1,7 @@
 """What a rule of merging is: an object that owns its options, its needs, its fold and how it forgets.
 
 Summed     adds up float64 sums, from which a domain can be subtracted again
-Stepped    folds one domain after another into what is merged so far; forgets by folding the others anew
+Stepped    folds one domain after another into what is merged so far; forgets by folding the others again
 Joint      merges all domains at once, which are kept; forgets by dropping one
 """
 
@@ -175,7 +175,7 @@ class Stepped(Rule):
 
 
 class Joint(Rule):
-    """A rule that wants all domains at each merge, so that what is kept grows with them."""
+    """A rule that needs all domains at each merge, so that what is kept grows with them."""
 
     forgets = "drop"
 

@@ -24,10 +24,13 @@ EXHAUSTED = 1e-10
 
 @dataclass(frozen=True)
 class Solution:
-    """weight: (O, D) float64. path: how it was found. ridge: the eps that was used in the end, larger than
-    the one asked for where Cholesky broke down. rank: directions of the input that were solved for, of those
-    that were not always zero. condition: of the matrix that was solved with, ridge included; an estimate from
-    below where it is wide, mostly within a tenth."""
+    """weight: (O, D) float64.
+    path: how it was found.
+    ridge: the eps that was used in the end, larger than the one asked for where Cholesky broke down.
+    rank: directions of the input that were solved for, of those that were not always zero.
+    condition: of the matrix that was solved with, ridge included; an estimate from below where it is wide,
+        mostly within a tenth.
+    """
 
     weight: Tensor
     path: Literal["cholesky", "eigen"]
@@ -42,8 +45,11 @@ def solve(
 ) -> Solution:
     """The W that minimises tr(W S W^T) - 2 tr(W R^T) + eps t |W - M|^2, with t = tr(S) / D.
 
-    second: S (D, D), symmetric and, to rounding, positive. cross: R (O, D). toward: M (O, D), which a ridge
-    shrinks to and which fills the directions that S knows nothing of; zero if not given. ridge: eps.
+    second: S (D, D), symmetric and, to rounding, positive.
+    cross: R (O, D).
+    toward: M (O, D), which a ridge shrinks to and which fills the directions that S knows nothing of; zero if
+        not given.
+    ridge: eps.
     centre: solve for W - M, which loses 10 to 100 times less to rounding in float32, and never more.
 
     In float64 by Cholesky. It counts as broken where a pivot is no more than rounding of its own diagonal

@@ -33,14 +33,15 @@ def ties(
 ) -> dict[str, Tensor]:
     """lambda times the mean, entry by entry, of the trimmed deltas that have the elected sign.
 
-    keep: share of entries each delta keeps, the largest; equal ones from the front. scale: lambda.
+    keep: share of entries each delta keeps, the largest; equal ones from the front.
+    scale: lambda.
     weights: w_k on the agreeing entries, whose mean divides by the sum of their weights; `elect_weighted`
-    puts them on the votes too.
-    combine: "sum" adds the agreeing entries up. scope: trim and take the majority over all numbers of a
-    model, or tensor by tensor.
+        puts them on the votes too.
+    combine: "sum" adds the agreeing entries up.
+    scope: trim and take the majority over all numbers of a model, or tensor by tensor.
     zero_sum: the sign where the trimmed deltas cancel: that of most elected entries, or plus.
     one_too_many: keep entries of at least the (P - k)-th magnitude, as the published code does: one more than
-    k, and everything where more than P - k entries are zero.
+        k, and everything where more than P - k entries are zero.
 
     Needs no data but all deltas at once (not sequential). Order-free.
     Source: Yadav et al., NeurIPS 2023; keep 0.2, lambda 1 without validation data. Elsewhere:

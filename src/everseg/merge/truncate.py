@@ -68,13 +68,14 @@ def grouped(tensors: Tensors) -> dict[str, Factors]:
 def truncate(delta: Tensor, rank: int, second: Tensor | None = None, *, scale: float = 1.0) -> Factors:
     """The rank-r delta that is nearest in what it does to inputs: min E |(Delta - B A) x|^2.
 
-    delta: (O, D). second: S (D, D), the inputs' second moment; without it the Frobenius norm, which is plain
-    SVD. With S = L L^T: the r leading singular triples of Delta L, and L^-1 behind them. The error in the
-    S-norm, tr(E S E^T), is the sum of squares of the singular values left out, and no rank-r matrix has less.
-    L is the symmetric square root, with eigenvalues of at least 1e-12 of the largest: so a delta of rank r
-    comes back whole, even along inputs that never occurred.
+    delta: (O, D).
+    second: S (D, D), the inputs' second moment; without it the Frobenius norm, which is plain SVD. With S = L
+        L^T: the r leading singular triples of Delta L, and L^-1 behind them. The error in the S-norm, tr(E S
+        E^T), is the sum of squares of the singular values left out, and no rank-r matrix has less. L is the
+        symmetric square root, with eigenvalues of at least 1e-12 of the largest: so a delta of rank r comes
+        back whole, even along inputs that never occurred.
     scale: what the adapter that gets the factors multiplies them with (alpha / r), so that it is not applied
-    twice: B A = Delta / scale.
+        twice: B A = Delta / scale.
 
     The singular values are split evenly between B and A. Float64 inside; types of `delta`.
 
@@ -114,10 +115,12 @@ def merge_products(
 ) -> tuple[dict[str, Factors], dict[str, LayerReport]]:
     """RegMean of the products B_k A_k instead of the factors, cut back to a rank.
 
-    models: a layer's factors by its name. moments: of the inputs of A, by the same names. rank: of the
-    result, as the first model's if not given. config, weights: as in `regmean`, in float64. metric: cut by
-    what the inputs see, or by plain SVD. The down-projections of the result have no bias (zeros, where the
-    models' have one): it is part of the product's.
+    models: a layer's factors by its name.
+    moments: of the inputs of A, by the same names.
+    rank: of the result, as the first model's if not given.
+    config, weights: as in `regmean`, in float64.
+    metric: cut by what the inputs see, or by plain SVD. The down-projections of the result have no bias
+        (zeros, where the models' have one): it is part of the product's.
 
     For adapters that were trained without a common start, whose factors share no coordinates: 1.15 times the
     objective of the full-rank optimum where factors one by one come to 1.5 to 1.8. Sums take (O, D) for each

@@ -1,4 +1,4 @@
-"""Models that lie neither in a file nor in a folder: hub ids, decided within seconds."""
+"""Models that are neither a file nor a folder: hub ids, decided within seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def only_cached(what: str, name: str) -> bool:
     what: what the name is of, for messages.
 
     Raises:
-        UserError: the name is no hub id, and no path that exists; or the hub has no such model.
+        UserError: the name is not a hub id, and no path that exists; or the hub has no such model.
     """
     wanted = f"{what} {name!r} was found neither as a folder nor on the hub"
     if not OWNED.fullmatch(name) or Path(name).parent.is_dir():

@@ -32,7 +32,7 @@ def read_tensors(path: Path, known: str) -> dict[str, Tensor]:
     known: what the reader could use, for messages.
 
     Raises:
-        UserError: the file is damaged, is something else, or wants more than tensors.
+        UserError: the file is damaged, is something else, or needs more than tensors.
     """
     content = _content(path, known)
     for key in ("model", "state_dict", "model_state_dict"):
@@ -43,7 +43,7 @@ def read_tensors(path: Path, known: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor of a file, and where it lies there.
+    """A tensor of a file, and its place there.
 
     under: the keys that lead to the mapping that holds it; empty at the top of the file.
     name: its key in that mapping.
@@ -92,7 +92,7 @@ def _content(path: Path, known: str) -> Any:
 
 
 def _held(content: Any, path: Path, known: str, deepest: int = DEEPEST) -> list[Held]:
-    """The tensors in a mapping, and in those within it that lie at most so deep.
+    """The tensors in a mapping, and in nested ones, up to a depth.
 
     Raises:
         UserError: there is none.

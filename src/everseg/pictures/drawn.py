@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Form = Literal["masks", "labels", "coco"]
-"""A PNG mask per object, one label map per image, or COCO results; a run of classes has class maps for both
-of the first two."""
+"""A PNG mask per object, one label map per image, or run lengths as in COCO; a run of classes has class maps
+for both of the first two."""
+
+PNG, GEOTIFF = ".png", ".tif"
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Wanted:
     stem: of the files' names.
     overlay: whether the prediction is also drawn over the image.
     classes: names of the channels, for runs that have any.
-    names: what a prompt file calls each object; empty where nobody names them.
+    names: what a prompt file calls each object; empty if they have no names.
     categories: COCO category of each object.
+    suffix: of the masks' files, `PNG` or `GEOTIFF`; overlays are PNG.
     """
 
     stem: str
@@ -32,14 +35,15 @@ class Wanted:
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     categories: tuple[int, ...] = ()
+    suffix: str = PNG
 
 
 @dataclass(frozen=True)
 class Drawn:
     """Pictures and figures of one prediction.
 
-    pictures: by file name, each drawn when it is called for, which may be in another thread; all are written
-        as PNG.
+    pictures: by file name, each drawn when it is called for, which may be in another thread; the name says in
+        which format it is written.
     record: what the JSON file says, without the image's path.
     """
 
@@ -51,7 +55,9 @@ class Drawn:
 class Region:
     """The pixels of one object, cut to their bounding box.
 
-    pixels: (h, w) bool. x, y: where its upper left corner lies in the image. size: (H, W) of the image.
+    pixels: (h, w) bool.
+    x, y: its upper left corner in the image.
+    size: (H, W) of the image.
     """
 
     pixels: NDArray[np.bool_]
@@ -61,7 +67,7 @@ class Region:
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_], x: int, y: int, size: tuple[int, int]) -> Region:
-        """From the pixels of a part of the image whose upper left corner lies at x, y."""
+        """From the pixels of a part of the image whose upper left corner is at x, y."""
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             return cls(np.zeros((0, 0), bool), x, y, size)

@@ -11,6 +11,8 @@ from everseg.files import atomic_path
 
 SOFTWARE = "everseg"
 """What the pictures that we write say of who wrote them."""
+_SOFTWARE = 305
+"""The tag of a TIFF that says it."""
 
 
 def jpeg(picture: Image.Image) -> bytes:
@@ -34,11 +36,14 @@ def png(picture: Image.Image, level: int = 6) -> bytes:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is a PNG that `png` made."""
+    """Whether a file is a PNG that `png` made, or a TIFF that says the same."""
     try:
+        if path.suffix == ".tif":
+            with Image.open(path) as picture:
+                return picture.format == "TIFF" and picture.tag_v2.get(_SOFTWARE) == SOFTWARE  # type: ignore[attr-defined]
         with path.open("rb") as file:
             return b"tEXtSoftware\0" + SOFTWARE.encode() in file.read(4096)
-    except OSError:
+    except Exception:  # Pillow raises errors of many types on files that are not images.
         return False
 
 

@@ -1,6 +1,6 @@
 """The colours of everything that is drawn: masks, truths, clicks, lines and classes.
 
-Colour-blind readers can tell them apart, too. Nobody can tell 150 classes apart by colour: so names stand
+They are distinct for colour-blind readers as well. Nobody can distinguish 150 classes by colour: names stand
 beside the colours wherever they are used, and the first few, which most streams need, are furthest apart.
 """
 

@@ -40,8 +40,10 @@ def tile(
 ) -> Image.Image:
     """The image, at most `longest` pixels on a side, a mask tinted, the truth outlined, clicks marked.
 
-    image: (3, H, W) uint8. mask, truth: (H, W) bool. points: (P, 2) x, y in its pixels; labels: (P,), as in
-    `draw_click`.
+    image: (3, H, W) uint8.
+    mask, truth: (H, W) bool.
+    points: (P, 2) x, y in its pixels.
+    labels: (P,), as in `draw_click`.
     """
     picture = picture_of(image)
     size, scale = fitted(*picture.size, longest)

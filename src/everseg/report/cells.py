@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from everseg.pictures.encode import jpeg
-from everseg.report.figures import colour, label, plot_curves, svg
+from everseg.report.figures import colour, plot_curves, svg
 from everseg.results import Interval, ResultMatrix, Results, Summary, bytes_text, stored_bytes
-from everseg.results.metrics import METRICS
+from everseg.results.labels import METRICS, label
 
 DASH = "–"  # noqa: RUF001 - an en dash is what stands for "not measured"
 
@@ -26,7 +26,8 @@ def number(value: float, digits: int = 3) -> str:
 class Cell:
     """A cell of a table.
 
-    kind: its class in the style sheet. ground, ink: CSS colours, "" for the page's own.
+    kind: its class in the style sheet.
+    ground, ink: CSS colours, "" for the page's own.
     """
 
     shown: str
@@ -44,8 +45,11 @@ def heat_cell(
     stage: int,
     below: bool = False,
 ) -> Cell:
-    """A score after some stage, in its colour between the two ends. learned: the stage that taught it. below:
-    it is worse than the untouched base's, and says so."""
+    """A score after some stage, in its colour between the two ends.
+
+    learned: the stage that taught it.
+    below: it is worse than the untouched base's, and says so.
+    """
     if math.isnan(value):
         return Cell(DASH, "none")
     kind = "learned" if stage == learned else "unseen" if stage < learned else "seen"
@@ -64,7 +68,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Card:
-    """A key number and what it means. ends: of its confidence interval, or ""."""
+    """A key number and what it means.
+
+    ends: of its confidence interval, or "".
+    """
 
     name: str
     extra: str
@@ -95,7 +102,11 @@ def known(cards: Iterable[Card | None]) -> list[Card]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture inside the page. source: a data URI. score: of what it shows, or ""."""
+    """A picture inside the page.
+
+    source: a data URI.
+    score: of what it shows, or "".
+    """
 
     source: str
     title: str
@@ -109,7 +120,11 @@ def picture(drawn: Image.Image, title: str, score: str = "") -> Picture:
 
 @dataclass(frozen=True)
 class Swatch:
-    """An entry of a legend. colour: of CSS. extra: what is said beside its name."""
+    """An entry of a legend.
+
+    colour: of CSS.
+    extra: what is said beside its name.
+    """
 
     colour: str
     name: str
@@ -131,7 +146,10 @@ class Chart:
 
 
 def curves(results: Results, metric: str, name: str) -> Chart:
-    """Each column's score after each stage. name: keeps several charts of one page apart."""
+    """Each column's score after each stage.
+
+    name: keeps several charts of one page apart.
+    """
     return Chart(svg(plot_curves(results, metric), name), curves_in_words(results.matrix(metric)))
 
 

@@ -101,8 +101,8 @@ def map_examples(
     """Up to `count` test images for each learned step, predicted: images that have a class of that step,
     spread evenly over the list of them, none twice.
 
-    stages: those that were learned, in order; the last one's test images and labels are shown. size: as in
-    `ClassScoreConfig`, so that what is shown is what is scored.
+    stages: those that were learned, in order; the last one's test images and labels are shown.
+    size: as in `ClassScoreConfig`, so that what is shown is what is scored.
     """
     if not stages:
         return []

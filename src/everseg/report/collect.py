@@ -9,13 +9,16 @@ from everseg.config import plain as plain_values
 from everseg.data import Stream
 from everseg.report.choice import map_examples, mask_examples
 from everseg.report.data import MapExample, MaskExample, ReportData, TrainingCurve
+from everseg.results.flips import GOOD
+from everseg.runs.alone import with_alone
 from everseg.runs.run import Run
 
 
-def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
+def collect(run: Run, stream: Stream | None, count: int = 3, good: float = GOOD) -> ReportData:
     """A run's report: its scores, losses and costs, and `count` test images per domain or step.
 
     stream: the run's, or None where its data are not available; then no images are shown.
+    good: IoU from which an image counts as good.
     """
     panels = run.problem.panels
     shown = {
@@ -33,10 +36,12 @@ def collect(run: Run, stream: Stream | None, count: int = 3) -> ReportData:
         run.folder.name,
         plain_values(run.config),
         run.results,
-        run.summary(),
+        with_alone(run, ()),
         panels,
         **shown,
         trainings=trainings,
+        further=run.problem.further,
+        good=good,
     )
 
 

@@ -9,17 +9,20 @@ from typing import Any
 from torch import Tensor
 
 from everseg.results import Results, Summary
+from everseg.results.flips import GOOD
+from everseg.results.further import MEANINGS
 
 
 @dataclass(frozen=True, eq=False)
 class MaskExample:
     """One test image with its clicks and the masks that they give.
 
-    image: (3, H, W) uint8. truth, plain, adapted: (H, W) bool, the true mask, the untouched base's and the
-    run's.
-    points: (P, 2) x, y in pixels of the image. labels: (P,) 1 on the object, 0 off it, -10 padding.
-    route: the module that was chosen, "" where the method chooses none. iou_plain, iou_adapted: scores of the
-    two.
+    image: (3, H, W) uint8.
+    truth, plain, adapted: (H, W) bool, the true mask, the untouched base's and the run's.
+    points: (P, 2) x, y in pixels of the image.
+    labels: (P,) 1 on the object, 0 off it, -10 padding.
+    route: the module that was chosen, "" where the method chooses none.
+    iou_plain, iou_adapted: scores of the two.
     """
 
     domain: str
@@ -44,9 +47,10 @@ class MaskExample:
 class MapExample:
     """One test image of a run of classes and its class map.
 
-    step: the stage that it is listed under, which taught some of its classes. image: (3, H, W) uint8. truth:
-    (H, W) uint8, channels, 255 void. predicted: (H, W) channels. Channels are the results' columns, the
-    background first.
+    step: the stage that it is listed under, which taught some of its classes.
+    image: (3, H, W) uint8.
+    truth: (H, W) uint8, channels, 255 void.
+    predicted: (H, W) channels. Channels are the results' columns, the background first.
     """
 
     step: str
@@ -64,9 +68,11 @@ class MapExample:
 class TrainingCurve:
     """What one training of a stage was like.
 
-    name: of the stage, and of the training where a stage has several. epochs: those told of, from 1. losses:
-    mean of each. val: scores on the validation images after each; empty without any. best: the epoch that was
-    kept; 0 without validation images.
+    name: of the stage, and of the training where a stage has several.
+    epochs: those logged, from 1.
+    losses: mean of each.
+    val: scores on the validation images after each; empty without any.
+    best: the epoch that was kept; 0 without validation images.
     """
 
     name: str
@@ -81,8 +87,11 @@ class ReportData:
     """A run: its name, its resolved configuration, its scores and what it cost.
 
     panels: names of `everseg.report.panels.PANELS`, in the order of the page; one that has nothing to show is
-    left out. masks, maps: the test images for the panels of these names. trainings: in the order of the
-    stages.
+        left out.
+    masks, maps: the test images for the panels of these names.
+    trainings: in the order of the stages.
+    further: names of the further figures that such a run can have.
+    good: IoU from which an image counts as good.
     """
 
     name: str
@@ -93,3 +102,5 @@ class ReportData:
     masks: Sequence[MaskExample] = ()
     maps: Sequence[MapExample] = ()
     trainings: Sequence[TrainingCurve] = ()
+    further: tuple[str, ...] = tuple(MEANINGS)
+    good: float = GOOD

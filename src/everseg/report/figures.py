@@ -22,18 +22,13 @@ from numpy.typing import NDArray
 
 from everseg.pictures.palette import LINES
 from everseg.results import ResultMatrix, Results
-from everseg.results.metrics import METRICS
+from everseg.results.labels import label
 
 INK = "#101419"
 """The colour of lines and letters; in a page it becomes the page's own text colour."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":")
-
-
-def label(metric: str) -> str:
-    """What a metric is called in print."""
-    return METRICS[metric].label if metric in METRICS else metric
 
 
 def colour_range(values: Iterable[float]) -> tuple[float, float]:
@@ -194,7 +189,11 @@ def plot_trainings(values: Mapping[str, tuple[Sequence[int], Sequence[float], in
 def _name_ends(
     axes: Axes, ends: Sequence[tuple[float, str, str]], right: float, limits: tuple[float, float]
 ) -> None:
-    """Write the names of lines beside their ends. ends: (height, name, colour). right: where they lie."""
+    """Write the names of lines beside their ends.
+
+    ends: (height, name, colour).
+    right: where they lie.
+    """
     low, high = limits
     pad = 0.06 * (high - low)
     axes.set_ylim(low - pad, high + pad)

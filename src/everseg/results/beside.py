@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from everseg.results.labels import label
 from everseg.results.matrix import ResultMatrix, average, forward_transfer, unseen_average
 from everseg.results.store import Results
 
@@ -18,7 +19,8 @@ MARGIN = 0.0005
 class Beside:
     """A domain's last score and the untouched base's, NaN where not measured.
 
-    learned: whether a stage taught it. worse: whether it ends below the untouched base; above for errors.
+    learned: whether a stage taught it.
+    forgotten: whether it was taken out again.
     """
 
     domain: str
@@ -28,17 +30,25 @@ class Beside:
     learned: bool
     background: bool
     lower_is_better: bool
+    forgotten: bool
 
     @property
     def worse(self) -> bool:
-        return is_worse(self.score, self.base, self.lower_is_better)
+        """Whether it ends below the untouched base; above for errors. Forgotten domains are exempt."""
+        return not self.forgotten and is_worse(self.score, self.base, self.lower_is_better)
+
+    @property
+    def state(self) -> str:
+        """What it is where it is not a learned domain, in a word."""
+        states = {"background": self.background, "forgotten": self.forgotten, "unseen": not self.learned}
+        return next((state for state, there in states.items() if there), "")
 
     def sentence(self) -> str:
         """That it is worse, for people."""
         kind = "the background" if self.background else "learned" if self.learned else "never learned"
         side = "above" if self.lower_is_better else "below"
         return (
-            f"{self.domain} ({kind}) ends {side} the untouched base: {self.metric} {self.score:.3f}, "
+            f"{self.domain} ({kind}) ends {side} the untouched base: {label(self.metric)} {self.score:.3f}, "
             f"untouched base {self.base:.3f}"
         )
 
@@ -65,6 +75,7 @@ def beside_base(results: Results, metric: str) -> list[Beside]:
             bool(matrix.learned_at[j] <= last),
             bool(matrix.background[j]),
             matrix.lower_is_better,
+            bool(matrix.forgotten[j]),
         )
         for j, domain in enumerate(matrix.columns)
     ]

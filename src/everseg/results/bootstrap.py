@@ -39,7 +39,8 @@ class Difference:
     """First run minus second run, in AA, on the same images.
 
     p_value: two-sided, of the hypothesis that swapping the two runs on any image would change nothing.
-    domains: those compared. images: how many in all.
+    domains: those compared.
+    images: how many in all.
     """
 
     estimate: float
@@ -72,7 +73,7 @@ def intervals(
 ) -> dict[str, Interval]:
     """Percentile bootstrap intervals of averages of a result matrix.
 
-    Images are drawn with replacement within each domain, and an image brings its scores after every stage
+    Images are drawn with replacement within each domain, and an image keeps its scores after every stage
     along, so that differences between rows (forgetting) keep their pairing. The same seed gives the same
     interval.
     Source: Efron and Tibshirani 1993, chapter 13.
@@ -101,7 +102,7 @@ def _resampled(
     values = np.broadcast_to(matrix.values, (samples, *matrix.values.shape)).copy()
     baseline = np.broadcast_to(matrix.baseline, (samples, *matrix.baseline.shape)).copy()
     for j, scores in _by_image(results, metric).items():
-        # Seeded by the column's name: adding a domain to the stream moves nobody else's interval.
+        # Seeded by the column's name: adding a domain to the stream changes no other interval.
         rng = numpy_generator(seed, "bootstrap", results.columns[j])
         known = np.isfinite(scores)
         filled = np.where(known, scores, 0.0)

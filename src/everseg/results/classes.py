@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from everseg.results.matrix import ResultMatrix, average
-from everseg.results.store import Results
+from everseg.results.store import ImageScore, Results
 
 BACKGROUND = "background"
-"""The column of what is no class, as `ClassSteps.columns` names it."""
+"""The column of what is not a class, as `ClassSteps.columns` names it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class ClassMeans:
     """Mean IoU after a stage; NaN where there is nothing to average.
 
     old: classes of the first stage and the background (columns headed "0-15", and "1-15" in several papers).
-    new: classes of all later stages. all: every class seen and the background. harmonic: of old and new.
+    new: classes of all later stages.
+    all: every class seen and the background.
+    harmonic: of old and new.
     """
 
     old: float
@@ -38,7 +40,7 @@ def class_means(matrix: ResultMatrix, row: int = -1, old: Collection[str] | None
     """Old, new, all and their harmonic mean, scored after `row`.
 
     old: names of the columns that count as old, where that is not what the first stage taught: a learner of
-    all at once is held against those that learned in steps.
+        all at once is held against those that learned in steps.
 
     Source: MiB (Cermelli et al. 2020) for old, new and all; DKD for the harmonic mean. EIR's published
     evaluation counts the background among the old classes, as here.
@@ -72,21 +74,29 @@ def with_class_row(
     stage: str,
     taught: Sequence[str],
     scores: Mapping[str, Mapping[str, float]],
+    parts: Sequence[ImageScore] = (),
 ) -> Results:
     """Results with a row for a stage of classes.
 
-    taught: columns that the stage taught; those of the first stage begin with the background. scores:
-    {metric: {column: IoU}}, NaN for an absent class that no mean is to have: its column stays, and is no
-    task in the averages.
+    taught: columns that the stage taught; those of the first stage begin with the background.
+    scores: {metric: {column: IoU}}, NaN for an absent class that no mean is to have: its column stays, and is
+        no task in the averages.
+    parts: as in `Results`.
     """
     cells = _cells(scores)
     absent = [column for column in taught if column not in cells]
-    return results.with_stage(stage, cells=cells, learned=taught, background=absent)
+    grown = results.with_stage(stage, cells=cells, learned=taught, background=absent)
+    return replace(
+        grown, parts={**results.parts, len(results.stages): tuple(parts)} if parts else results.parts
+    )
 
 
-def retested_classes(results: Results, scores: Mapping[str, Mapping[str, float]]) -> Results:
+def retested_classes(
+    results: Results, scores: Mapping[str, Mapping[str, float]], parts: Sequence[ImageScore] = ()
+) -> Results:
     """Results whose last row is measured on other test images, and no other row: see `Results.retested`."""
-    return replace(results, cells={}).retested(cells=_cells(scores))
+    last = {len(results.stages) - 1: tuple(parts)} if parts else {}
+    return replace(results, cells={}, parts=last).retested(cells=_cells(scores))
 
 
 def _cells(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ Every average is NaN where a score that it needs was not measured, or where it h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ class ResultMatrix:
     learned_at: (K,) the stage that taught each column; T for a column that no stage has taught.
     lower_is_better: True for errors such as MAE.
     baseline: (K,) the untouched base's scores (zero-shot), NaN where not measured.
-    background: (K,) True for a domain that is no task in the averages (SAMCL's "COCO"). The row after it
-    still is a
-        row: it is taken as a_T when it comes last.
+    background: (K,) True for a domain that is not a task in the averages (SAMCL's "COCO"). The row after it
+        still is a row: it is taken as a_T when it comes last.
+    forgotten: (K,) True for a domain that was learned and taken out again: neither learned nor unseen.
     stages, columns: names of rows and columns.
     """
 
@@ -40,6 +40,7 @@ class ResultMatrix:
     lower_is_better: bool
     baseline: Floats
     background: NDArray[np.bool_]
+    forgotten: NDArray[np.bool_]
     stages: tuple[str, ...]
     columns: tuple[str, ...]
 
@@ -64,6 +65,7 @@ class ResultMatrix:
             lower_is_better=lower_is_better,
             baseline=zero_shot,
             background=np.asarray([False] * width if background is None else background, dtype=np.bool_),
+            forgotten=np.zeros(width, dtype=np.bool_),
             stages=tuple(str(i) for i in range(rows)),
             columns=tuple(str(j) for j in range(width)),
         )
@@ -116,10 +118,11 @@ def average(matrix: ResultMatrix, row: int = -1) -> float:
 
 
 def unseen_average(matrix: ResultMatrix, row: int = -1) -> float:
-    """Mean over the domains that no stage up to `row` has taught, background left out; ours."""
+    """Mean over the domains that no stage up to `row` has taught, without background and what was forgotten;
+    ours."""
     if not len(matrix.values):
         return math.nan
-    chosen = np.flatnonzero((matrix.learned_at > matrix.row(row)) & ~matrix.background)
+    chosen = np.flatnonzero((matrix.learned_at > matrix.row(row)) & ~matrix.background & ~matrix.forgotten)
     return _mean(matrix.values[matrix.row(row), chosen])
 
 
@@ -180,3 +183,53 @@ def forward_transfer(matrix: ResultMatrix, definition: str = "samcl") -> float:
     if definition == "gem":
         return _mean(matrix.sign * (before - matrix.baseline[tasks]))
     raise unknown("forward transfer definition", definition, ["samcl", "gem"])
+
+
+def plasticity(matrix: ResultMatrix, alone: Mapping[str, float]) -> float:
+    """P = (1/T) sum_j (a_jj - o_j): how well a domain is learned in the stream, against its own module
+    trained alone; 0 is as well, negative is less well, for every metric.
+
+    alone: o_j by column.
+
+    Source: the intransigence of Chaudhry et al. 2018 with its sign turned, where the reference is trained on
+    all tasks so far; here it is trained on the domain alone.
+    """
+    tasks = matrix.tasks()
+    return _mean(plasticities(matrix, alone)[tasks])
+
+
+def plasticities(matrix: ResultMatrix, alone: Mapping[str, float]) -> Floats:
+    """(K,) the terms of `plasticity`, NaN for a column that is not a task or has no reference."""
+    tasks = matrix.tasks()
+    own = np.array([alone.get(matrix.columns[j], math.nan) for j in tasks], dtype=np.float64)
+    terms = np.full(len(matrix.columns), np.nan)
+    terms[tasks] = matrix.sign * (matrix.when_learned(tasks) - own)
+    return terms
+
+
+def generalisation(matrix: ResultMatrix) -> float:
+    """FG: how much learning other domains has changed a domain that had not been learned yet.
+
+    Mean over the domains that were scored without having been learned, each counting the same, of the mean of
+    a_ij - b_j over the stages i after which they were; positive is an improvement on the untouched base for
+    every metric.
+
+    Source: "Transfer" of ZSCL (Zheng et al. 2023), less the untouched base's score.
+    """
+    terms, asked = _generalisations(matrix)
+    return _mean(terms[asked])
+
+
+def generalisations(matrix: ResultMatrix) -> Floats:
+    """(K,) the terms of `generalisation`, NaN for a column that has none."""
+    return _generalisations(matrix)[0]
+
+
+def _generalisations(matrix: ResultMatrix) -> tuple[Floats, NDArray[np.bool_]]:
+    """The terms, and which columns have one. As in FT, nothing can be transferred before the first task."""
+    tasks, rows = matrix.tasks(), np.arange(len(matrix.values))[:, None]
+    first = matrix.learned_at[tasks].min() if len(tasks) else len(rows)
+    scored = (rows >= first) & (rows < matrix.learned_at) & ~matrix.background & ~np.isnan(matrix.values)
+    counts = scored.sum(axis=0)
+    gains = np.where(scored, matrix.sign * (matrix.values - matrix.baseline), 0.0).sum(axis=0)
+    return np.divide(gains, counts, out=np.full(len(counts), np.nan), where=counts > 0), counts > 0

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a reader needs to know about a score: its label, which way is better, and one plain sentence."""
-
-    label: str
-    lower_is_better: bool
-    meaning: str
-
-
-METRICS = {
-    "iou": Metric("IoU", False, "overlap of the predicted and the true mask, as a share of their union"),
-    "f1": Metric("F1", False, "harmonic mean of precision and recall over pixels (also called Dice)"),
-    "mae": Metric("MAE", True, "share of the image's pixels that are labelled wrongly"),
-}
 
 
 def binary_scores(pred: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """IoU, F1 and MAE of each mask, from its counts of true and false positives and negatives.
 
-    pred, truth: (N, H, W) bool. Returns float64 (N,) for each name in `METRICS`, on the device of `pred`.
+    pred, truth: (N, H, W) bool. Returns float64 (N,) for each name in METRICS, on the device of `pred`.
 
         IoU = tp / (tp + fp + fn)      F1 = 2 tp / (2 tp + fp + fn)      MAE = (fp + fn) / (H W)
 

@@ -22,9 +22,13 @@ FORMAT = 1
 class ImageScore:
     """What one test image scored.
 
-    column: its domain. image: its name, unique in the domain and the same after every stage.
-    values: a number for each metric. route, probability: the module that was chosen and how surely; "" and
-        NaN for methods that choose none.
+    column: its domain.
+    image: its name, unique in the domain and the same after every stage.
+    values: a number for each metric.
+    route, probability: the module that was chosen and how surely; "" and NaN for methods that choose none.
+    p_value: the largest of all domains; NaN for methods that tell none.
+    insensitivity: overlap (IoU) of its masks with those of prompts that point elsewhere; NaN where that was
+        not measured.
     """
 
     column: str
@@ -32,17 +36,26 @@ class ImageScore:
     values: Mapping[str, float]
     route: str = ""
     probability: float = math.nan
+    p_value: float = math.nan
+    insensitivity: float = math.nan
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """All scores of a run. Every change makes a new `Results`.
 
-    lower_is_better: for each metric. stages: names of the rows. columns: learned ones in the order they were
-    learned, then unseen ones in the order they were met. learned_at: stage index of each learned column.
-    background: columns that are no task in the averages. cells: values of (row, column), row `BASE` being the
-    untouched base.
-    scores: per-image scores of each row, empty for metrics that are no mean over images.
+    lower_is_better: for each metric.
+    stages: names of the rows.
+    columns: learned ones in the order they were learned, then unseen ones in the order they were met.
+    learned_at: stage index of each learned column.
+    background: columns that are not tasks in the averages.
+    cells: values of (row, column), row `BASE` being the untouched base.
+    scores: per-image scores of each row, empty for metrics that are not means over images.
+    parts: where `scores` is empty, what is known of single images: of a run of classes the mean IoU over the
+        classes that a stage taught and the image shows; `column` is the stage.
+    forgotten: domains that were learned and taken out again.
+    later: of columns that are later images of a domain learned before, that domain. The run's record keeps
+        this and `forgotten`, not `to_json`.
     """
 
     lower_is_better: Mapping[str, bool]
@@ -52,6 +65,9 @@ class Results:
     background: frozenset[str] = frozenset()
     cells: Mapping[tuple[int, str], Mapping[str, float]] = field(default_factory=dict)
     scores: Mapping[int, tuple[ImageScore, ...]] = field(default_factory=dict)
+    parts: Mapping[int, tuple[ImageScore, ...]] = field(default_factory=dict)
+    forgotten: frozenset[str] = frozenset()
+    later: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -72,9 +88,9 @@ class Results:
         """These results with a row for stage `name`, what was measured right after learning it.
 
         scores: one for each test image; a column's value is their mean. Columns not met before are added.
-        cells: {column: {metric: value}} for scores that are no mean over images (mIoU of a class).
+        cells: {column: {metric: value}} for scores that are not means over images (mIoU of a class).
         learned: columns that the stage taught; by default the one with the stage's name.
-        background: the stage is no task in the averages; or the names of those of its columns that are none.
+        background: whether the stage is no task in the averages; or the names of its columns that are none.
         """
         assert name not in self.stages, f"stage {name!r} is in the results already"
         row = len(self.stages)
@@ -141,7 +157,13 @@ class Results:
                 for r, kept in self.scores.items()
                 if r in now
             },
+            forgotten=self.forgotten | {name},
+            later={stage: of for stage, of in self.later.items() if stage != name},
         )
+
+    def domain_of(self, name: str) -> str:
+        """The domain that a column, or the module of its name, is of."""
+        return self.later.get(name, name)
 
     def made_by(self, module: str) -> dict[tuple[int, str], int]:
         """The cells (row, column) of other columns in which images went to the module of this name, and how
@@ -197,6 +219,7 @@ class Results:
             lower_is_better=self.lower_is_better[metric],
             baseline=np.array(row(BASE), dtype=np.float64),
             background=np.array([c in self.background for c in self.columns], dtype=np.bool_),
+            forgotten=np.array([c in self.forgotten for c in self.columns], dtype=np.bool_),
             stages=self.stages,
             columns=self.columns,
         )
@@ -204,7 +227,9 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file: matrices as rows of numbers, null where not measured."""
         matrices = {metric: self.matrix(metric) for metric in self.lower_is_better}
+        parts = {str(row): self._columnar(scores) for row, scores in self.parts.items()}
         return {
+            **({"parts": parts} if parts else {}),
             "format": FORMAT,
             # Pairs, because their order is the reader's and JSON files are written with sorted keys.
             "lower_is_better": [[metric, lower] for metric, lower in self.lower_is_better.items()],
@@ -218,8 +243,11 @@ class Results:
         }
 
     def _columnar(self, scores: Sequence[ImageScore]) -> dict[str, Any]:
-        """One list for each field: half the size of one object for each image."""
+        """One list for each field: half the size of one object for each image. What was measured for no image
+        is left out."""
+        some = {"p_value": [s.p_value for s in scores], "insensitivity": [s.insensitivity for s in scores]}
         return {
+            **{name: _nulls(told) for name, told in some.items() if not all(map(math.isnan, told))},
             "column": [s.column for s in scores],
             "image": [s.image for s in scores],
             "route": [s.route for s in scores],
@@ -254,7 +282,10 @@ class Results:
             }
             learned_at = {str(column): int(row) for column, row in value["learned_at"].items()}
             scores = {int(row): _rows(table) for row, table in value["scores"].items()}
+            # Earlier versions knew nothing of single images in runs of classes.
+            parts = {int(row): _rows(table) for row, table in value.get("parts", {}).items()}
             _check(stages, columns, metrics, cells, learned_at, scores)
+            _check_images(parts, stages, metrics, len(stages))
             return cls(
                 lower_is_better=lower_is_better,
                 stages=stages,
@@ -263,6 +294,7 @@ class Results:
                 background=frozenset(_texts(value["background"])),
                 cells=cells,
                 scores=scores,
+                parts=parts,
             )
         except KeyError as error:
             raise UserError(
@@ -289,13 +321,20 @@ def _check(
 ) -> None:
     """Check that the parts of a results file fit each other. Raises ValueError."""
     if strange := set(learned_at) - set(columns):
-        raise ValueError(f"learned_at names {strange}, which are no columns")
+        raise ValueError(f"learned_at names {strange}, which are not columns")
     if any(not 0 <= row < len(stages) for row in learned_at.values()):
         raise ValueError("learned_at names a row that is not there")
     if not all(math.isfinite(v) for values in cells.values() for v in values.values()):
         raise ValueError("a score is infinite")
+    _check_images(scores, columns, metrics, len(stages))
+
+
+def _check_images(
+    scores: Mapping[int, Sequence[ImageScore]], columns: Sequence[str], metrics: Sequence[str], rows: int
+) -> None:
+    """Check that scores of images fit rows, columns and metrics. Raises ValueError."""
     for row, images in scores.items():
-        if not BASE <= row < len(stages):
+        if not BASE <= row < rows:
             raise ValueError(f"there are scores of row {row}, which is not there")
         for image in images:
             if image.column not in columns or set(image.values) != set(metrics):
@@ -304,20 +343,35 @@ def _check(
 
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"{value!r} is no list of names")
+        raise TypeError(f"{value!r} is not a list of names")
     return tuple(value)
 
 
 def _rows(table: Mapping[str, Any]) -> tuple[ImageScore, ...]:
+    columns, unknown = table["column"], [None] * len(table["column"])
     return tuple(
         ImageScore(
             column=str(column),
             image=str(image),
             values={metric: float(numbers[i]) for metric, numbers in table["values"].items()},
             route=str(route),
-            probability=math.nan if probability is None else float(probability),
+            probability=_number(probability),
+            p_value=_number(p_value),
+            insensitivity=_number(moved),
         )
-        for i, (column, image, route, probability) in enumerate(
-            zip(table["column"], table["image"], table["route"], table["probability"], strict=True)
+        for i, (column, image, route, probability, p_value, moved) in enumerate(
+            zip(
+                columns,
+                table["image"],
+                table["route"],
+                table["probability"],
+                table.get("p_value", unknown),  # Earlier versions had neither.
+                table.get("insensitivity", unknown),
+                strict=True,
+            )
         )
     )
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -49,11 +48,13 @@ def adopt_samcl(
     """SAMCL's published modules and selector in `folder`, or those of anybody's run of its published code, as
     a run in `out` of method samcl with the `reference` preset.
 
-    base: the name of the base they were made for; `model` saves loading it. order, background: see
-    `released.read_folder`. settings: `key=value` over the preset. workers: processes that decode images.
+    base: the name of the base they were made for; `model` saves loading it.
+    order, background: see `released.read_folder`.
+    settings: `key=value` over the preset.
+    workers: processes that decode images.
     stream: the domains by their modules' names. The files come without the embeddings that the selector
-    learns from; with a stream they are taken anew from its training images, and the run can learn further
-    domains. Each domain's figures then tell what share of them the selector knows for its own.
+        learns from; with a stream they are taken again from its training images, and the run can learn
+        further domains. Each domain's figures then tell what share of them the selector knows for its own.
 
     The run's result matrix has one row, in which nothing is measured.
 
@@ -71,7 +72,7 @@ def adopt_samcl(
     stages = {} if stream is None else _stages(found, stream)
     model = base_of(config, model)
     check_fits(found, model, chosen.aug)
-    with locked(out):
+    with locked(out, "choose another --out"):
         check_free(out)
         learner = SAMCL(model, chosen, seed=config.seed)
         learner.load_state_dict(
@@ -86,8 +87,7 @@ def adopt_samcl(
             embeddings = _embed(stage, model, chosen, config.seed)
             told = learner.selector.probabilities(embeddings.to(model.device)).argmax(-1)
             known[name] = float((told == found.names.index(name)).float().mean())
-            kept = torch.float16 if chosen.selector.precision == "fp16" else torch.float32
-            learner.buffer[name] = embeddings.to(kept)
+            learner.remembered.add(name, embeddings, None)
         run = new_run(
             out,
             config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +10,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everseg.data import read_image
+from everseg.data.imagefiles import read_image
 from everseg.errors import UserError
 from everseg.types import Prompts
 from everseg.types.pixels import image_tensor
 
 
-def as_image(image: Any) -> Tensor:
+def as_image(
+    image: Any, bands: Sequence[int] | None = None, window: Sequence[float | str] | None = None
+) -> Tensor:
     """Any image as (3, H, W) uint8: a path, or what `types.pixels.image_tensor` takes.
+
+    bands, window: how a file is read, as in `read_image`.
 
     Raises:
         UserError: it is of another type or shape, or cannot be read.
     """
-    return read_image(Path(image)) if isinstance(image, str | Path) else image_tensor(image, "the image")
+    if isinstance(image, str | Path):
+        return read_image(image, bands=bands, window=window)
+    if bands is not None or window is not None:
+        raise UserError("bands and window say how a file is read; give its path, or leave them out")
+    return image_tensor(image, "the image")
 
 
 def as_prompts(points: Any, labels: Any, boxes: Any, image: Tensor) -> Prompts | None:
     """Points, labels and boxes of one object or of several, checked against the image; None without any.
 
     Raises:
-        UserError: shapes that do not fit, labels other than 0 and 1, a coordinate outside the image, or an
-            empty box.
+        UserError: shapes that do not fit, labels other than 0 and 1, only clicks off an object and no box, a
+            coordinate outside the image, or an empty box.
     """
     if points is None and boxes is None:
         if labels is not None:
@@ -54,6 +63,11 @@ def as_prompts(points: Any, labels: Any, boxes: Any, image: Tensor) -> Prompts |
             f"there are points of {len(clicks)} objects and {len(corners)} boxes; give one box per object"
         )
     on = None if clicks is None else _labels(labels, clicks)
+    if on is not None and corners is None and not bool(on.any(1).all()):
+        raise UserError(
+            "the labels of an object are all 0, so that nothing points at it; give at least one click on it "
+            "(label 1), or a box"
+        )
     prompts = Prompts(clicks, on, corners)
     check_inside(prompts, image, "the prompt")
     return prompts

@@ -5,9 +5,10 @@ will be scored can be read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from everseg.data import Stream
 from everseg.data.names import twice
@@ -16,11 +17,34 @@ from everseg.data.trial import Trial, Tried
 from everseg.distributed import gather, shard
 from everseg.errors import UserError
 from everseg.progress import bar
+from everseg.runs.folder import learned_stages
 from everseg.runs.record import Learned, Record
-from everseg.types import Stage
+from everseg.runs.run import Run
+from everseg.types import Learner, Stage
+from everseg.types.abilities import LearnsAllAtOnce
 
 BATCH = 16
 """Samples that a worker decodes at a time."""
+
+
+def open_stream(path: Path, run: Path) -> Stream:
+    """A stream file, in which the data of stages that `run` has learned may be gone.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return Stream.from_yaml(path, learned_stages(run))
+
+
+def own_stream(run: Run) -> Stream:
+    """The stream that a run was made from.
+
+    Raises:
+        UserError: it was not made from a stream file, or that cannot be opened.
+    """
+    if not run.record.stream:
+        raise UserError(f"{run.folder} was not made from a stream file; name one with --stream")
+    return open_stream(Path(run.record.stream), run.folder)
 
 
 def fingerprints(stream: Stream, stage: Stage) -> Fingerprints:
@@ -38,7 +62,7 @@ def check_learned(stream: Stream, stages: Sequence[Stage], record: Record) -> li
     Raises:
         UserError: they are not.
     """
-    # Of an imported stage nobody knows the data.
+    # The data of an imported stage are unknown.
     learned = {s.name: s for s in record.learned if s.fingerprint}
     retested = []
     for stage in stages:
@@ -108,3 +132,17 @@ def read_ahead(samples: Sequence[Any], where: str, workers: int, *, by_name: boo
     if faults:
         more = f" (and {len(faults) - 1} more: `everseg data check` lists all)" if len(faults) > 1 else ""
         raise UserError(f"{where}: {faults[0]}{more}")
+
+
+def to_learn(stream: Stream, learner: Learner | type[Learner]) -> Sequence[Stage]:
+    """The stages that a learner, or one of a class, learns. One that wants all at once gets one, trained on
+    everything that is not a background."""
+    if not isinstance(learner, LearnsAllAtOnce):
+        return stream.stages
+    if stream.joint is not None:
+        return [stream.joint]
+    parts: list[Any] = [s.train for s in stream.stages if not s.background]
+    checked: list[Any] = [s.val for s in stream.stages if len(s.val)]
+    together: Any = ConcatDataset(parts)
+    val: Any = ConcatDataset(checked) if checked else ()
+    return [Stage(0, "all-domains", together, (), val=val)]

@@ -11,30 +11,43 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from everseg.domains.adapters.aug import AugModule
 from everseg.domains.adapters.linear import LinearLoRA
+from everseg.domains.adapters.lora import ParallelLoRA
 from everseg.errors import UserError
-from everseg.files import atomic_folder, read_json, sha256_file, sha256_tensors, write_json
+from everseg.files import atomic_folder, sha256_file, sha256_tensors, write_json
 from everseg.models.names import TINY
 from everseg.models.promptable.names import to_original
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import Sam2
 from everseg.models.promptable.tiny import ConvStem
+from everseg.runs.exports.domains import DOMAINS, described
+from everseg.runs.exports.folder import MANIFEST, check_replaceable, manifest_of
 from everseg.runs.run import Run
 from everseg.types import ExportForm
-from everseg.types.abilities import Exports
+from everseg.types.abilities import Exports, WritesModel
 
-MANIFEST = "everseg.json"
-"""What an export is made of, and the hashes of the files beside it."""
+FOLDS_INTO_NOTHING: dict[type[nn.Module], str] = {
+    AugModule: "aug, which also reads the clicks, so that it folds into no linear layer",
+    ParallelLoRA: "lora, which stands beside the attention, so that it folds into no linear layer",
+}
+SIDE = 512
+"""Of the images of a graph that takes one size, where the run is scored in many."""
 
 
-def export(run: Run, form: ExportForm, out: Path | str) -> dict[str, Any]:
+def export(run: Run, form: ExportForm, out: Path | str, size: int | None = None) -> dict[str, Any]:
     """Write what a run has learned to the folder `out`, whole or not at all; returns its manifest.
 
     "sam": the base with the adapter folded into its weights, as `config.json` and `model.safetensors`, which
     `transformers.SamModel.from_pretrained` (`Sam2Model` for SAM 2) loads, and under Meta's names as `sam.pth`
     or `sam2.pt`. Both are a base of everseg's again, with one fingerprint.
     "peft": the adapter alone, as `adapter_config.json` and `adapter_model.safetensors`, which
-    `peft.PeftModel.from_pretrained` puts on the base's transformers model.
+    `peft.PeftModel.from_pretrained` puts on the base's transformers model; and `domain.json`, which says what
+    it has learned.
+
+    A run of classes: "onnx" or "torch", see `everseg.classes.export`.
+
+    size: side of the images in pixels where only one is possible; None: of those that are scored.
 
     An export that lies in `out` is replaced.
 
@@ -42,6 +55,13 @@ def export(run: Run, form: ExportForm, out: Path | str) -> dict[str, Any]:
         UserError: what the run has learned has no such form, or `out` holds what no export wrote.
     """
     out = Path(out).resolve()
+    if isinstance(run.learner, WritesModel):
+        return _export_model(run, run.learner, form, out, size)
+    if form in ("onnx", "torch") or size is not None:
+        raise UserError(
+            f"{run.folder} was made with method {run.config.method!r}; --to torch and --size are for runs of "
+            "classes: export it with --to sam, --to peft or --to onnx without --size"
+        )
     adapter, base = _adapter(run), run.base
     assert isinstance(base, Sam | Sam2)
     if form == "sam" and isinstance(base, Sam) and isinstance(base.encoder.patch_embed, ConvStem):
@@ -49,19 +69,32 @@ def export(run: Run, form: ExportForm, out: Path | str) -> dict[str, Any]:
             f"{run.folder} was made on the embedded base, whose convolutional stem neither transformers nor "
             "Meta's code knows; export it with --to peft, or learn on a SAM with --base"
         )
-    _check_replaceable(out)
-    manifest: dict[str, Any] = {
-        "form": form,
-        "method": run.config.method,
-        "learned": [stage.name for stage in run.record.learned if not stage.background],
-        "base": {"name": _public(run.config.base), "fingerprint": base.fingerprint},
-        "adapter": sha256_tensors(dict(adapter.state_dict())),
-    }
+    check_replaceable(out)
+    manifest = manifest_of(run, form) | {"adapter": sha256_tensors(dict(adapter.state_dict()))}
     with atomic_folder(out) as folder:
         if form == "sam":
             manifest["fingerprint"] = _write_sam(folder, adapter, base)
         else:
             _write_peft(folder, adapter, manifest["base"]["name"])
+            write_json(folder / DOMAINS, described(run, manifest["adapter"]))
+        manifest["files"] = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+        write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _export_model(
+    run: Run, learner: WritesModel, form: ExportForm, out: Path, size: int | None
+) -> dict[str, Any]:
+    """A run of classes as one model with its legend."""
+    if form not in ("onnx", "torch"):
+        raise UserError(f"{run.folder} learned classes; export it with --to onnx or --to torch")
+    if not run.learned:
+        raise UserError(f"{run.folder} has learned nothing yet")
+    check_replaceable(out)
+    side = size or (run.config.score.size if isinstance(run.config.score.size, int) else SIDE)
+    manifest = manifest_of(run, form)
+    with atomic_folder(out) as folder:
+        manifest |= learner.write_model(form, folder, run.classes, side)
         manifest["files"] = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
         write_json(folder / MANIFEST, manifest)
     return manifest
@@ -70,7 +103,9 @@ def export(run: Run, form: ExportForm, out: Path | str) -> dict[str, Any]:
 def _adapter(run: Run) -> LinearLoRA:
     """The one adapter of a run that weights of the base can take up."""
     method, learner = run.config.method, run.learner
-    instead = "learn with --method regcl, sequential or joint and --set adapter=linear"
+    instead = (
+        "export it with --to onnx, or learn with --method regcl, sequential or joint and --set adapter=linear"
+    )
     if not isinstance(learner, Exports):
         raise UserError(
             f"{run.folder} was made with method {method!r}, which does not answer every image with one and "
@@ -78,10 +113,7 @@ def _adapter(run: Run) -> LinearLoRA:
         )
     adapter: nn.Module = learner.exports()
     if not isinstance(adapter, LinearLoRA):
-        raise UserError(
-            f"{run.folder} was made with {type(adapter).__name__}, an adapter that stands beside the "
-            f"attention, to which no weights of the base amount; {instead}"
-        )
+        raise UserError(f"{run.folder} was made with adapter={FOLDS_INTO_NOTHING[type(adapter)]}; {instead}")
     return adapter
 
 
@@ -120,22 +152,3 @@ def _write_peft(folder: Path, adapter: LinearLoRA, base: str | None) -> None:
         "inference_mode": True,
     }
     write_json(folder / "adapter_config.json", settings)
-
-
-def _public(base: str) -> str | None:
-    """A base's name where it says something to others: not where it lies on this machine."""
-    return None if Path(base).is_absolute() or Path(base).exists() else base
-
-
-def _check_replaceable(out: Path) -> None:
-    """Refuse what would be lost: anything in `out` that no export wrote."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"{out} is a file; give --out a folder")
-    found = {path.name for path in out.iterdir()}
-    written = read_json(out / MANIFEST) if MANIFEST in found else {}
-    files = written.get("files") if isinstance(written, dict) else None
-    known = {MANIFEST, *files} if isinstance(files, dict) else set()
-    if strange := sorted(found - known):
-        raise UserError(f"{out} holds {strange[0]}, which no export wrote; give --out a new folder")

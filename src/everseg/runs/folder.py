@@ -1,9 +1,11 @@
-"""A run's folder: what lies in it, and the one reader and writer of it.
+"""A run folder: its contents, and its only reader and writer.
 
     run.json                    what was learned, from what, with which settings; names the two files below
     state-003.safetensors       all that the learner remembers, written for the third time
     results-003.json            the result matrix and every image's scores
-    domains/<stage>.safetensors what each domain brought, for methods that merge; see `contribution`
+    domains/<stage>.safetensors what each domain contributed, for methods that merge; see `contribution`
+    history/                    earlier states; see `runs.earlier`
+    rejected/                   stages that the gate did not let in; see `runs.gating`
     events.jsonl                seconds, memory and losses of each stage, as they happened; and how far it was
     tensorboard/<stage>/        the same for TensorBoard, where it was asked for
     work/<stage>/               the unfinished stage, at its last epoch; gone when the stage is done
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,10 @@ from everseg.methods import build, find
 from everseg.models.precision import resolved
 from everseg.progress import remark
 from everseg.results import Results
+from everseg.runs.earlier import keep, next_number, settle
+from everseg.runs.fetched import located
 from everseg.runs.problem import problem_of
-from everseg.runs.record import BaseMark, Digests, Event, Line, Record, read_line, read_values
+from everseg.runs.record import RECORD, BaseMark, Digests, Event, Line, Record, read_line, read_values
 from everseg.runs.run import Run, RunConfig, archived
 from everseg.types import BaseModel, Scratch, Stage, State
 from everseg.types.abilities import Contributes
@@ -39,6 +42,8 @@ OWN = (
     ".lock",
     "work",
     "domains",
+    "history",
+    "rejected",
     "events.jsonl",
     "tensorboard",
     "state-*.safetensors",
@@ -47,34 +52,7 @@ OWN = (
 )
 """What a run that was interrupted before its first run.json may leave in its folder."""
 
-RECORD, LOG = "run.json", "events.jsonl"
-
-SECONDS = "seconds of the stage"
-"""What the scratch adds to each state that it keeps."""
-
-
-class StageScratch:
-    """A stage's unfinished work, one file per name, under `work/` of the run, and how long it has taken."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.before, self.began = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds spent on the stage, with those before an interruption up to the last save."""
-        return self.before + time.perf_counter() - self.began
-
-    def load(self, name: str) -> State | None:
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            return None
-        state = load_state(path)
-        self.before = max(self.before, state.pop(SECONDS, 0.0))
-        return state
-
-    def save(self, name: str, state: State) -> None:
-        save_state(self.folder / f"{name}.safetensors", {**state, SECONDS: self.seconds})
+LOG = "events.jsonl"
 
 
 # ---------------------------------------------------------------- reading
@@ -82,7 +60,7 @@ class StageScratch:
 
 def is_run(folder: Path | str) -> bool:
     """Whether a folder holds a run."""
-    return (Path(folder) / RECORD).is_file()
+    return (located(folder) / RECORD).is_file()
 
 
 def read_record(folder: Path | str) -> Record:
@@ -91,8 +69,9 @@ def read_record(folder: Path | str) -> Record:
     Raises:
         UserError: there is no run, or run.json is damaged or of another version.
     """
-    path = Path(folder) / RECORD
-    if Path(folder).is_file():
+    folder = located(folder)
+    path = folder / RECORD
+    if folder.is_file():
         raise UserError(f"{folder} is a file; give the run folder")
     if not path.is_file():
         raise UserError(f"{folder} holds no run (run.json is missing); make one with 'everseg learn'")
@@ -110,7 +89,7 @@ def read_events(folder: Path | str) -> list[Line]:
     Raises:
         UserError: the log is damaged in another way.
     """
-    path = Path(folder) / LOG
+    path = located(folder) / LOG
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
@@ -145,7 +124,9 @@ def read_results(folder: Path, record: Record) -> Results:
     """
     assert record.sha256 is not None
     path = _unchanged(folder / record.results, record.sha256.results)
-    return Results.from_json(read_json(path), str(path))
+    results = Results.from_json(read_json(path), str(path))
+    later = {stage.name: stage.later.of for stage in record.learned if stage.later is not None}
+    return replace(results, forgotten=frozenset(c.forgotten for c in record.forgotten), later=later)
 
 
 def _unchanged(path: Path, digest: str) -> Path:
@@ -173,7 +154,7 @@ def _config_of(folder: Path, record: Record) -> RunConfig:
 def _folder(given: Path | str) -> Path:
     if not isinstance(given, str | Path):
         raise UserError(f"the run folder is of type {type(given).__name__}; give a path")
-    return Path(given)
+    return located(given)
 
 
 def base_of(config: RunConfig, base: Any = None) -> Any:
@@ -263,7 +244,7 @@ def check_free(out: Path) -> None:
     """Check that a new run can begin in a folder.
 
     Raises:
-        UserError: it holds a run, or files that are no run's.
+        UserError: it holds a run, or files that are not a run's.
     """
     if (out / RECORD).exists():
         raise UserError(f"{out} holds a run already; choose another --out")
@@ -280,21 +261,28 @@ def new_run(out: Path, config: RunConfig, learner: Any, base: Any, **known: Any)
     return Run(out, config, learner, base, Results(problem_of(config.method).lower_is_better), record)
 
 
-def write(run: Run, *events: Event) -> None:
-    """Write state and results beside the old ones, then let run.json point to them, then clear up.
+def write(run: Run, *events: Event, gone: str = "") -> None:
+    """Write state and results beside the old ones, which go into the history, then let run.json point to
+    them, then clear up.
 
     events: lines for the log, one per new row of the results; the largest memory so far is added.
+    gone: why the old state cannot be restored, where it is not to be.
     """
-    out, number = run.folder, run.record.next_number
+    out, number = run.folder, next_number(run.folder, run.record)
     record = replace(
-        run.record, state=f"state-{number:03d}.safetensors", results=f"results-{number:03d}.json"
+        run.record,
+        state=f"state-{number:03d}.safetensors",
+        results=f"results-{number:03d}.json",
+        after=None if number == 1 + run.record.number else run.record.number,
     )
     told = [replace(event, peak_memory_bytes=peak_memory()) for event in events]
     append_events(run, told)
     if world().main:
-        record = _archive(run, record)
-        save_state(out / record.state, run.learner.state_dict())
-        write_json(out / record.results, run.results.to_json())
+        record, state, results = _archive(run, record), run.learner.state_dict(), run.results.to_json()
+        save_state(out / record.state, state)
+        write_json(out / record.results, results)
+        if is_run(out):
+            keep(out, read_record(out), record, state, results, gone)
         digests = Digests(sha256_file(out / record.state), sha256_file(out / record.results))
         record = replace(record, sha256=digests)
         write_record(out, record)
@@ -330,7 +318,7 @@ def append_events(run: Run, events: Sequence[Line]) -> None:
 
 
 def _archive(run: Run, record: Record) -> Record:
-    """Keep what the newest stage brought, and its checksum in the record."""
+    """Keep the contribution of the newest stage, and its checksum in the record."""
     brought = run.learner.contribution() if isinstance(run.learner, Contributes) else None
     if brought is None or not run.config.archive or brought["domain"] not in record.names:
         return record
@@ -340,7 +328,7 @@ def _archive(run: Run, record: Record) -> Record:
 
 
 def forget_events(run: Run, stage: str) -> None:
-    """Take a stage out of a run's log. Lines that were cut short go too: nobody can say what they told of."""
+    """Take a stage out of a run's log. Truncated lines are removed too: their stage is unknown."""
     run.log = [event for event in run.log if event.stage != stage]
     if (run.folder / LOG).exists():
         lines = (json.dumps(event.to_json()) + "\n" for event in run.log)
@@ -348,7 +336,8 @@ def forget_events(run: Run, stage: str) -> None:
 
 
 def clear_up(out: Path, record: Record) -> None:
-    """Delete what run.json does not count any more."""
+    """Delete what run.json does not count any more and no earlier state needs."""
+    settle(out, record)
     for old in [*out.glob("state-*.safetensors"), *out.glob("results-*.json"), *out.glob(".*.partial")]:
         if old.name not in {record.state, record.results}:
             old.unlink()

@@ -2,8 +2,8 @@
 
 What a run keeps of the domain goes with it: its part of the learner's state, its contribution, its scores and
 the names of its images, what its module scored on images of other domains, its lines in the log, its curves
-for TensorBoard, and the report, which shows its images. A row "(without NAME)" in the results says how the
-run does afterwards, where the data to score on are there.
+for TensorBoard, the report, which shows its images, and the earlier states that held it. A row
+"(without NAME)" in the results says how the run does afterwards, where the data to score on are there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from everseg.errors import UserError
 from everseg.files import load_state, locked, sha256_file, write_json
 from everseg.methods import METHODS, find
 from everseg.models.promptable.protocol import Promptable
-from everseg.runs.folder import forget_events, load, write, write_record
+from everseg.runs.earlier import traces
+from everseg.runs.folder import clear_up, forget_events, load, write, write_record
 from everseg.runs.record import Certificate, Event
 from everseg.runs.run import Run, archived
 from everseg.types import State
@@ -39,8 +40,8 @@ def forget(
     """Forget a learned stage of the run in `folder`; returns the certificate, which is also written to
     `forgotten/<domain>.json` and kept in run.json.
 
-    stream: its test images say how the run does afterwards. contribution: the file of what the domain
-    brought, where the run has not kept it.
+    stream: its test images say how the run does afterwards.
+    contribution: the file of what the domain contributed, where the run has not kept it.
 
     Raises:
         UserError: the run never learned it, its method cannot forget, or what that takes was not kept.
@@ -142,7 +143,7 @@ def _fresh_name(run: Run, what: str) -> str:
 
 
 def _archive(run: Run, domain: str, given: Path | None) -> Archive:
-    """What each domain brought, as the run has kept it, or for one domain from a file."""
+    """What each domain contributed, as the run has kept it, or for one domain from a file."""
     sums = {stage.name: stage.contribution for stage in run.record.learned}
 
     def read(name: str) -> State | None:
@@ -177,7 +178,9 @@ def _removed(run: Run, domain: str) -> tuple[str, ...]:
         told.append("its curves for TensorBoard")
     if (run.folder / REPORT).exists():
         told.append("the report")
-    return tuple(told)
+    if (run.folder / "work").is_dir():
+        told.append("the unfinished stage, which was begun after it")
+    return (*told, *traces(run.folder, domain))
 
 
 def _kept(run: Run, domain: str) -> tuple[str, ...]:
@@ -187,7 +190,8 @@ def _kept(run: Run, domain: str) -> tuple[str, ...]:
     shared = [
         results.stages[row]
         for row in later
-        if any(r == row for r, _ in results.cells) and not any(s.route for s in results.scores.get(row, ()))
+        if any(r == row for r, _ in results.cells)
+        and not any(s.route in results.columns for s in results.scores.get(row, ()))
     ]
     if not shared:
         return ()
@@ -203,7 +207,8 @@ def _rescore(run: Run, row: str, stream: Stream | None, also: Sequence[str] = ()
         wanted = {*run.learned, *also}
         tested = [s for s in [*stream.stages, *stream.unseen] if len(s.test)]
         tested = [s for s in tested if s.name in wanted or s in stream.unseen]
-        rows = [s for t in tested for s in score(run.learner.predict, t.test, t.name, run.config.score)]
+        how, predict = run.config.score, run.learner.predict
+        rows = [s for t in tested for s in score(predict, t.test, t.name, how, last=True)]
     run.results = run.results.with_stage(row, rows, learned=[])
 
 
@@ -211,7 +216,9 @@ def _clear_traces(run: Run, certificate: Certificate) -> Certificate:
     """Delete what `write` leaves of a forgotten domain, then write its certificate. Interrupted, it can be
     repeated."""
     folder, domain = run.folder, certificate.forgotten
+    clear_up(folder, run.record)
     (folder / REPORT).unlink(missing_ok=True)
+    shutil.rmtree(folder / "work", ignore_errors=True)
     shutil.rmtree(folder / BOARD / domain, ignore_errors=True)
     forget_events(run, domain)
     if not certificate.state_after:

@@ -1,6 +1,6 @@
 """Which images `predict` reads, and what their results are called: files, folders and patterns.
 
-Nothing here loads torch, so that a wrong path is refused at once.
+Nothing here loads torch, unless there are volumes or DICOM files, so that a wrong path is refused at once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
+from everseg.data.imagefiles import frames_of, is_volume
 from everseg.data.names import is_litter
 from everseg.errors import UserError
+
+if TYPE_CHECKING:
+    from everseg.data.domains.nifti import Axis
 
 SUFFIXES = frozenset(
     ".avif .bmp .dcm .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .pbm .pgm .png .pnm .ppm .sgi .tga .tif .tiff"
@@ -26,16 +31,24 @@ SUFFIXES = frozenset(
 class Source:
     """One image to predict on.
 
-    path: where it lies.
+    path: its path.
     name: what its results are called, a relative path without a suffix: "x", "a/x".
+    frame: which frame of a DICOM file or slice of a volume it is, from 0; None where the file is one image.
     """
 
     path: Path
     name: str
+    frame: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The file, and which part of it: "x.nii.gz@12"."""
+        return str(self.path) if self.frame is None else f"{self.path}@{self.frame}"
 
 
-def find_images(given: Sequence[Path], out: Path) -> list[Source]:
-    """Every image that the arguments name, once, in their order; images of a folder sorted by path.
+def find_images(given: Sequence[Path], out: Path, axis: Axis = "axial") -> list[Source]:
+    """Every image that the arguments name, once, in their order; images of a folder sorted by path. Frames of
+    a DICOM file and slices of a volume along `axis` are images of their own, called `x@0`, `x@1`, ...
 
     An image of a folder, or of a pattern such as `scans/**/*.png`, is called by its path below the folder,
     or below the part of the pattern that has no wildcard. Any other is called by its stem. Images that would
@@ -46,25 +59,33 @@ def find_images(given: Sequence[Path], out: Path) -> list[Source]:
         UserError: a path does not exist, a folder or a pattern holds no image, or the results would be
             written among the images.
     """
-    found: dict[Path, Source] = {}
+    files: dict[Path, Source] = {}
     for path in given:
         for source in _expand(path, out):
-            found.setdefault(Path(os.path.abspath(source.path)), source)
-    top = _common_folder(found)
-    long = {path: _without_suffix(path.relative_to(top)) for path in found}
-    return _apart(list(found.values()), list(long.values()))
+            files.setdefault(Path(os.path.abspath(source.path)), source)
+    top = _common_folder(files)
+    found, long = list[Source](), list[str]()
+    for path, source in files.items():
+        name, count = _without_suffix(path.relative_to(top)), frames_of(path, axis)
+        if count is None:
+            found.append(source)
+            long.append(name)
+            continue
+        found += [Source(source.path, f"{source.name}@{n}", n) for n in range(count)]
+        long += [f"{name}@{n}" for n in range(count)]
+    return _apart(found, long)
 
 
 def _expand(path: Path, out: Path) -> Iterator[Source]:
     if os.path.isdir(path):
         if os.path.realpath(path) == os.path.realpath(out):
             raise UserError(f"--out is {path}, which is searched for images; choose another --out")
-        inside = [file for file in _walk(path, os.path.realpath(out)) if file.suffix.lower() in SUFFIXES]
+        inside = [file for file in _walk(path, os.path.realpath(out)) if _is_image(file)]
         if not inside:
             raise UserError(f"{path} holds no images; give a folder with images or image files")
         yield from (Source(file, _without_suffix(file.relative_to(path))) for file in inside)
     elif os.path.isfile(path):
-        yield Source(path, path.stem)
+        yield Source(path, stem(path.name))
     elif glob.has_magic(str(path)):
         fixed = _fixed_part(path)
         skipped = os.path.realpath(out)
@@ -108,7 +129,21 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _without_suffix(path: Path) -> str:
-    return PurePosixPath(*path.parts[:-1], path.stem).as_posix()
+    return PurePosixPath(*path.parts[:-1], stem(path.name)).as_posix()
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES or is_volume(file)
+
+
+def stem(name: str) -> str:
+    """A file's name without its suffix, of which `.nii.gz` is one; `x.nii.gz@3` is `x@3`."""
+    of_file, at, frame = name.rpartition("@")
+    if not (at and frame.isdecimal()):
+        of_file, at, frame = name, "", ""
+    if of_file.lower().endswith(".nii.gz"):
+        return f"{of_file[: -len('.nii.gz')]}{at}{frame}"
+    return f"{Path(of_file).stem}{at}{frame}"
 
 
 def _common_folder(paths: Iterable[Path]) -> Path:

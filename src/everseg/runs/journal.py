@@ -11,11 +11,11 @@ from everseg.runs.record import Line, Progress, Training
 from everseg.runs.run import Run
 
 SHARE = 0.02
-"""The log is told again after this share of the time that the stage has taken: so ten hours give some 200
-lines, and a hundred hours not twice as many."""
+"""A reading is logged after this share of the stage's time so far: ten hours give some 200 lines, a hundred
+hours fewer than twice as many."""
 
 POINTS = 200
-"""Epochs of a training that the log tells of at most."""
+"""Maximum number of epochs of a training in the log."""
 
 
 class Journal:

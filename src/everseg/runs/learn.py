@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import ConcatDataset
 
 from everseg import config as configuration
 from everseg.config import assign, everywhere
@@ -19,44 +17,49 @@ from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.data.stream import Fingerprints
 from everseg.data.views import view_of
-from everseg.distributed import wait, world
+from everseg.distributed import world
 from everseg.errors import UserError, unknown
-from everseg.files import locked, read_json, write_json
+from everseg.files import locked
 from everseg.methods import build, configure, long_name
 from everseg.models.names import from_anywhere
 from everseg.progress import listening, remark
+from everseg.runs.begun import continued, kept_options
 from everseg.runs.data import (
     check_learned,
     fingerprints,
     learned_from,
     read_ahead,
     refuse_retest,
+    to_learn,
 )
+from everseg.runs.defaults import default_method, with_defaults
+from everseg.runs.discover import opened_with_domains
 from everseg.runs.folder import (
-    StageScratch,
     base_of,
     check_free,
     clear_up,
     is_run,
-    learned_stages,
     load,
     new_run,
     write,
     write_record,
 )
+from everseg.runs.gating import Gating, gating_of, scored
 from everseg.runs.journal import Journal
+from everseg.runs.natural import check_begun_with, with_natural
 from everseg.runs.problem import Problem, check_fits, problem_of
 from everseg.runs.record import Event, First, Learned, without_times
 from everseg.runs.run import Run, RunConfig
+from everseg.runs.scratch import scratch_of
 from everseg.runs.trackers import check_trackers, trackers
 from everseg.runs.validation import with_validation
-from everseg.types import BaseModel, Evaluate, Learner, Precision, Stage
-from everseg.types.abilities import LearnsAllAtOnce, TakesFirstStage
+from everseg.types import BaseModel, Defaults, Evaluate, Precision, Stage
+from everseg.types.abilities import ChoosesLater, TakesFirstStage
 
 
 def learn(
     stream: Stream | Path | str,
-    method: str = "samcl",
+    method: str = "",
     *,
     out: Path | str,
     base: Any = None,
@@ -65,39 +68,48 @@ def learn(
     first: Path | str | None = None,
     until: str | None = None,
     retest: bool = False,
+    natural: Path | str | None = None,
     evaluate: Evaluate = "next",
     baseline: bool = True,
     precision: Precision = "auto",
+    defaults: Defaults = "data",
     workers: int = 0,
+    keep: int | None = None,
     track: str | Sequence[str] = (),
+    gate: bool | Gating | None = None,
     **settings: Any,
 ) -> Run:
     """Learn a stream with a method, in the run folder `out`. The same call resumes; a longer stream adds to
     it.
 
     stream: a `Stream`, or the path of a stream file.
-    method: a name of `everseg.METHODS`, or package.module:Class.
+    method: a name of `everseg.METHODS`, or package.module:Class; "" takes samcl, for classes eir.
     base: name or path of the base model, or a loaded one; None takes the method's default.
     preset: "paper", or "reference" for the quirks of the published code.
-    first: a run whose first stage is taken over instead of training it.
+    first: a run whose first stage is reused instead of training it.
     until: the stage to stop after.
-    retest: where test data of learned stages have changed, score the run on the new ones; see `run`.
+    retest: if test data of learned stages have changed, score the run on the new ones; see `run`.
+    natural: a folder of natural images, on which the untouched base is right; `samcl` then knows them from
+        its first stage on. The base `tiny` comes with their statistics.
     evaluate: after each stage score the domains so far and the "next" one, or "all".
     baseline: also score the untouched base.
-    precision: what the base computes in.
+    precision: precision of the base's computations.
+    defaults: in runs of classes, settings that are not given follow the "data", or are the "preset" as it is.
     workers: processes that decode images.
-    track: trackers that are told how far a stage is: "tensorboard", "wandb", "mlflow".
-    settings: over the preset, with two underscores for each dot: `rank=4`, `tune__fit__epochs=5`.
-        `everseg settings METHOD` lists them.
+    keep: number of earlier states to keep; None continues as the run was begun, a new one with all states but
+        those that hold images.
+    track: trackers that receive the progress: "tensorboard", "wandb", "mlflow".
+    gate: accept a stage only if the gate finds nothing worse; a `Gating` has the options and lists the
+        outcome of each stage. None: as the last call that said so, which for a new run is no.
+    settings: over the preset, with two underscores for each dot: `rank=4`, `tune__fit__epochs=5`. `everseg
+        settings METHOD` lists them.
 
     Raises:
         UserError: an argument does not fit, or as `run`.
     """
     if not isinstance(out, str | Path):
         raise UserError(f"out is of type {type(out).__name__}; give the path of the run folder")
-    if isinstance(stream, str | Path):
-        stream = Stream.from_yaml(stream, learned_stages(out))
-    if not isinstance(stream, Stream):
+    if not isinstance(stream, Stream | str | Path):
         raise UserError(
             f"the stream is of type {type(stream).__name__}; give a Stream or the path of a stream file"
         )
@@ -105,24 +117,23 @@ def learn(
         raise UserError(
             f"the base is of type {type(base).__name__}; give its name, its path, or a loaded base"
         )
+    method = method or default_method(stream)
     named = base.name if isinstance(base, BaseModel) else from_anywhere(str(base)) if base else ""
     given = {long_name(method, k.replace("__", ".")): v for k, v in settings.items()}
     chosen = assign(configure(method, preset), given)
     score = problem_of(method).Score.presets().get(preset)
-    config = RunConfig(
-        method,
-        chosen,
-        named,
-        preset,
-        seed,
-        score,
-        evaluate,
-        baseline,
-        precision,
-    )
+    machine = kept_options(out, None, keep)
+    config = RunConfig(method, chosen, named, preset, seed, score, evaluate, baseline, precision, *machine)
     if workers:
         config = everywhere(config, "workers", workers)
-    return run(stream, config, out, base, first=first, until=until, retest=retest, track=track)
+    gating = gate if isinstance(gate, Gating) else gating_of(Path(out), gate)
+    if not isinstance(stream, Stream):
+        stream, base = opened_with_domains(stream, config, Path(out), base, natural)
+    base = base_of(config, base)
+    if defaults == "data":
+        config = with_defaults(config, stream, Path(out), given, ())
+    how: Any = {"first": first, "until": until, "retest": retest, "natural": natural, "track": track}
+    return run(stream, config, out, base, **how, gating=gating)
 
 
 def run(
@@ -134,15 +145,22 @@ def run(
     first: Path | str | None = None,
     until: str | None = None,
     retest: bool = False,
+    natural: Path | str | None = None,
     track: str | Sequence[str] = (),
+    gating: Gating | None = None,
 ) -> Run:
     """Learn every stage of `stream` that the run in `out` has not learned yet, and score after each.
 
-    The same call goes on after an interruption and ends with the same bytes; with a longer stream it learns
-    what was added. `base` saves loading it again. `first`: another run that has learned the first stage alone
-    and from the same data, whose result is taken over instead of training it anew. `until`: the stage to stop
-    after. `retest`: where test data of learned stages have changed, score the run as it stands on the new
-    ones, and leave out of the results what was measured on the old ones. `track`: trackers, as in `learn`.
+    The same call resumes after an interruption and ends with the same bytes; with a longer stream it learns
+    what was added. `base` saves loading it again.
+
+    first: another run that has learned the first stage alone and from the same data, whose result is reused
+        instead of training it again.
+    until: the stage to stop after.
+    retest: where test data of learned stages have changed, score the run as it stands on the new ones, and
+        leave out of the results what was measured on the old ones.
+    `natural`, `track`: as in `learn`.
+    gating: what stages must pass to become part of the run; those that do not are kept aside.
 
     All test data that will be scored after a stage, and its validation images, are decoded before it is
     trained, so that no fault in them costs a training.
@@ -152,9 +170,12 @@ def run(
         settings, base, seed), or the data of a learned stage changed; a test or validation sample cannot be
         read; `first` does not fit; there is no stage `until`.
     """
-    stages_of = run_stages(stream, config, out, base, first=first, until=until, retest=retest, track=track)
-    *_, current = [None, *stages_of]
-    return load(out, base) if current is None else current
+    how: Any = {"first": first, "until": until, "retest": retest, "natural": natural, "track": track}
+    *_, current = [None, *run_stages(stream, config, out, base, **how, gating=gating)]
+    rejected = gating.rejected if gating else []
+    if rejected and not is_run(out):
+        raise UserError(f"no stage passed the gate, so {out} holds no run; see {rejected[0].folder}")
+    return load(out, base) if current is None or rejected else current
 
 
 def run_stages(
@@ -166,16 +187,19 @@ def run_stages(
     first: Path | str | None = None,
     until: str | None = None,
     retest: bool = False,
+    natural: Path | str | None = None,
     track: str | Sequence[str] = (),
+    gating: Gating | None = None,
 ) -> Iterator[Run]:
     """`run`, stopping after each stage that was learned and saved to show the run as it stands, and after
-    learned stages were tested again."""
+    learned stages were tested again. Without an accepted stage there is nothing to show."""
     out, track = Path(out), check_trackers(track)
     problem = check_fits(stream, config.method)
-    model = base_of(config, base)
-    with locked(out) if world().main else nullcontext():
-        current = _open(config, out, model)
-        stages = _stages(stream, current.learner)
+    model = with_natural(natural, config.method, base_of(config, base), out)
+    with locked(out, "choose another --out") if world().main else nullcontext():
+        current = _open(config, out, model, stream)
+        check_begun_with(natural, current)
+        stages = to_learn(stream, current.learner)
         problem.check_order(stream, current.record.learned)
         changed = check_learned(stream, stages, current.record)
         if not retest:
@@ -183,9 +207,6 @@ def run_stages(
         todo = [s for s in _upto(stages, until) if s.name not in current.learned]
         giver = None if first is None else _giver(Path(first), current)
         _check_not_forgotten(stream, todo, current)
-        source = str(stream.source.resolve()) if stream.source else ""
-        first_classes = stream.stages[0].classes and (BACKGROUND, *stream.stages[0].classes)
-        current.record = replace(current.record, stream=source, first_classes=first_classes)
         read = set(current.learned)  # Their test samples were scored.
         if changed:
             _retest(problem, current, stream, changed)
@@ -199,7 +220,12 @@ def run_stages(
             )
             columns = [s for s in stages if s.name in current.learned] + [stage, *following]
             last = position + 1 == len(todo)
-            _read_ahead(stream, current, problem.scored(current, stream, stage, columns, last=last), read)
+            tested = problem.scored(current, stream, stage, columns, last=last)
+            if gating is not None:
+                gating.check(current, stream, stage)
+                gating.begin(out)
+                tested = [*tested, *scored(current, stream, stage)]
+            _read_ahead(stream, current, tested, read)
             if giver is None or current.learned:  # Else nothing is trained.
                 split = "val" if len(stage.val) else "train"
                 read_ahead(taught.val, f"stage {stage.name!r}, {split}", config.score.workers)
@@ -211,7 +237,7 @@ def run_stages(
                 figures = dict(_take_first(giver, current, stage, data))
                 learned_in = time.perf_counter() - began
             else:
-                scratch = _scratch(current, stage, data)
+                scratch = scratch_of(current, stage, data)
                 # No adapter is trained on the background, so there is nothing to tell.
                 with trackers(() if stage.background else track, out, stage.name) as listeners:
                     with listening(Journal(current, stage.name), *listeners):
@@ -224,7 +250,13 @@ def run_stages(
             if oracle is not None:
                 current.record = replace(current.record, oracle=oracle)
             scored_in = time.perf_counter() - scoring_began + read_in
-            _save(current, taught, data, figures, learned_in, scored_in)
+            event = _counted(current, taught, data, figures, learned_in, scored_in)
+            if gating is not None and not gating.accept(current, stream, stage):
+                if stage.classes:  # Those of the next stage would take the place of these.
+                    return
+                current = _open(config, out, model, stream)
+                continue
+            write(current, event)
             yield current
 
 
@@ -258,7 +290,7 @@ def _take_first(giver: Run, current: Run, stage: Stage, data: Fingerprints) -> M
         )
     if not isinstance(current.learner, TakesFirstStage):
         raise UserError(
-            f"method {current.config.method!r} cannot go on from another run's first stage; "
+            f"method {current.config.method!r} cannot continue from another run's first stage; "
             "leave --first-stage out"
         )
     figures = current.learner.take_first(stage, giver.learner)
@@ -268,15 +300,23 @@ def _take_first(giver: Run, current: Run, stage: Stage, data: Fingerprints) -> M
     return figures
 
 
-def _open(config: RunConfig, out: Path, base: Any) -> Run:
-    """A new run, or the one in the folder if it is the same run."""
+def _open(config: RunConfig, out: Path, base: Any, stream: Stream) -> Run:
+    """A new run, or the one in the folder if it is the same run, that is to learn a stream."""
+    current = _found(config, out, base)
+    source = str(stream.source.resolve()) if stream.source else ""
+    first_classes = stream.stages[0].classes and (BACKGROUND, *stream.stages[0].classes)
+    current.record = replace(current.record, stream=source, first_classes=first_classes)
+    return current
+
+
+def _found(config: RunConfig, out: Path, base: Any) -> Run:
     if not is_run(out):
         check_free(out)
         return new_run(out, config, build(config.method, base, config.settings, config.seed), base)
-    found = load(out, base=base)
-    ours, theirs = (configuration.plain(c, machine=False) for c in (config, found.config))
-    if changed := configuration.differences(ours, theirs):
-        raise UserError(f"{out} holds a run with other settings ({'; '.join(changed)}); choose another --out")
+    asked, (found, config) = config, continued(config, out, base)
+    new, old = (configuration.plain(c, machine=False) for c in (asked, config))
+    if world().main and (kept := configuration.differences(old, new)):
+        remark(f"{out} was begun by an earlier version and continues as it was begun: {'; '.join(kept)}")
     if config != found.config:  # In what is this machine's business only.
         learner = build(config.method, base, config.settings, config.seed)
         learner.load_state_dict(found.learner.state_dict())
@@ -289,27 +329,13 @@ def _open(config: RunConfig, out: Path, base: Any) -> Run:
     return found
 
 
-def _stages(stream: Stream, learner: Learner) -> Sequence[Stage]:
-    """The stages to learn. A learner that wants all at once gets one, trained on everything that is no
-    background."""
-    if not isinstance(learner, LearnsAllAtOnce):
-        return stream.stages
-    if stream.joint is not None:
-        return [stream.joint]
-    parts: list[Any] = [s.train for s in stream.stages if not s.background]
-    checked: list[Any] = [s.val for s in stream.stages if len(s.val)]
-    together: Any = ConcatDataset(parts)
-    val: Any = ConcatDataset(checked) if checked else ()
-    return [Stage(0, "all-domains", together, (), val=val)]
-
-
 def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) -> None:
-    """What a run was told to forget it does not learn again because nobody took it out of a file."""
+    """Refuse to learn a forgotten stage again just because a stream file still lists it."""
     forgotten = {certificate.forgotten for certificate in current.record.forgotten}
     if again := [s.name for s in todo if s.name in forgotten]:
         raise UserError(
-            f"{current.folder} was told to forget {again[0]!r}, and {stream.source or 'the stream'} still "
-            "names it; take the stage out of the stream, or give it a new name to learn it again"
+            f"{current.folder} has forgotten {again[0]!r}, and {stream.source or 'the stream'} still names "
+            "it; take the stage out of the stream, or give it a new name to learn it again"
         )
 
 
@@ -333,36 +359,15 @@ def _retest(problem: Problem, current: Run, stream: Stream, changed: Sequence[St
     write(current)
 
 
-def _scratch(current: Run, stage: Stage, data: Fingerprints) -> StageScratch:
-    """The stage's unfinished work; none where it was begun with other settings, another base or other
-    training data."""
-    folder = current.folder / "work" / stage.name
-    made_of = {
-        "config": configuration.plain(current.config, machine=False),
-        "base": current.base.fingerprint,
-        "learned": current.learned,
-        "data": data.train,
-    }
-    # An earlier version knew the data by one fingerprint of training and test data.
-    known = [made_of, made_of | {"data": data.both}]
-    if world().main:
-        begun = folder / "made_of.json"
-        if folder.exists() and not (begun.is_file() and read_json(begun) in known):
-            shutil.rmtree(folder)
-        write_json(begun, made_of)
-    wait()
-    return StageScratch(folder)
-
-
-def _save(
+def _counted(
     current: Run,
     stage: Stage,
     data: Fingerprints,
     figures: dict[str, float],
     learned_in: float,
     scored_in: float,
-) -> None:
-    """Count the stage as learned, with what it was learned from and what that took."""
+) -> Event:
+    """Count the stage as learned, with what it was learned from; returns what that took."""
     kept, times = without_times(figures)
     learned = Learned(
         stage.name,
@@ -373,6 +378,7 @@ def _save(
         classes=tuple(stage.classes),
         train=data.train,
         test=data.test,
+        later=current.learner.chosen_later() if isinstance(current.learner, ChoosesLater) else None,
     )
     current.record = current.record.with_learned(learned)
-    write(current, Event(stage.name, learned_in, scored_in, figures={**kept, **times}))
+    return Event(stage.name, learned_in, scored_in, figures={**kept, **times})

@@ -30,12 +30,12 @@ from everseg.seed import torch_generator
 from everseg.types import Stage, Weighting
 
 METHODS = ("regcl", "merged")
-"""Methods whose runs a merge can become, which go on learning; the first that has the rule is taken."""
+"""Methods whose runs a merge can become, to learn further stages; the first with the rule is used."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """One domain to merge: what it brought, how much it counts, its entry in the run it comes from."""
+    """One domain to merge: its contribution, its weight, its entry in the run it comes from."""
 
     contribution: Contribution
     weight: float
@@ -58,10 +58,13 @@ def merge_runs(
     """A run in `out` that serves the domains of all `sources`, merged by `rule`.
 
     sources: run folders, each with what its domains brought, or single contributions' files, in the order in
-    which rules that mind it take them. base: what they adapt; by default the first run's. weighting: what a
-    domain counts; weights: factors on that by its name. settings: `key=value` over the method's, which are
-    those of the first run if that is of the same method. stream: test images; with them the results have a
-    row for each domain merged, as if they had been learned one after another.
+        which rules that mind it take them.
+    base: what they adapt; by default the first run's.
+    weighting: what a domain counts.
+    weights: factors on that by its name.
+    settings: `key=value` over the method's, which are those of the first run if that is of the same method.
+    stream: test images; with them the results have a row for each domain merged, as if they had been learned
+        one after another.
 
     Raises:
         UserError: nothing to merge, sources of different kinds, a domain twice, or `out` is taken.
@@ -72,7 +75,7 @@ def merge_runs(
     config = _config(sources, found, rule, base, settings)
     model = base_of(config, model)
     _check_base(found, model, config)
-    with locked(out):
+    with locked(out, "choose another --out"):
         check_free(out)
         learner: Any = find(config.method)(model, config.settings, seed=config.seed)
         origin = str(stream.source.resolve()) if stream and stream.source else ""
@@ -155,7 +158,7 @@ def _config(
 
 
 def _check_base(found: Sequence[Given], model: Promptable, config: RunConfig) -> None:
-    """The first contribution is of this base, and its start is the one that the run will go on drawing."""
+    """The first contribution is of this base, and its start is the one that the run will continue to draw."""
     first = found[0].contribution
     if first.base != model.fingerprint:
         raise UserError(

@@ -1,6 +1,7 @@
 """The folder that predictions are written to: whole files only, and never over somebody else's.
 
-    x_mask.png, x_overlay.png, ...   pictures, which say in their `Software` entry who wrote them
+    x_mask.png, x_overlay.png, ...   pictures, which say in their `Software` entry who wrote them; x_mask.tif
+                                     of a georeferenced image
     x.json                           the record, written last: what it names is there
 
 A record holds a digest of all that the prediction was made from (`inputs`), by which a finished image is
@@ -19,12 +20,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from everseg.data.geo import mask_like
 from everseg.errors import UserError
 from everseg.files import atomic_path, write_bytes, write_json
-from everseg.pictures.drawn import Drawn
-from everseg.pictures.encode import is_ours, png
+from everseg.pictures.drawn import GEOTIFF, Drawn
+from everseg.pictures.encode import SOFTWARE, is_ours, png
 from everseg.runs.inputs import Source
 
 COCO = "predictions.coco.json"
@@ -88,8 +91,12 @@ class OutputFolder:
                 f"{strange[0]} already exists and was not written by everseg; choose another --out"
             )
 
-    def write(self, name: str, drawn: Drawn, record: Mapping[str, Any]) -> tuple[Path, ...]:
+    def write(
+        self, name: str, drawn: Drawn, record: Mapping[str, Any], like: Path | None = None
+    ) -> tuple[Path, ...]:
         """Write a prediction's pictures and then its record, in place of an earlier one's.
+
+        like: the image whose georeference the TIFF files get.
 
         Raises:
             CannotWrite: the disk is full or the folder cannot be written to.
@@ -101,7 +108,7 @@ class OutputFolder:
             if old is not None:
                 write_json(path, {**old, "inputs": ""})
             for file, draw in pictures.items():
-                write_bytes(file, encoded(draw(), photograph=file.name.endswith("_overlay.png")))
+                write_bytes(file, encoded(draw(), file.name, like))
             for rest in set(self._pictures(name)) - set(pictures):
                 rest.unlink(missing_ok=True)
             write_json(path, record)
@@ -148,9 +155,12 @@ def _overlay(name: str) -> str:
     return f"{Path(name).name}_overlay.png"
 
 
-def encoded(picture: Image.Image, *, photograph: bool) -> bytes:
-    """A picture as a file's content."""
-    return png(picture, 1 if photograph else 6)
+def encoded(picture: Image.Image, name: str, like: Path | None) -> bytes:
+    """A picture as the content of a file of this name: PNG, or TIFF with the georeference of `like`."""
+    if name.endswith(GEOTIFF):
+        assert like is not None, "only georeferenced images are answered in TIFF"
+        return mask_like(np.asarray(picture), like, SOFTWARE)
+    return png(picture, 1 if name.endswith("_overlay.png") else 6)
 
 
 def _files_in(record: Any) -> list[str]:
@@ -197,7 +207,7 @@ def write_coco(folder: OutputFolder, images: Iterator[tuple[Source, int | str]])
             record = folder.record(source.name)
             assert record is not None, "the image is finished"
             for entry in record["masks"]:
-                about = {"image_id": number, "file_name": str(source.path)}
+                about = {"image_id": number, "file_name": source.place}
                 kept = {
                     k: v for k, v in entry.items() if k in ("segmentation", "bbox", "area", "category_id")
                 }

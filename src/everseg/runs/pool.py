@@ -1,4 +1,4 @@
-"""The pool of instances that a run keeps, or that lies in a folder: read it, and delete from it."""
+"""The pool of instances of a run or of a folder: read it, and delete from it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from everseg.classes.instances.store import MANIFEST
 from everseg.errors import UserError
 from everseg.files import locked
 from everseg.models.promptable.protocol import Promptable
+from everseg.runs.earlier import ASIDE, REMOVED, drop_images
 from everseg.runs.folder import is_run, load, read_record, read_state, write
 
 KEY = "pool"
@@ -26,7 +27,10 @@ class Opened(NamedTuple):
 
 
 class ClassTally(NamedTuple):
-    """What a pool has of one class. images: where from, each once, in the order of their names."""
+    """What a pool has of one class.
+
+    images: where from, each once, in the order of their names.
+    """
 
     label: int
     instances: int
@@ -70,10 +74,11 @@ def remove(
     """Delete instances from the pool in a run or a folder for good: one, all of an image, or all of images
     whose names begin alike. Returns their names, and the pool as it is now.
 
-    A run gets a new state without them. Its unfinished stage, which was begun with them, is deleted and will
-    be learned from its beginning. What the model has learned from them stays.
+    A run gets a new state without them. Earlier states that hold instances cannot be restored any more, and
+    stages that the gate rejected are deleted. The unfinished stage, which was begun with them, is deleted and
+    will be learned from its beginning. What the model has learned from them stays.
 
-    base: where a run's base lies now.
+    base: path of the base model, if it has moved.
 
     Raises:
         UserError: as `open_pool`; not one of item, image and prefix; or there is nothing of that kind.
@@ -94,7 +99,9 @@ def remove(
         gone = pool.remove(name=item, image=image, prefix=prefix)
         current.learner.load_state_dict({**state, KEY: pool.state_dict()})
         shutil.rmtree(place / "work", ignore_errors=True)
-        write(current)
+        shutil.rmtree(place / ASIDE, ignore_errors=True)
+        drop_images(place, current.record, REMOVED)
+        write(current, gone=REMOVED)
         return gone, pool
 
 

@@ -7,49 +7,27 @@ on what else is predicted, in how many processes, or where an earlier command st
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from everseg.data.images import DECODING, read_image
-from everseg.data.tiling import Tiling
+from everseg.data.imagefiles import decoded
 from everseg.errors import UserError
 from everseg.files import sha256_file
-from everseg.models.precision import resolved
-from everseg.pictures.drawn import Form, Wanted
 from everseg.runs.arrays import check_inside
 from everseg.runs.inputs import Source
 from everseg.runs.outputs import CannotWrite, OutputFolder
+from everseg.runs.predicting import About, How, Predicting
 from everseg.runs.prompts import ImagePrompts
 from everseg.runs.run import Run
 from everseg.types import Prompts
-
-RULES = "predict-1"
-"""Names what is written for a prediction. A change to it must change this, so that files are written anew."""
-
-
-@dataclass(frozen=True)
-class How:
-    """How images are predicted and what is written.
-
-    stage: use this stage's module instead of letting the method choose; "plain" is the untouched base.
-    workers: threads that decode and encode; 0: none.
-    """
-
-    form: Form = "masks"
-    overlay: bool = True
-    stage: str | None = None
-    tiling: Tiling | None = None
-    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -74,9 +52,8 @@ class _Loaded:
     source: Source
     image: Tensor
     objects: tuple[Prompts, ...]
-    wanted: Wanted
-    inputs: str
-    content: str
+    prompts: ImagePrompts | None
+    about: About
 
 
 def predict_files(
@@ -141,66 +118,34 @@ class _Job:
     """What the images of one command have in common."""
 
     def __init__(self, run: Run, out: Path, how: How) -> None:
-        self.run, self.how, self.problem = run, how, run.problem
-        self.predict = run.predictor(how.stage)
-        self.folder = OutputFolder(out, self.problem.outputs)
-        state = "" if run.record.sha256 is None else run.record.sha256.state
-        precision = resolved(run.config.precision, run.base.device)
-        self.made_of = [
-            RULES,
-            DECODING,
-            run.config.method,
-            run.base.fingerprint,
-            state,
-            precision,
-            run.classes,
-            how.stage,
-            how.form,
-            how.overlay,
-            how.tiling and asdict(how.tiling),
-        ]
+        self.how, self.predicting = how, Predicting(run, how)
+        self.folder = OutputFolder(out, run.problem.outputs)
 
     def load(self, source: Source, prompts: ImagePrompts | None) -> _Loaded | Outcome:
         """Decode an image, unless it is finished or cannot be predicted. Runs in a thread."""
         try:
-            content = _digest_of(source.path)
-            asked = () if prompts is None else prompts.objects
-            about = [content, [asdict(one) for one in asked], 0 if prompts is None else prompts.frame]
-            inputs = hashlib.sha256(json.dumps([*self.made_of, about]).encode()).hexdigest()
-            record = self.folder.finished(source.name, inputs, overlay=self.how.overlay)
+            about = self.predicting.about(source, prompts, _digest_of(source))
+            record = self.folder.finished(source.name, about.inputs, overlay=self.how.overlay)
             if record is not None:
                 return Outcome(source, record, skipped=True)
             self.folder.check_free(source.name)
-            image = read_image(source.path)
+            image = decoded(source.path, self.how.decoding, source.frame, self.how.axis)
             objects = () if prompts is None else tuple(prompts.tensors(*image.shape[-2:]))
             for one in objects:
-                check_inside(one, image, str(source.path))
+                check_inside(one, image, source.place)
         except UserError as error:
             return Outcome(source, None, error=str(error))
         except MemoryError:
             return Outcome(source, None, error=_no_room(source))
-        wanted = Wanted(
-            Path(source.name).name,
-            self.how.form,
-            self.how.overlay,
-            self.run.classes,
-            tuple(one.name for one in asked),
-            tuple(one.category for one in asked),
-        )
-        return _Loaded(source, image, objects, wanted, inputs, content)
+        return _Loaded(source, image, objects, prompts, about)
 
     def segment(self, loaded: _Loaded | Outcome) -> Any:
         """What the model finds in an image, or why it does not."""
         if isinstance(loaded, Outcome):
             return None
-        key = f"{loaded.content}:{DECODING}"
         try:
-            return self.problem.segment(
-                self.run, self.predict, loaded.image, loaded.objects, self.how.tiling, key
-            )
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error):
-                raise
+            return self.predicting.segment(loaded.image, loaded.objects, loaded.about.key)
+        except MemoryError:
             return _no_room(loaded.source)
 
     def finish(self, loaded: _Loaded | Outcome, found: Any) -> Outcome:
@@ -211,20 +156,22 @@ class _Job:
         if isinstance(found, str):
             return Outcome(source, None, error=found)
         try:
-            drawn = self.problem.draw(loaded.image, found, loaded.wanted)
-            record = {"image": str(source.path), **drawn.record, "inputs": loaded.inputs}
-            files = self.folder.write(source.name, drawn, record)
+            drawn, record = self.predicting.draw(source, loaded.image, found, loaded.prompts, loaded.about)
+            files = self.folder.write(source.name, drawn, record, loaded.about.like)
         except CannotWrite:
             raise
         except UserError as error:
             return Outcome(source, None, error=str(error))
         except MemoryError:
             return Outcome(source, None, error=_no_room(source))
-        return Outcome(source, record, files)
+        return Outcome(source, dict(record), files)
 
 
-def _digest_of(path: Path) -> str:
+def _digest_of(source: Source) -> str:
+    path = source.path
     try:
+        if source.frame is not None:
+            return _digest_of_all(path, path.stat().st_mtime_ns)
         return sha256_file(path)
     except OSError as error:
         raise UserError(
@@ -232,5 +179,11 @@ def _digest_of(path: Path) -> str:
         ) from error
 
 
+@functools.lru_cache(maxsize=4)
+def _digest_of_all(path: Path, changed: int) -> str:
+    """Once for all frames of a file, which follow each other."""
+    return sha256_file(path)
+
+
 def _no_room(source: Source) -> str:
-    return f"{source.path} does not fit into memory; give --tile, or a smaller --tile"
+    return f"{source.place} does not fit into memory; give --tile, or a smaller --tile"

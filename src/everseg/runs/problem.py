@@ -8,7 +8,7 @@ object that says what differs: `domains.problem.Domains` and `classes.problem.Cl
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,10 @@ from everseg.errors import UserError
 from everseg.methods import METHODS, find
 from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import Results
+from everseg.results.health import Measurement
+from everseg.results.paired import Kind
 from everseg.types import Precision, Prompts, RunView, Stage
+from everseg.types.proposal import Proposal
 
 if TYPE_CHECKING:
     from everseg.data import Stream
@@ -35,10 +38,11 @@ class Problem(Protocol):
     """What everything above the wings asks of a problem instead of looking into a sample.
 
     name: as `learns` has it.
-    what: what its streams bring, for messages.
+    what: what its streams contain, for messages.
     base: name of the default base.
     Score: configuration of scoring.
     lower_is_better: for each metric.
+    further: names of `results.further.MEANINGS` that its runs can have.
     panels: parts of a report, by name and in their order.
     outputs: regular expression of what a prediction's pictures are called after the image's name.
     entangled: why a method cannot forget a stage, for messages.
@@ -49,18 +53,19 @@ class Problem(Protocol):
     base: str
     Score: type[Any]
     lower_is_better: Mapping[str, bool]
+    further: tuple[str, ...]
     panels: tuple[str, ...]
     outputs: str
     entangled: str
 
     def fits(self, stream: Stream) -> bool:
-        """Whether a stream brings this problem."""
+        """Whether a stream is of this problem."""
 
     def load_base(self, name: str, device: torch.device, precision: Precision) -> Any:
         """The base of this name."""
 
     def check_order(self, stream: Stream, learned: Sequence[Any]) -> None:
-        """Check that a stream goes on from the learned stages (`runs.record.Learned`).
+        """Check that a stream continues the learned stages (`runs.record.Learned`).
 
         Raises:
             UserError: it does not.
@@ -96,10 +101,60 @@ class Problem(Protocol):
             UserError: the method has no oracle, or the stream does not fit the run.
         """
 
+    def gated(self, new: RunView, old: RunView | None, streams: Sequence[Stream]) -> list[tuple[Stage, Kind]]:
+        """The stages on whose test images two runs are compared, and what each is to them.
+
+        old: None for the untouched base.
+        streams: of two that name a stage, the first counts.
+        """
+
+    def sides(self, new: RunView, old: RunView | None) -> tuple[Any, Any]:
+        """What the old run (None: the untouched base) and the new one predict with; they share what they can.
+
+        Raises:
+            UserError: the untouched base predicts nothing.
+        """
+
+    def measure(
+        self,
+        old: Any,
+        new: Any,
+        tested: Sequence[tuple[Stage, Kind]],
+        runs: tuple[RunView, RunView | None],
+        *,
+        seed: int,
+        checked: int,
+    ) -> Measurement:
+        """Scores of both sides on the same images.
+
+        tested: as `gated` gives it.
+        runs: the new one and the old one.
+        checked: the number of images per column on which it is checked how both respond to prompts.
+
+        Raises:
+            UserError: the runs have nothing in common, or a sample cannot be read.
+        """
+
     def means(self, results: Results, first: Sequence[str]) -> dict[str, float]:
         """Further figures of the last row, by name.
 
         first: columns that the first stage taught.
+        """
+
+    def propose(
+        self, stages: Sequence[Stage], settings: Any, given: Collection[str], scored: Collection[str]
+    ) -> Proposal:
+        """What the data suggest for settings that are not given.
+
+        stages: those that are learned.
+        settings: the method's, as far as they are known.
+        given, scored: dotted names of the settings of the method and of scoring that somebody gave.
+        """
+
+    def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
+        """What ended badly in the last row, and what to try, one sentence each.
+
+        settings: the method's, as plain values.
         """
 
     def check_prompted(self, prompted: bool, what: str) -> None:
@@ -161,10 +216,10 @@ def problem_of(method: str) -> Problem:
 
 
 def check_fits(stream: Stream, method: str) -> Problem:
-    """The problem that a method learns, where the stream brings it.
+    """The problem that a method learns, if the stream is of it.
 
     Raises:
-        UserError: the stream brings another one.
+        UserError: the stream is of another one.
     """
     problem = problem_of(method)
     if not problem.fits(stream):

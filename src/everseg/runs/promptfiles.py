@@ -41,9 +41,23 @@ def read_prompts(path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
     return _csv(text, path)
 
 
+def category_names(path: Path) -> dict[int, str]:
+    """The names of a COCO prompt file's categories by id; empty for another file."""
+    try:
+        tree = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return {}  # Other forms, and whatever `read_prompts` refuses.
+    rows = tree.get("categories") if isinstance(tree, dict) else None
+    return {
+        row["id"]: row["name"]
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("name"), str)
+    }
+
+
 @dataclass
 class _Faults:
-    """What is wrong with a file, to be told in one sentence."""
+    """What is wrong with a file, reported in one sentence."""
 
     file: Path
     found: list[str] = field(default_factory=list)
@@ -135,6 +149,12 @@ def _check_head(head: list[str], path: Path) -> None:
     twice = next((name for name in COLUMNS if head.count(name) > 1), None)
     if twice:
         raise UserError(f"{path} has two columns {twice!r}; keep one")
+    sizes = [name for name in ("w", "h", "width", "height") if name in head]
+    if points and not boxes and len(sizes) > 1:
+        raise UserError(
+            f"{path} has the columns {' and '.join(sizes)} beside x and y, so its rows may be boxes, whose "
+            "columns are x0, y0, x1, y1; write them so, or remove these columns if the rows are clicks"
+        )
 
 
 def _take_row(
@@ -303,7 +323,7 @@ def _annotation(row: dict[str, Any], image: dict[str, Any]) -> Asked:
         clicks = tuple((x, y) for x, y in (_numbers(point, "points") for point in points))
         one = replace(one, points=clicks, labels=tuple(int(v) for v in labels))
     if one.box is None and 1 not in one.labels:
-        raise ValueError("has no bbox, no labelled keypoint and no point")
+        raise ValueError("has no bbox, no labelled keypoint and no point on the object (label 1)")
     return one
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everseg.errors import UserError
-from everseg.runs.inputs import Source
+from everseg.runs.inputs import Source, stem
 
 if TYPE_CHECKING:
     from everseg.types import Prompts
@@ -31,7 +31,7 @@ class Asked:
 
     points, labels: clicks, and 1 for those on the object or 0 for those off it.
     box: x0, y0, x1, y1, or None.
-    name: what a prompt file calls the object; "" where nobody does.
+    name: what a prompt file calls the object; "" if it has none.
     category: number of its COCO category.
     """
 
@@ -98,7 +98,7 @@ def prompts_of(points: Sequence[str], negatives: Sequence[str], boxes: Sequence[
     boxes. None where nothing is given.
 
     Raises:
-        UserError: clicks off an object alone, text that is no number, an empty box, or several boxes
+        UserError: clicks off an object alone, text that is not a number, an empty box, or several boxes
             together with clicks.
     """
     if not points and not boxes:
@@ -141,14 +141,14 @@ def assign(
 
     An entry names its image by a path, absolute or below the working folder or the prompt file's folder, or
     by the last parts of one, as many as it takes: `x.png`, `a/x.png`. Where no name matches, names without
-    suffixes are compared.
+    suffixes are compared. A frame or slice is named as in `x.nii.gz@12`.
 
     Raises:
         UserError: an entry may mean several images, or several entries mean one.
     """
-    parts = [_parts(os.path.abspath(source.path)) for source in sources]
+    parts = [_parts(os.path.abspath(source.place)) for source in sources]
     whole = {path: n for n, path in enumerate(parts)}
-    ends = _Ends(parts), _Ends([(*path[:-1], Path(path[-1]).stem) for path in parts])
+    ends = _Ends(parts), _Ends([(*path[:-1], stem(path[-1])) for path in parts])
     found: list[ImagePrompts | None] = [None] * len(sources)
     names: dict[int, str] = {}
     strange = []
@@ -161,18 +161,19 @@ def assign(
         wanted = _parts(os.path.normpath(name.replace("\\", "/")))
         wanted = tuple(part for part in wanted if part not in (".", "/"))
         if not places:
-            places = ends[0].of(wanted) or ends[1].of((*wanted[:-1], Path(wanted[-1]).stem) if wanted else ())
+            places = ends[0].of(wanted) or ends[1].of((*wanted[:-1], stem(wanted[-1])) if wanted else ())
         if not places:
             strange.append(f"{prompts.where} is about {name}, which is not among the given images")
             continue
         if len(set(places)) > 1:
-            first, second = (sources[n].path for n in places[:2])
+            first, second = (sources[n].place for n in places[:2])
             raise UserError(
                 f"{prompts.where} is about {name}, which may be {first} or {second}; write more of its path"
             )
         if places[0] in names:
             raise UserError(
-                f"{file}: {names[places[0]]} and {name} are both {sources[places[0]].path}; write one of them"
+                f"{file}: {names[places[0]]} and {name} are both {sources[places[0]].place}; "
+                "write one of them"
             )
         names[places[0]] = name
         found[places[0]] = prompts

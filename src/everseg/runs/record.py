@@ -18,8 +18,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from everseg.config import plain
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.errors import UserError
+from everseg.types.abilities import Later
 
-FORMAT = 1
+FORMAT, RECORD = 1, "run.json"
 T = TypeVar("T")
 Figures = Mapping[str, int | float]
 
@@ -55,13 +56,14 @@ class Digests:
 class Learned:
     """One stage that was learned.
 
-    fingerprint: of its data; "" where nobody here knows them.
+    fingerprint: of its data; "" if they are unknown here.
     train, test: of its training and its test data; "" in runs of versions that knew only both together.
     images: how many it was trained on.
     figures: what the method reported, without times.
-    classes: those that the stage brought.
+    classes: those of the stage.
     contribution: sha256 of the archived contribution.
     imported: the file of the module that was taken over.
+    later: of later images of a domain, how the method continues with its module.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Learned:
     imported: FileMark | None = None
     train: str = ""
     test: str = ""
+    later: Later | None = None
 
     def merge_figures(self) -> dict[str, float]:
         """What the figures say of the merge after the stage."""
@@ -121,10 +124,11 @@ class Certificate:
 
     exact: whether the learner is what it would be had it never learned the domain.
     statement: that, or why it is not.
-    contribution, data: sha256 of what the domain brought and of its data.
+    contribution, data: sha256 of the domain's contribution and of its data.
     remaining: sha256 of what is left of each other domain.
     state_before, state_after: sha256 of the learner's state.
-    removed: what else of the run went with it. kept: what it still had a part in.
+    removed: what else of the run went with it.
+    kept: what it still had a part in.
     """
 
     forgotten: str
@@ -157,6 +161,7 @@ class Record:
     oracle: scores of each domain with its own module.
     forgotten: certificates.
     state, results, sha256: set by each write.
+    after: number of the state that this one followed, where it is not the one before.
     """
 
     config: Mapping[str, Any]
@@ -172,6 +177,7 @@ class Record:
     state: Annotated[str, Field(pattern=r"^(state-\d+\.safetensors)?$")] = ""
     results: Annotated[str, Field(pattern=r"^(results-\d+\.json)?$")] = ""
     sha256: Digests | None = None
+    after: int | None = None
 
     @property
     def names(self) -> list[str]:
@@ -193,9 +199,14 @@ class Record:
         return replace(self, learned=tuple(learned))
 
     @property
-    def next_number(self) -> int:
-        """What the next state and results are numbered: no write takes the place of a file in use."""
-        return 1 + int(Path(self.state).stem.rpartition("-")[2]) if self.state else 1
+    def number(self) -> int:
+        """What the state and the results are numbered; 0 before the first write."""
+        return int(Path(self.state).stem.rpartition("-")[2]) if self.state else 0
+
+    @property
+    def parent(self) -> int:
+        """The number of the state that this one followed; 0 for the first."""
+        return max(0, self.number - 1) if self.after is None else self.after
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -213,7 +224,8 @@ class Record:
 
     def _stage(self, stage: Learned) -> dict[str, Any]:
         values = plain(stage)
-        left_out = [key for key in ("classes", "contribution", "train", "test") if not values[key]]
+        optional = ("classes", "contribution", "train", "test", "later")
+        left_out = [key for key in optional if not values[key]]
         left_out += [] if self.imported else ["imported"]
         return {key: value for key, value in values.items() if key not in left_out}
 
@@ -222,7 +234,8 @@ class Record:
 class Event:
     """One line of events.jsonl: what a stage or a later change took.
 
-    seconds, scoring_seconds: of learning and of scoring. figures: what the method reported, times too.
+    seconds, scoring_seconds: of learning and of scoring.
+    figures: what the method reported, times too.
     """
 
     stage: str
@@ -274,7 +287,8 @@ def _renamed(value: Any, characters: Mapping[int, int]) -> Any:
 class Progress:
     """A line of events.jsonl: how far a training of a stage was, at one moment; see `everseg.progress`.
 
-    loss: None where it was not a number. val: newest score on the validation images.
+    loss: None where it was not a number.
+    val: newest score on the validation images.
     """
 
     stage: str
@@ -298,7 +312,9 @@ class Progress:
 class Training:
     """A line of events.jsonl: what a training of a stage that ended was like.
 
-    epochs: those told of, from 1; of many, some. losses: mean of each. val: scores on the validation images.
+    epochs: those logged, from 1; of many, some.
+    losses: mean of each.
+    val: scores on the validation images.
     best: the epoch that was kept; 0 without validation images.
     """
 
@@ -339,7 +355,7 @@ def parse(kind: type[T], values: Any, where: str) -> T:
         UserError: a key is missing or a value is of another type.
     """
     try:
-        # As JSON, because only there is a list a tuple. Strictly: "5" is no number.
+        # As JSON, because only there is a list a tuple. Strictly: "5" is not a number.
         text = json.dumps(_renamed(values, HIDDEN))
         return _renamed(TypeAdapter(kind).validate_json(text, strict=True), {v: k for k, v in HIDDEN.items()})
     except ValidationError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from everseg.config import MACHINE
+from everseg.config import MACHINE, before, plain
 from everseg.errors import UserError, unknown
 from everseg.files import state_bytes
 from everseg.results import (
@@ -19,9 +20,13 @@ from everseg.results import (
     beside_base,
     forgetting,
     forward_transfer,
+    generalisation,
+    plasticity,
     routing,
     unseen_average,
 )
+from everseg.results.flips import GOOD
+from everseg.results.further import PER_METRIC, alone_scores, further
 from everseg.runs.arrays import as_image, as_prompts
 from everseg.runs.problem import Problem, problem_of
 from everseg.runs.record import Event, Line, Record, Training
@@ -55,7 +60,13 @@ class RunConfig:
     precision: Precision = "auto"
     """What the base computes in."""
     archive: bool = field(default=True, metadata=MACHINE)
-    """Keep what each domain brought, for merging elsewhere and for forgetting."""
+    """Keep each domain's contribution, for merging elsewhere and for forgetting."""
+    keep: int | None = field(default=None, metadata=MACHINE)
+    """How many earlier states can be restored; None for all of them, apart from those that hold images."""
+
+    proposed: Mapping[str, Any] = field(default_factory=dict, metadata=before({}))
+    """Settings that the data suggested when the run began, by their dotted names; those of scoring begin
+    with "score."."""
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
@@ -63,6 +74,8 @@ class RunConfig:
         for name, allowed in (("evaluate", Evaluate), ("precision", Precision)):
             if getattr(self, name) not in get_args(allowed):
                 raise unknown(name, getattr(self, name), get_args(allowed))
+        if self.keep is not None and (type(self.keep) is not int or self.keep < 0):
+            raise UserError(f"keep is {self.keep!r}; it is a whole number from 0, or None for all")
         problem = problem_of(self.method)
         object.__setattr__(self, "base", self.base or problem.base)
         object.__setattr__(self, "score", self.score or problem.Score())
@@ -72,7 +85,7 @@ class RunConfig:
 
 
 def archived(folder: Path, domain: str) -> Path:
-    """Where a run keeps what a domain brought."""
+    """Where a run keeps a domain's contribution."""
     return folder / "domains" / f"{domain}.safetensors"
 
 
@@ -121,6 +134,8 @@ class Run:
         boxes: Any = None,
         *,
         stage: str | None = None,
+        bands: Sequence[int] | None = None,
+        window: Sequence[float | str] | None = None,
     ) -> Any:
         """Segment one image. The features of the last few images are kept: a further click on one of them
         takes only the rest of the model.
@@ -128,20 +143,23 @@ class Run:
         image: a path, a Pillow image, or an array: (H, W, 3) or (H, W) numpy, or a tensor (3, H, W), of
             uint8.
         points: clicks on one object, (P, 2) x, y in pixels, or of N objects, (N, P, 2).
-        labels: 1 for a click on the object, 0 for one off it, of the points' shape without the last axis;
-            all 1 by default.
+        labels: 1 for a click on the object, 0 for one off it, of the points' shape without the last axis; all
+            1 by default.
         boxes: one box x0, y0, x1, y1 or N of them, one per object.
         stage: the stage whose module is used instead of letting the method choose; "plain" is the untouched
             base.
+        bands, window: how a file is read, such as (4, 3, 2) and (0, 4000), as in a stream file. Frames and
+            slices are read with `everseg.data.read_image`.
 
         Returns:
             A `domains.problem.Masks`, or in a run of classes a `classes.problem.ClassMap`.
 
         Raises:
             UserError: an argument is of another type or shape, a point lies outside the image, prompts are
-                missing or not wanted, or there is no such stage.
+                missing or not wanted, an object has only clicks off it and no box, or there is no such
+                stage.
         """
-        pixels = as_image(image)
+        pixels = as_image(image, bands, window)
         prompts = as_prompts(points, labels, boxes, pixels)
         self.problem.check_prompted(prompts is not None, f"method {self.config.method!r}")
         query = self.problem.query(pixels, prompts, content_key(pixels))
@@ -188,21 +206,32 @@ class Run:
         merges = {stage.name: figures for stage in stages if (figures := stage.merge_figures())}
         if merges:
             summary["merges"] = merges
+        if later := {stage.name: plain(stage.later) for stage in stages if stage.later is not None}:
+            summary["later"] = later
         archive = [archived(self.folder, s.name) for s in stages if s.contribution]
         if archive:
             summary["archived_bytes"] = sum(path.stat().st_size for path in archive if path.is_file())
+        places = [self.folder / name for name in ("history", "rejected")]
+        if earlier := [path for place in places for path in place.rglob("*") if path.is_file()]:
+            summary["history_bytes"] = sum(path.stat().st_size for path in earlier)
         if self.record.first_classes:
             summary["first_classes"] = list(self.record.first_classes)
         if self.record.oracle:
             told = list(self.record.oracle.values())
             summary["oracle"] = {m: sum(v[m] for v in told) / len(told) for m in told[0]}
+            summary["alone"] = {domain: dict(scores) for domain, scores in self.record.oracle.items()}
         routes = routing(self.results)
         if routes is not None:
             summary["routing_accuracy"] = routes.accuracy
         return summary
 
-    def figures(self) -> dict[str, Any]:
-        """The run in numbers, for JSON: null where nothing was measured."""
+    def figures(self, summary: Summary | None = None, good: float = GOOD) -> dict[str, Any]:
+        """The run in numbers, for JSON: null where nothing was measured.
+
+        summary: one that knows more than the run's own (`runs.alone`).
+        good: IoU from which an image counts as good.
+        """
+        summary = summary or self.summary()
         scores, beside = {}, {}
         for metric in self.results.lower_is_better:
             matrix = self.results.matrix(metric)
@@ -212,13 +241,31 @@ class Run:
                     "FM": forgetting(matrix),
                     "FT": forward_transfer(matrix),
                     "unseen": unseen_average(matrix),
+                    "plasticity": plasticity(matrix, alone_scores(summary, metric)),
+                    "generalisation": generalisation(matrix),
                 }
             )
             if not all(map(math.isnan, matrix.baseline)):
                 beside[metric] = {**_nulls(base_averages(matrix)), "domains": self._domains(metric)}
         means = {"means": _nulls(means)} if (means := self.means()) else {}
         base = {"untouched_base": beside} if beside else {}
-        return {"learned": self.learned, "scores": scores, **base, **means, **_nulls(dict(self.summary()))}
+        more = {"further": self._further(summary, good)}
+        alarms = {"warnings": found} if (found := self.alarms()) else {}
+        told = {"learned": self.learned, "scores": scores, **more, **base, **means, **alarms}
+        return {**told, **_nulls(dict(summary))}
+
+    def _further(self, summary: Summary, good: float) -> dict[str, Any]:
+        """What the further figures say of masks, and all of each domain's in IoU."""
+        metric = "iou" if "iou" in self.results.lower_is_better else next(iter(self.results.lower_is_better))
+        found = further(self.results, metric, summary, kinds=self.problem.further, good=good, samples=0)
+        of_masks = [kind for kind in found.figures if kind not in PER_METRIC]
+        return {
+            **_nulls({kind: found.figures[kind].estimate for kind in of_masks}),
+            **_nulls({f"base_{kind}": value for kind, value in found.base.items()}),
+            "good": good,
+            "domains": found.domains,
+            "missing": found.missing,
+        }
 
     def _domains(self, metric: str) -> dict[str, Any]:
         """Each domain's last score beside the untouched base's."""
@@ -228,6 +275,7 @@ class Run:
                     "score": each.score,
                     "base": each.base,
                     "learned": each.learned,
+                    **({"forgotten": True} if each.forgotten else {}),
                     "below_base": each.worse,
                 }
             )
@@ -237,6 +285,10 @@ class Run:
     def means(self) -> dict[str, float]:
         """Further figures of the last row of the results, by name."""
         return self.problem.means(self.results, self.record.first_classes)
+
+    def alarms(self) -> list[str]:
+        """What ended badly and what to try, one sentence each."""
+        return self.problem.alarms(self.results, plain(self.config.settings))
 
     def events(self) -> list[Event]:
         """The last event of each row of the results, in order."""

@@ -20,7 +20,7 @@ def check_trackers(names: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the trackers, each once.
 
     Raises:
-        UserError: these are no names, there is no such tracker, or its package is not installed.
+        UserError: these are not names, there is no such tracker, or its package is not installed.
     """
     listed = [names] if isinstance(names, str) else names
     if not (isinstance(listed, Sequence) and all(isinstance(name, str) for name in listed)):
@@ -41,8 +41,8 @@ def check_trackers(names: str | Sequence[str]) -> tuple[str, ...]:
 def trackers(names: Sequence[str], folder: Path, stage: str) -> Iterator[list[Listener]]:
     """Listeners that hand the readings of one stage to trackers; none in processes other than the main one.
 
-    names: as `check_trackers` returned them. folder: of the run; it names the project, and TensorBoard's
-    files go to `tensorboard/<stage>` in it.
+    names: as `check_trackers` returned them.
+    folder: of the run; it names the project, and TensorBoard's files go to `tensorboard/<stage>` in it.
     """
     with ExitStack() as stack:
         yield [stack.enter_context(_tracker(name, folder, stage)) for name in names if world().main]
@@ -59,7 +59,7 @@ def _tracker(name: str, folder: Path, stage: str) -> Iterator[Listener]:
         "wandb": {"run_name": project, "name": stage},
         "mlflow": {"experiment_name": project, "run_name": stage},
     }
-    PartialState()  # Some of accelerate's trackers ask who they are before anybody has said so.
+    PartialState()  # Some of accelerate's trackers need their name before it is set.
     tracker = LOGGER_TYPE_TO_CLASS[name](**options[name])
     try:
         tracker.start()
@@ -78,7 +78,7 @@ def _tracker(name: str, folder: Path, stage: str) -> Iterator[Listener]:
             tracker.log({k: v for k, v in values.items() if math.isfinite(v)}, step=what.step)
         except Exception as error:  # A server that is gone must not cost a training.
             working = False
-            remark(f"{name} takes no more of {stage!r} ({error}); learning goes on without it")
+            remark(f"{name} takes no more of {stage!r} ({error}); learning continues without it")
 
     try:
         yield log

@@ -1,4 +1,4 @@
-"""Check that a method keeps the promises on which everseg relies, whoever wrote it.
+"""Check that a method keeps the promises on which everseg relies.
 
     from everseg.testing import check_method
 
@@ -26,7 +26,15 @@ from everseg.errors import UserError, unknown
 from everseg.methods import find
 from everseg.testing import abilities, classes, domains
 from everseg.testing import laws as common
-from everseg.testing.bases import micro_backbone, micro_base, micro_resnet, micro_sam, micro_sam2
+from everseg.testing.bases import (
+    micro_backbone,
+    micro_base,
+    micro_dinov3,
+    micro_resnet,
+    micro_sam,
+    micro_sam2,
+    micro_segformer,
+)
 from everseg.testing.classes import micro_image, micro_step
 from everseg.testing.domains import micro_stage
 from everseg.testing.trial import Trial
@@ -37,10 +45,12 @@ __all__ = [
     "laws",
     "micro_backbone",
     "micro_base",
+    "micro_dinov3",
     "micro_image",
     "micro_resnet",
     "micro_sam",
     "micro_sam2",
+    "micro_segformer",
     "micro_stage",
     "micro_step",
 ]
@@ -83,14 +93,20 @@ class Law:
             ) from error
 
 
-def laws(method: type[Any] | str, settings: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Law]:
+def laws(
+    method: type[Any] | str,
+    settings: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    base: Callable[[], Any] | None = None,
+) -> list[Law]:
     """The laws that a method must keep: those of all methods, of what it learns, and of the abilities it has.
 
     Args:
         method: the class, its name in `everseg.METHODS`, or "package.module:Class".
-        settings: assignments "key=value" that keep its learning short. Those that do so for everseg's own
+        settings: assignments "key=value" that make its training short. Those that do so for everseg's own
             methods, such as "tune.fit.epochs=2", are applied anyway where the configuration has the key.
         skip: names of laws to leave out.
+        base: builds the base to try it on, each time the same; None: the micro base of what it learns.
 
     Raises:
         UserError: there is no such method or law, or the method learns neither domains nor classes.
@@ -101,7 +117,7 @@ def laws(method: type[Any] | str, settings: Sequence[str] = (), skip: Sequence[s
         raise UserError(f"{kind.__name__}.learns is {learns!r}; it must be {' or '.join(map(repr, WINGS))}")
     trial, own = WINGS[learns]
     able = [law for ability, law in abilities.LAWS if issubclass(kind, ability)]
-    shared = trial(kind, settings)
+    shared = trial(kind, settings, base)
     found = [Law(law.__name__, shared, law) for law in (*common.LAWS, *own, *able)]
     names = [law.name for law in found]
     for name in skip:
@@ -110,11 +126,16 @@ def laws(method: type[Any] | str, settings: Sequence[str] = (), skip: Sequence[s
     return [law for law in found if law.name not in skip]
 
 
-def check_method(method: type[Any] | str, settings: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
+def check_method(
+    method: type[Any] | str,
+    settings: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    base: Callable[[], Any] | None = None,
+) -> None:
     """Check every law of a method; see `laws` for the arguments.
 
     Raises:
         AssertionError: the method breaks a law; the message says which one and how.
     """
-    for law in laws(method, settings, skip):
+    for law in laws(method, settings, skip, base):
         law()

@@ -114,10 +114,46 @@ def micro_resnet() -> Any:
 
 def micro_backbone() -> SemanticBase:
     """The base of a method that learns classes: `micro_resnet`, frozen, for a narrow head."""
+    return _semantic(micro_resnet())
+
+
+def micro_segformer() -> SemanticBase:
+    """A random SegFormer of four narrow stages as a base of methods that learn classes."""
+    from transformers.models.segformer.configuration_segformer import SegformerConfig
+    from transformers.models.segformer.modeling_segformer import SegformerModel
+
+    narrow = SegformerConfig(
+        depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2], mlp_ratios=[2] * 4
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _semantic(SegformerModel(narrow))
+
+
+def micro_dinov3() -> SemanticBase:
+    """A random DINOv3 of four narrow blocks as a base of methods that learn classes."""
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+    narrow = DINOv3ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_register_tokens=2,
+        patch_size=16,
+        image_size=64,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _semantic(DINOv3ViTModel(narrow))
+
+
+def _semantic(model: Any) -> SemanticBase:
     from everseg.models.semantic.backbones import set_momentum
     from everseg.models.semantic.base import SemanticBase
     from everseg.models.semantic.load import as_backbone
 
-    backbone = as_backbone(micro_resnet(), "micro")
+    backbone = as_backbone(model, "micro")
     set_momentum(backbone)
     return SemanticBase(backbone, "micro", width=32)

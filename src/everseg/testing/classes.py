@@ -29,7 +29,7 @@ def micro_image(index: int, classes: Sequence[int], size: tuple[int, int] = (64,
 
 
 def micro_step(index: int, count: int = 4) -> Stage:
-    """Step 0 brings the classes 1 and 2, step 1 brings 3; what a step does not bring is background in its
+    """Step 0 adds the classes 1 and 2, step 1 adds 3; other classes are background in its
     labels. `count` images to train on, one to test."""
     own = torch.tensor((1, 2) if index == 0 else (3,))
     seen = []

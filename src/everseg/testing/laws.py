@@ -1,4 +1,4 @@
-"""The laws that hold for every method, whatever it learns.
+"""The laws that hold for every method.
 
 A law is a function of a `Trial`. Its name says what holds, and its docstring explains it where the name does
 not.
@@ -14,11 +14,7 @@ import math
 from everseg.config import plain, restore
 from everseg.files import sha256_tensors, state_bytes
 from everseg.testing.trial import Trial, as_file, difference, read, tensors, written
-from everseg.types import Learner, NoScratch, State
-
-REPLAYED = ("memory", "pool")
-"""Keys of a state under which a method keeps examples for replay. Only there may a state hold pixels and
-depend on the number of images; a setting of the method bounds it."""
+from everseg.types import REPLAYED, Learner, NoScratch, State
 
 
 def it_has_the_four_methods_and_nothing_optional(trial: Trial) -> None:
@@ -131,7 +127,7 @@ class Stops:
 
 
 def a_stage_that_was_interrupted_ends_with_the_same_bits(trial: Trial) -> None:
-    """What it keeps in its scratch lets a fresh learner go on in the middle of a stage."""
+    """What it keeps in its scratch lets a fresh learner resume in the middle of a stage."""
     scratch = Stops()
     stage = trial.stage(0)
     try:

@@ -8,7 +8,7 @@ import json
 import random
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ class Trial(ABC):
     """One method on a micro base. What is cached belongs to all laws: they look at it and do not change it.
 
     Before anything is taught or asked, the global random generators are put into a state that they have not
-    had before: whoever draws from them differs from one time to the next.
+    had before: code that draws from them differs from run to run.
     """
 
     small: tuple[str, ...]
@@ -37,8 +37,10 @@ class Trial(ABC):
     next_count: int
     """Training images of a second stage that merely follows one of interest."""
 
-    def __init__(self, method: type[Any], settings: Sequence[str] = ()) -> None:
-        self.method, self.settings = method, tuple(settings)
+    def __init__(
+        self, method: type[Any], settings: Sequence[str] = (), base: Callable[[], Any] | None = None
+    ) -> None:
+        self.method, self.settings, self.other_base = method, tuple(settings), base
         self.shaken = 0
 
     # ------------------------------------------------------------ what the two wings do differently
@@ -68,7 +70,7 @@ class Trial(ABC):
 
     @abstractmethod
     def gap(self, ours: Any, theirs: Any) -> float:
-        """How far two predictions lie apart."""
+        """The difference of two predictions."""
 
     batch_gap: float
     """How far apart two predictions for one query in different batches may lie, because of rounding."""
@@ -77,12 +79,12 @@ class Trial(ABC):
 
     @cached_property
     def base(self) -> Any:
-        return self.make_base()
+        return (self.other_base or self.make_base)()
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the weights of an untouched base."""
-        untouched = type(self)(self.method)
+        untouched = type(self)(self.method, base=self.other_base)
         return sha256_tensors(dict(untouched.weights().state_dict()))
 
     @cached_property
@@ -171,7 +173,7 @@ class Trial(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Straight:
-    """A learner that learned two stages without a break, its file after each, and what each stage brought."""
+    """A learner after two stages without a break, its file after each, and each stage's contribution."""
 
     learner: Any
     files: Sequence[bytes]

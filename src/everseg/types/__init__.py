@@ -14,7 +14,7 @@ from everseg.errors import UserError
 from everseg.types.brief import Brief
 from everseg.types.keys import FROM_PIXELS, Keyed
 
-if TYPE_CHECKING:  # Whoever only reads names and types does not wait for torch.
+if TYPE_CHECKING:  # Reading names and types does not load torch.
     import torch
     from torch import Tensor
 
@@ -24,14 +24,38 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Evaluate = Literal["next", "all"]
 """Which domains are scored after each stage, beside those learned: the next one, or all that come."""
 
+Defaults = Literal["data", "preset"]
+"""Where settings of a run of classes come from if they are not given: its data, or the preset."""
+
+Undecided = Literal["aside", "accept"]
+"""What becomes of a stage of which the gate cannot tell: it is kept aside, or accepted."""
+
 Weighting = Literal["equal", "images", "objects"]
 """What a domain counts in a merge."""
 
 PLAIN = "plain"
 """In place of a stage's name: the untouched base."""
 
-ExportForm = Literal["sam", "peft"]
-"""What a run is exported as: a plain SAM, or an adapter for peft."""
+OUTSIDE = "outside"
+"""In place of a stage's name: an image unlike all learned domains, for which the untouched base is used."""
+
+NATURAL = "natural images"
+"""In place of a stage's name: an image like those that the base was trained on, for which it is used as it
+is."""
+
+MERGED = "merged"
+"""In place of a stage's name: the one adapter of a method that merges its domains."""
+
+RESERVED = (PLAIN, OUTSIDE, NATURAL)
+"""Names that no stage can have."""
+
+ExportForm = Literal["sam", "peft", "onnx", "torch"]
+"""What a run is exported as: a plain SAM, an adapter for peft, or ONNX graphs; of classes an ONNX graph or a
+plain module of torch."""
+
+Going = Literal["known", "tuned", "new"]
+"""What later images of a known domain are segmented with: its module as it is, a copy of it that was tuned
+on, or a new module."""
 
 Setting = Literal["overlapped", "disjoint", "sequential"]
 """Which images and labels a step of a class stream has."""
@@ -85,7 +109,9 @@ class Query(Brief, Keyed):
 class PromptSample(Brief, Keyed):
     """One training or test example of a promptable model.
 
-    image: (3, H, W) uint8. masks: (N, H, W) bool, the truth for each prompt. name: for messages and reports.
+    image: (3, H, W) uint8.
+    masks: (N, H, W) bool, the truth for each prompt.
+    name: for messages and reports.
     key: as in `Query`.
     """
 
@@ -114,7 +140,7 @@ class PromptSample(Brief, Keyed):
         clicks: per object, drawn on it uniformly with replacement; 0: none.
         box: also give the tight box of each object.
         seed, name: the clicks are a function of both and of the mask.
-        numbered: the values of `mask` (H, W) number the objects; 0 is none.
+        numbered: the values of `mask` (H, W) number the objects; 0 is the background.
 
         Raises:
             UserError: an image or a mask of another kind, masks without an object, or nothing to prompt with.
@@ -156,7 +182,8 @@ class PromptSample(Brief, Keyed):
 class ImageQuery(Brief):
     """What a learner of classes may see when it predicts: an image, never the stage or the truth.
 
-    image: (3, H, W) uint8. key: as in `Query`.
+    image: (3, H, W) uint8.
+    key: as in `Query`.
     """
 
     image: Tensor
@@ -167,9 +194,11 @@ class ImageQuery(Brief):
 class SemanticSample(Brief, Keyed):
     """One training or test example of a model that gives every pixel a class.
 
-    image: (3, H, W) uint8. labels: (H, W) uint8: 0 background, 255 ignore; in a stage of a stream of classes
-    1, 2, ... are the classes in the order in which the stages bring them, and in a reader what its files say.
-    name: for messages and reports. key: as in `Query`.
+    image: (3, H, W) uint8.
+    labels: (H, W) uint8: 0 background, 255 ignore; in a stage of a stream of classes 1, 2, ... are the
+        classes in the order in which the stages bring them, and in a reader what its files say.
+    name: for messages and reports.
+    key: as in `Query`.
     """
 
     image: Tensor
@@ -189,20 +218,26 @@ class SemanticSample(Brief, Keyed):
 class Route:
     """Which module a learner chose for a query and how sure it was (0..1).
 
+    name: of the module, or `MERGED`; `OUTSIDE` or `NATURAL` for the untouched base.
+    probability: of the module; for `MERGED` the largest p-value, for `OUTSIDE` one minus it.
     probabilities: of every module that it could have chosen, by name; empty where the method does not say.
+    p_values: of every domain, by name: the share of its own images that are less like it than this one is.
+        Empty where the method does not say.
     """
 
     name: str
     probability: float
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    p_values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
 class PromptPrediction(Brief):
     """Masks for one query, kept at the decoder's resolution until somebody asks for pixels.
 
-    logits: (N, h, w) float32. iou: (N,) float32, the model's own estimate. size: (H, W) of the original
-    image.
+    logits: (N, h, w) float32.
+    iou: (N,) float32, the model's own estimate.
+    size: (H, W) of the original image.
     route: the module that was used, for methods that choose one.
     """
 
@@ -229,11 +264,13 @@ class Stage(Brief):
     them.
     val: samples by which the best epoch is chosen; empty where it is the last.
     classes: names of the classes the stage brings; empty for domains. In the labels of train and test the
-        first class of the first stage is 1, and counting goes on through the stages.
+        first class of the first stage is 1, and counting continues through the stages.
     background: the stage holds natural images on which the untouched base is the right answer (SAMCL's "COCO"
     class):
         a method may learn to recognise it but should train no module for it. Its test images are not averaged
         into AA.
+    later_of: the domain, learned before, of which these are later images: a method with modules may choose
+        how to continue with its module (`abilities.ChoosesLater`). Empty for a stage of its own.
     """
 
     index: int
@@ -243,14 +280,19 @@ class Stage(Brief):
     classes: tuple[str, ...] = ()
     background: bool = False
     val: Sequence[Any] = ()
+    later_of: str = ""
 
 
 State = dict[str, Any]
 """A nested dict of tensors and plain JSON values: what `state_dict` returns and files keep."""
 
+REPLAYED = ("memory", "pool", "features")
+"""Keys of a state under which a method keeps examples for replay. Only there may a state hold pixels and
+depend on the number of images; a setting of the method bounds it."""
+
 
 class Scratch(Protocol):
-    """Where unfinished work of one stage is kept, so that an interrupted run goes on where it was."""
+    """Where unfinished work of one stage is kept, so that an interrupted run resumes where it was."""
 
     def load(self, name: str) -> State | None:
         """What was saved under `name` in this stage, or None."""
@@ -271,7 +313,10 @@ class NoScratch:
 
 @runtime_checkable
 class BaseModel(Protocol):
-    """A base model, whatever its kind. fingerprint: sha256 of every weight."""
+    """A base model, whatever its kind.
+
+    fingerprint: sha256 of every weight.
+    """
 
     name: str
     fingerprint: str

@@ -19,6 +19,6 @@ class Keyed:
 
     def __post_init__(self) -> None:
         if self.key == FROM_PIXELS:
-            from everseg.types.pixels import content_key  # loads torch, as whoever has pixels has
+            from everseg.types.pixels import content_key  # loads torch, as callers with pixels already have
 
             object.__setattr__(self, "key", content_key(self.image))

@@ -1,4 +1,4 @@
-"""Images and masks in memory, checked and brought to one form; clicks and boxes on a mask."""
+"""Images and masks in memory, checked and converted to one form; clicks and boxes on a mask."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ def image_tensor(given: Any, what: str) -> Tensor:
 def mask_tensor(given: Any, what: str, size: tuple[int, int], *, numbered: bool = False) -> Tensor:
     """(N, H, W) bool, from a mask (H, W), or (N, H, W) with one for each object: bool, 0 and 1, or 0 and 255.
 
-    what: names the mask in messages. size: (H, W) of the image. numbered: the mask is (H, W) and its values
-    number the objects; 0 is none.
+    what: names the mask in messages.
+    size: (H, W) of the image.
+    numbered: the mask is (H, W) and its values number the objects; 0 is the background.
 
     Raises:
         UserError: another type, shape or value, another size than the image's, or a mask without an object.
@@ -78,7 +79,9 @@ def mask_tensor(given: Any, what: str, size: tuple[int, int], *, numbered: bool 
         raise UserError(f"{what} contains NaN or infinite values; give bool, as in probability > 0.5")
     if numbered:
         if values.dtype.kind not in "ui" or values.min() < 0:
-            raise UserError(f"{what} is {about}; objects are numbered by integers from 1, and 0 is none")
+            raise UserError(
+                f"{what} is {about}; objects are numbered by integers from 1; 0 is the background"
+            )
         numbers = np.unique(values)
         masks = values == numbers[numbers > 0][:, None, None]
     else:

@@ -13,15 +13,14 @@ from everseg.classes.instances import (
     InstancePool,
     PasteConfig,
     choose_classes,
-    instance_sample,
     paste,
     seen_classes,
 )
-from everseg.classes.instances.paste import MEAN_COLOUR, Pasted, _blend
+from everseg.classes.instances.paste import Pasted, _blend
 from everseg.classes.instances.place import best_window, covered, filling_size, native_size, ranked_cells
 from everseg.errors import UserError
 
-PAPER, REFERENCE = PasteConfig.presets()["paper"], PasteConfig.presets()["reference"]
+PAPER, REFERENCE = replace(PasteConfig(), rows=1.0), PasteConfig.presets()["reference"]
 
 
 def scene(foreground: bool = True) -> tuple[Tensor, Tensor]:
@@ -230,17 +229,3 @@ def test_an_image_without_room_stays_as_it_is(pool: InstancePool, generator: np.
     assert result.pastes == 0 and torch.equal(result.image, image) and not result.share.any()
     empty = paste(*scene(), InstancePool(), generator)
     assert empty.pastes == 0
-
-
-# ---------------------------------------------------------------- instance replay
-
-
-@pytest.mark.parametrize(("outside", "value"), [("void", 255), ("background", 0)])
-def test_a_replayed_instance_stands_alone(
-    pool: InstancePool, generator: np.random.Generator, outside: str, value: int
-) -> None:
-    instance = next(iter(pool.items.values()))
-    image, labels = instance_sample(instance, (80, 90), generator, outside=outside)  # type: ignore[arg-type]
-    assert set(labels.unique().tolist()) == {instance.label, value}
-    rest = image[:, labels == value]
-    assert torch.equal(rest, torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None].expand_as(rest))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from everseg.classes.instances import HarvestConfig, InstancePool, cut, find_instances, paste
-from everseg.data.images import read_image
+from everseg.classes.instances import HarvestConfig, InstancePool, PasteConfig, cut, find_instances, paste
+from everseg.data.imagefiles import read_image
 from everseg.data.numbers import read_labels
 
 CLASSES = (8, 10, 12, 13)  # cat, cow, dog, horse
@@ -35,5 +35,5 @@ def test_a_pool_of_voc(data_root: Path) -> None:
         assert item.pixels.shape[1:] == item.inside.shape
     for n in names[:20]:
         y = torch.from_numpy(labels[n])
-        result = paste(read_image(images[n]), y, pool, np.random.default_rng(0))
+        result = paste(read_image(images[n]), y, pool, np.random.default_rng(0), PasteConfig(rows=1.0))
         assert not (result.share[0] > 0)[y != 0].any() and result.pastes > 0

@@ -25,7 +25,7 @@ from everseg.classes.losses import (
     weighted_bce,
 )
 from everseg.classes.losses.softmax import Background, Where
-from everseg.schedule import lr_at
+from everseg.fit.schedule import lr_at
 
 DIGITS = 5e-7
 

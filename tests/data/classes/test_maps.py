@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from PIL import Image
 
 from everseg.data.classes.legend import VOC, Legend
+from everseg.data.classes.maps import ade20k_maps
 from everseg.data.classes.presence import listed, occurring, read_map
 from everseg.data.classes.steps import ClassSteps, LabelTable, Setting
+from everseg.data.numbers import table_of
 from everseg.errors import UserError
 
 LEGEND = Legend.of("voc")
@@ -155,13 +159,13 @@ def test_mistakes_in_steps_are_sentences() -> None:
         "no class has the number 21": lambda: ClassSteps.of([[21]], LEGEND),
         "'cat' is in steps 0 and 1": lambda: ClassSteps.of([["cat"], [8]], LEGEND),
         "'cat' is in step 0 twice": lambda: ClassSteps.of([["cat", "cat"]], LEGEND),
-        "step 1 brings no classes": lambda: ClassSteps.of([["cat"], []], LEGEND),
+        "step 1 adds no classes": lambda: ClassSteps.of([["cat"], []], LEGEND),
         "no steps": lambda: ClassSteps.of([], LEGEND),
-        "not of the form 15-1": lambda: ClassSteps.split("15", LEGEND),
-        "leaves 5 classes, which is no multiple of 2": lambda: ClassSteps.split("15-2", LEGEND),
+        "not of the form A-B": lambda: ClassSteps.split("15", LEGEND),
+        "leaves 5 classes, which is not a multiple of 2": lambda: ClassSteps.split("15-2", LEGEND),
         "leaves none": lambda: ClassSteps.split("20-1", LEGEND),
         "order: .*did you mean 'dog'": lambda: ClassSteps.split("1-1", LEGEND, ["cat", "dgo"]),
-        "bring 255 classes": lambda: ClassSteps((tuple(str(n) for n in range(255)),)),
+        "add 255 classes": lambda: ClassSteps((tuple(str(n) for n in range(255)),)),
     }
     for says, make in mistakes.items():
         with pytest.raises(UserError, match=says):
@@ -309,5 +313,85 @@ def test_read_map_is_what_its_numbers_are(tmp_path: Path) -> None:
         assert read_map(tmp_path / name).tolist() == numbers.tolist()
     Image.fromarray(numbers > 0).save(tmp_path / "1.png")
     assert read_map(tmp_path / "1.png").tolist() == [[0, 1], [1, 1]]
-    present, faults = occurring([tmp_path / "p.png", tmp_path / "1.png"])
-    assert [np.flatnonzero(row).tolist() for row in present] == [[0, 7, 20, 255], [0, 1]] and not faults
+    found = occurring([tmp_path / "p.png", tmp_path / "1.png"])
+    assert [np.flatnonzero(row).tolist() for row in found.present] == [[0, 7, 20, 255], [0, 1]]
+    assert not found.faults and not found.notes
+
+
+def _disc(low: int, high: int) -> Image.Image:
+    rows, columns = np.mgrid[:60, :80]
+    inside = (rows - 30) ** 2 + (columns - 40) ** 2 < 400
+    return Image.fromarray(np.where(inside, high, low).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(40, 30), (56, 42), (160, 120)])
+@pytest.mark.parametrize("how", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_one_map_that_was_resized_smoothly(tmp_path: Path, size: tuple[int, int], how: Any) -> None:
+    """Among maps in which the numbers between are classes that have an area."""
+    files = [tmp_path / f"{name}.png" for name in ("a", "b")]
+    _disc(1, 2).save(files[0])
+    _disc(3, 0).save(files[1])
+    for high in (5, 4):
+        _disc(0, high).resize(size, how).save(files[0])
+        faults = occurring(files).faults
+        assert [*faults] == [0] and re.search(r"a\.png has .* resized smoothly; make", str(faults[0]))
+    _disc(0, high).resize(size, Image.Resampling.NEAREST).save(files[0])
+    assert not occurring(files).faults and not occurring(files).notes
+
+
+def test_smooth_resizing_among_numbers_that_have_areas(tmp_path: Path) -> None:
+    pixels = np.zeros((120, 160), np.uint8)
+    for number, (row, column) in enumerate(((10, 10), (10, 90), (70, 10), (70, 90)), 1):
+        pixels[row : row + 40, column : column + 40] = number
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    assert not occurring([tmp_path / "m.png"]).faults
+    Image.fromarray(pixels).resize((100, 75), Image.Resampling.BILINEAR).save(tmp_path / "m.png")
+    assert "has numbers such as 1, 2, 3 along the edges" in str(occurring([tmp_path / "m.png"]).faults[0])
+
+
+def test_a_single_number_along_edges_is_noted_with_its_files(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file in files:
+        _disc(1, 3).save(file)
+    _disc(1, 3).resize((40, 30), Image.Resampling.BILINEAR).save(files[2])
+    for _ in range(2):  # The second answer is that of the cache.
+        found = occurring(files)
+        (note,) = found.notes
+        assert not found.faults and "2.png has the number 2 along the edges between smaller" in note
+
+
+def test_palettes_that_show_a_number_in_several_colours_are_noted(tmp_path: Path) -> None:
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for file, colours in zip(files, ([0, 0, 0, 200, 0, 0], [0, 0, 0, 0, 200, 0]), strict=True):
+        image = _disc(0, 1)
+        image.putpalette(colours)
+        image.save(file)
+    (note,) = occurring(files).notes
+    assert f"{files[0]} shows number 1 as (200, 0, 0), and {files[1]} as (0, 200, 0); see in the" in note
+    (note,) = occurring(files, table_of({1: (200, 0, 0)})).notes
+    assert f"{files[1]} shows number 1 as (0, 200, 0), and its colour is (200, 0, 0)" in note
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(files[1])
+    assert not occurring(files).notes, "greys are numbers"
+
+
+def test_colours_that_were_told_count_more_than_the_order_of_a_palette(tmp_path: Path) -> None:
+    """Programs that make palettes put the colours in any order."""
+    table = table_of({1: (200, 0, 0), 2: (0, 200, 0)})
+    image = _disc(0, 1)
+    image.putpalette([0, 200, 0, 200, 0, 0])
+    image.save(tmp_path / "a.png")
+    assert set(np.unique(read_map(tmp_path / "a.png", table))) == {1, 2}
+    assert set(np.unique(read_map(tmp_path / "a.png"))) == {0, 1}
+    image.putpalette([200, 0, 0, 9, 9, 9])
+    image.save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="#090909, which stand for no number"):
+        read_map(tmp_path / "a.png", table)
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 200, 0])
+    image.save(tmp_path / "a.png")
+    assert set(np.unique(read_map(tmp_path / "a.png", table))) == {0, 1}
+
+
+def test_a_split_that_no_folder_can_be_called(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names no folder; write training or validation"):
+        ade20k_maps(tmp_path, "x" * 5000)

@@ -245,8 +245,8 @@ MISTAKES = {
     "train: train\ntest: test": "give either steps: 15-1 or a list of stages",
     "train: train\ntest: test\nsteps: 1-2\nstages: [{name: a, classes: [cat]}]": "give either steps",
     "train: train\ntest: test\norder: [cat]\nstages: [{name: a, classes: [cat]}]": "order: belongs to steps",
-    "train: train\ntest: test\nsteps: 1-1-1": "not of the form 15-1",
-    "train: train\ntest: test\nsteps: 2-2": "leaves 1 classes, which is no multiple of 2",
+    "train: train\ntest: test\nsteps: 1-1-1": "not of the form A-B",
+    "train: train\ntest: test\nsteps: 2-2": "leaves 1 classes, which is not a multiple of 2",
     "train: train\ntest: test\nseting: disjoint\nsteps: 1-2": "'seting': did you mean 'setting'",
     "train: train\ntest: test\nsetting: disjunct\nsteps: 1-2": "'setting' is 'disjunct'",
     "train: train\ntest: test\nstages: [{name: a, classes: [cta]}]": "stage 'a'.*'cta': did you mean 'cat'",
@@ -254,7 +254,7 @@ MISTAKES = {
     "train: train\ntest: test\nstages: [{name: a, clases: [cat]}]": "'clases': did you mean 'classes'",
     "train: train\ntest: test\nstages: [{name: a, classes: cat}]": "stage 'a': 'classes' is 'cat'",
     "train: train\ntest: test\nstages: [{name: a, classes: [cat]}, {name: b, classes: [1]}]": "'cat' is in",
-    "train: train\ntest: test\nstages: [{name: a, classes: []}]": "step 0 brings no classes",
+    "train: train\ntest: test\nstages: [{name: a, classes: []}]": "step 0 adds no classes",
     "train: train\ntest: test\nstages: [text]": "must be a mapping with name: and classes:",
     "train: {kind: vok}\ntest: test\nsteps: 1-2": "'vok': did you mean 'voc'",
     "train: {path: train, limt: 3}\ntest: test\nsteps: 1-2": "stage 'step-0', train: .*did you mean 'limit'",
@@ -286,7 +286,7 @@ def test_faulty_files_are_named(write_stream: Write, tmp_path: Path) -> None:
             np.full((30, 40), 2000, np.uint16)
         ),
         r"is in colour \(it has #010203\), .* set mask_colours": Image.new("RGB", (40, 30), (1, 2, 3)),
-        "has the number 4, which is no class; name it": Image.new("L", (40, 30), 4),
+        "has the number 4, which is not a class; name it": Image.new("L", (40, 30), 4),
     }
     for says, image in faults.items():
         image.save(mask)
@@ -467,5 +467,5 @@ def test_lossy_maps_are_named_where_numbers_are_strange(make_maps: Make, write_s
             Image.fromarray(np.full((30, 40), 3, np.uint8)).save(file.with_suffix(".jpg"))
             file.unlink()
     text = "classes: [cat]\ntrain: train\ntest: test\nstages: [{name: a, classes: [cat]}]\n"
-    with pytest.raises(UserError, match=r"number 3, which is no class, and is saved in a lossy format"):
+    with pytest.raises(UserError, match=r"number 3, which is not a class, and is saved in a lossy format"):
         Stream.from_yaml(write_stream(text))

@@ -91,6 +91,16 @@ def test_one_square_in_many_forms(write: Write, segmentation: Any) -> None:
     assert samples[0].masks[0, 4:12, 4:12].all()
 
 
+def test_annotations_of_which_none_has_an_id_are_numbered(write: Write) -> None:
+    def no_ids(tree: Any) -> None:
+        for row in tree["annotations"]:
+            del row["id"]
+
+    samples = read(write(no_ids))
+    assert [s.name for s in samples] == ["a.png#1", "b.png#2"]
+    assert [int(s.masks.sum()) for s in samples] == [64, 64]
+
+
 @pytest.mark.parametrize(
     ("segmentation", "says"),
     [
@@ -308,3 +318,105 @@ def test_check_and_the_stream_say_what_was_left_out(
     assert any("annotation 10 has no segmentation; left out" in line for line in said)
     Stream.from_yaml(stream)
     assert "one, train:" in capsys.readouterr().err
+
+
+def _turned(tree: Any, *, bbox: bool = False) -> None:
+    """Swap x and y, as tools do that count rows and columns."""
+    for row in tree["annotations"]:
+        (polygon,) = row["segmentation"]
+        row["segmentation"] = [[v for x, y in zip(polygon[::2], polygon[1::2], strict=True) for v in (y, x)]]
+        if bbox:
+            x, y, w, h = row.pop("bbox")
+            row |= {"segmentation": [], "bbox": [y, x, h, w]}
+
+
+def _wide(tree: Any) -> None:
+    """A polygon in the right part of an image that is wider than high, with its bbox."""
+    right = [16, 4, 23, 4, 23, 10, 16, 10]
+    for row in tree["annotations"]:
+        row |= {"segmentation": [right], "bbox": [16, 4, 7, 6]}
+
+
+def test_x_and_y_in_the_wrong_order(write: Write) -> None:
+    def swapped(tree: Any) -> None:
+        _wide(tree)
+        _turned(tree)
+        for row in tree["annotations"]:
+            del row["bbox"]
+
+    def swapped_boxes(tree: Any) -> None:
+        _wide(tree)
+        _turned(tree, bbox=True)
+
+    says = "annotations 10 and 20 are outside of the image, and would be inside with x and y swapped; write x"
+    for skip in (False, True):
+        with pytest.raises(UserError, match=says):
+            read(write(swapped), skip_faulty=skip)
+        with pytest.raises(UserError, match=says):
+            read(write(swapped_boxes), use_boxes=True, skip_faulty=skip)
+    assert not read(write(_wide)).notes
+
+
+def test_polygons_and_bbox_that_disagree(write: Write) -> None:
+    square = {"segmentation": [[16, 4, 23, 4, 23, 10, 16, 10]]}
+    (note,) = read(write(first(**square, bbox=[4, 16, 6, 7]))).notes
+    assert "annotation 10 has a segmentation and a bbox that agree only with x and y swapped" in note
+    (note,) = read(write(first(**square, bbox=[0, 4, 8, 6]))).notes
+    assert "annotation 10 has a bbox that is not around the segmentation, which is used" in note
+    for near in ([16, 4, 7, 6], [15, 3, 8, 7], [16.4, 4.4, 6.1, 5.2], "none", [0, 0, 0, 0], None):
+        assert not read(write(first(**square, bbox=near))).notes
+    by_rows = {"counts": [16 + 4 * W, *([7, W - 7] * 5), 7, 1 + W * 6]}
+    (note,) = read(write(first(segmentation=by_rows, bbox=[16, 4, 7, 6]))).notes
+    assert "annotation 10 has a bbox that is not around the segmentation" in note, "counted along rows"
+    assert not read(write(first(segmentation={"counts": RUNS}, bbox=[4, 4, 8, 8]))).notes
+    cut = [[16, 4, 25, 4, 25, 17, 16, 17]]
+    assert not read(write(first(segmentation=cut, bbox=[16, 4, 8, 12]))).notes, "cut off at the border"
+
+
+def test_a_bbox_of_corners_where_it_is_the_mask(write: Write) -> None:
+    def corners(tree: Any) -> None:
+        tree["annotations"][0] |= {"segmentation": [], "bbox": [10, 6, 22, 15]}
+        tree["annotations"][1] |= {"segmentation": [], "bbox": [2, 6, 22, 12]}
+
+    with pytest.raises(
+        UserError, match=r"annotation 10 has a bbox that fits as \[left, top, right, bottom\]"
+    ):
+        read(write(corners), use_boxes=True)
+    with pytest.raises(UserError, match="has a bbox farther than 1,000,000 pixels from the image"):
+        read(write(first(segmentation=[], bbox=[4, 4, 1e300, 5])), use_boxes=True)
+    shares = first(segmentation=[], bbox=[0.1, 0.2, 0.5, 0.5])
+    with pytest.raises(UserError, match="has a bbox within 0 and 1, as shares of the image's size"):
+        read(write(shares), use_boxes=True)
+
+
+def test_annotations_beyond_their_image(write: Write) -> None:
+    def of_a_larger_image(tree: Any) -> None:
+        for row in tree["annotations"]:
+            row["segmentation"] = [[v * 2 for v in SQUARE]]
+        tree["annotations"][0]["segmentation"] = [[2, 10, 8, 10, 8, 20, 2, 20]]
+
+    (note,) = read(write(of_a_larger_image)).notes
+    assert "annotations 10 and 20 are partly or wholly outside" in note, "swapping would not help"
+    (note,) = read(write(first(segmentation=[[4, 4, 40, 4, 40, 30, 4, 30]]))).notes
+    assert (
+        "annotation 10 is partly or wholly outside of the image, by up to 16 pixels, and cut off there"
+        in note
+    )
+    assert not read(write(first(segmentation=[[4, 4, 25.5, 4, 25.5, 17, -1, 17]]))).notes
+
+
+JOINED = [2, 2, 8, 2, 8, 8, 14, 8, 14, 2, 20, 2, 20, 8, 14, 8, 8, 8, 2, 8]
+"""Two squares that go round in opposite directions, with a line between them to and fro."""
+
+
+def test_an_outline_that_crosses_itself(write: Write, write_stream: Callable[[str], Path]) -> None:
+    eight = [4, 4, 12, 12, 12, 4, 4, 12]
+    path = write(lambda tree: [row.update(segmentation=[eight]) for row in tree["annotations"]])
+    split = "{kind: coco, images: img, annotations: a.json}"
+    warned = [
+        f.what for f in check(write_stream(f"stages: [{{name: a, train: {split}, test: {split}}}]")).findings
+    ]
+    says = f"{path}: annotations 10 and 20 have an outline that crosses itself (what it goes round twice is"
+    assert sum(what.startswith(says) for what in warned) == 2, "in both splits"
+    for fine in (SQUARE, SQUARE + SQUARE[:2], [4, 4, 12, 4, 8, 6, 12, 12, 4, 12], JOINED):
+        assert not read(write(first(segmentation=[fine]))).notes

@@ -110,6 +110,12 @@ def _spoil(root: Path, what: str) -> None:
     stray = {
         "colour": lambda: painted([(2, (9, 8, 7))], False).save(root / "SegmentationClass" / "a.png"),
         "black": lambda: painted([], False).convert("L").save(root / "SegmentationObject" / "a.png"),
+        "blur": lambda: (
+            painted([(2, FIRST), (20, (9, 99, 200))], False)
+            .resize((20, 15))
+            .resize((40, 30), Image.Resampling.BILINEAR)
+            .save(root / "SegmentationObject" / "a.png")
+        ),
         "size": lambda: painted([], False).resize((9, 9)).save(root / "SegmentationObject" / "a.png"),
         "image": lambda: (root / "JPEGImages" / "a.jpg").unlink(),
         "object": lambda: (root / "SegmentationObject" / "a.png").unlink(),
@@ -127,6 +133,7 @@ def _spoil(root: Path, what: str) -> None:
         ),
         ("black", r"SegmentationObject/a\.png has no object where .*SegmentationClass/a\.png has labels"),
         ("size", "differ in size"),
+        ("blur", r"SegmentationObject/a\.png has \d+ colours, .* resized smoothly"),
         ("image", r"a\.png has no image in"),
         ("object", "cannot read .*SegmentationObject"),
         ("map", "a of subset default has no map"),
@@ -157,7 +164,7 @@ def test_wrong_options_and_labelmaps(export: Callable[..., Path], labelmap: str,
 
 
 def test_other_layouts(export: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no export from CVAT"):
+    with pytest.raises(UserError, match="is not an export from CVAT"):
         CvatReader(tmp_path)
     root = export()
     (root / "SegmentationObject").rename(root / "away")

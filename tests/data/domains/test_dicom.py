@@ -197,7 +197,7 @@ def test_other_faults(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
     with pytest.raises(PartlyReadable, match="has a header that cannot be read"):
         DicomReader(root)
     file.write_bytes(b"no header")
-    with pytest.raises(PartlyReadable, match=r"a\.dcm is no DICOM file"):
+    with pytest.raises(PartlyReadable, match=r"a\.dcm is not a DICOM file"):
         DicomReader(root)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(PartlyReadable, match=r"needs pydicom; pip install 'everseg\[dicom\]'"):

@@ -67,13 +67,16 @@ def inside(rows: slice, columns: slice, height: int = 30, width: int = 40) -> to
 SHAPES: list[tuple[dict[str, Any], torch.Tensor]] = [
     (shape("a", box(5, 3, 15, 9)), inside(slice(3, 9), slice(5, 15))),
     (shape("a", [[15, 9], [5, 3]], "rectangle"), inside(slice(3, 9), slice(5, 15))),
+    (shape("a", box(5, 3, 15, 9), "rectangle"), inside(slice(3, 9), slice(5, 15))),
     (shape("a", box(5, 3, 15, 9), "oriented_rectangle"), inside(slice(3, 9), slice(5, 15))),
     (shape("a", [[5.4, 3.4], [8.6, 6.6]], "mask", mask=png(PATCH)), inside(slice(0), slice(0))),
 ]
-SHAPES[3][1][0, 3:7, 5:9] = torch.from_numpy(PATCH)
+SHAPES[4][1][0, 3:7, 5:9] = torch.from_numpy(PATCH)
 
 
-@pytest.mark.parametrize(("given", "wanted"), SHAPES, ids=["polygon", "rectangle", "oriented", "mask"])
+@pytest.mark.parametrize(
+    ("given", "wanted"), SHAPES, ids=["polygon", "rectangle", "four corners", "oriented", "mask"]
+)
 def test_a_shape_is_the_pixels_whose_centres_it_holds(tmp_path: Path, given: Any, wanted: Any) -> None:
     write(tmp_path, "x", [given])
     assert torch.equal(LabelmeReader(tmp_path)[0].masks, wanted)
@@ -176,11 +179,12 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (shape("eye", [[1, 1]], "point"), {}, r"shapes\[0\] \('eye'\) is a point, which has no area"),
     (shape("a", [[1, 1], [5, 5]], "linestrip"), {}, "is a linestrip, which has no area"),
     (shape("a", [[1, 1], [5, 5]]), {}, "is a polygon of 2 points; it needs 3"),
-    (shape("a", [[1, 1], [5]]), {}, r"points that are no list of \[x, y\]"),
-    (shape("a", [[1, 1], [5, None], [3, 3]]), {}, "points that are no list"),
-    (shape("a", "1 1 5 5"), {}, "points that are no list"),
-    (shape("a", [[1, 1], [3, 3]], "mask"), {}, "no base64 of a PNG"),
-    (shape("a", [[1, 1], [3, 3]], "mask", mask="iVBO"), {}, "no base64 of a PNG"),
+    (shape("a", [[1, 1], [5]]), {}, r"points that are not a list of \[x, y\]"),
+    (shape("a", [[1, 1], [5, None], [3, 3]]), {}, "points that are not a list"),
+    (shape("a", "1 1 5 5"), {}, "points that are not a list"),
+    (shape("a", [[1, 1], [1e300, 5], [3, 3]]), {}, "a corner farther than 1,000,000 pixels from the image"),
+    (shape("a", [[1, 1], [3, 3]], "mask"), {}, "not base64 of a PNG"),
+    (shape("a", [[1, 1], [3, 3]], "mask", mask="iVBO"), {}, "not base64 of a PNG"),
     (shape("a", box(1, 1, 4, 4), group_id=[1]), {}, r"group_id \[1\]"),
     ({"points": box(1, 1, 4, 4)}, {}, r"shapes\[0\] has no label"),
     (3, {}, r"shapes\[0\] has no label"),

@@ -152,7 +152,7 @@ def test_masks_that_are_refused(volumes: Path, labels: Any, affine: Any, said: s
 def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"values from -1000 to 99\d; say .*window: \[-160, 240\]"):
         merged(volumes)[0]
-    with pytest.raises(UserError, match="has no object in any slice"):
+    with pytest.raises(UserError, match="has no object in any mask"):
         merged(volumes, mask_values=(9,))
     with pytest.raises(UserError, match="is not a folder; give the folders"):
         merged(tmp_path / "none")
@@ -163,7 +163,7 @@ def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         merged(volumes)
     whole = (volumes / "masks" / "a.nii.gz").read_bytes()
     (volumes / "masks" / "b.nii.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PartlyReadable, match=r"b\.nii\.gz is (no NIfTI file or is )?damaged"):
+    with pytest.raises(PartlyReadable, match=r"b\.nii\.gz is (not a NIfTI file or is )?damaged"):
         merged(volumes)
     flat = bytearray(save(tmp_path / "flat.nii", LABELS).read_bytes())
     flat[312:328] = bytes(16)  # srow_z
@@ -177,3 +177,14 @@ def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(UserError, match=r"needs nibabel; pip install 'everseg\[nifti\]'"):
         merged(volumes)
+
+
+def test_a_file_of_one_slice_is_a_volume_of_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / "images" / f"{name}.nii.gz", VOLUME[:, :, 3])
+        save(tmp_path / "masks" / f"{name}.nii.gz", LABELS[:, :, 3])
+    (one, _) = NiftiReader(tmp_path, mask_values=(2,), window=(-1000, 1000))
+    assert np.array_equal(one.masks[0], np.rot90(LABELS[:, :, 3] == 2))
+    save(tmp_path / "masks" / "b.nii.gz", np.where(LABELS[:, :, 3], 0.7, 0.2))
+    with pytest.raises(PartlyReadable, match=r"b\.nii\.gz has values that are not whole.*cut at 0\.5"):
+        NiftiReader(tmp_path, mask_values=(2,))

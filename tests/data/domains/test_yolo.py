@@ -126,9 +126,11 @@ def test_classes_are_those_of_the_yaml(
     ("text", "said"),
     [
         ("2 0.1 0.1 0.5 0.1 0.5 0.5", "line 1 is of class 2, and .*names 2 from 0"),
-        ("cat 0.1 0.1 0.5 0.1 0.5 0.5", "a word that is no number"),
+        ("cat 0.1 0.1 0.5 0.1 0.5 0.5", "a word that is not a number"),
         ("0.5 0.1 0.1 0.5 0.1 0.5 0.5", "begins with 0.5"),
         ("-1 0.1 0.1 0.5 0.1 0.5 0.5", "begins with -1"),
+        ("1e999 0.1 0.1 0.5 0.1 0.5 0.5", "begins with inf"),
+        ("nan 0.1 0.1 0.5 0.1 0.5 0.5", "begins with nan"),
         ("0 0.1 0.1 0.5 0.1 0.5", "has 5 coordinates"),
         ("0", "has 0 coordinates"),
         ("0 12 14 50 14 50 60", r"the coordinate 12; divide"),
@@ -147,13 +149,14 @@ def test_wrong_lines(make: Callable[..., Path], text: str, said: str) -> None:
     ("yaml", "how", "said"),
     [
         ("train: images/train\n", {}, "has no names: of classes"),
+        ("train: images/train\nkpt_shape: [17, 3]\n" + NAMES, {}, "is of key points"),
         ("train: images/train\nnames: {1: cat, 2: dog}\n", {}, "does not number the classes from 0"),
         ("names: [a", {}, r"^[^\n]*is not valid YAML in line 1 [^\n]*$"),
         (f"train: {'x' * 5000}\n" + NAMES, {}, "which is not at"),
         ("train: images/train\n" + NAMES, {"split": "test"}, "unknown split in .*'test'"),
         ("train: images/trian\n" + NAMES, {}, "names images/trian, which is not at"),
         ("train: labels\n" + NAMES, {}, "has no images"),
-        ("train: images/train\n" + NAMES, {"categories": ("cow",)}, "unknown category"),
+        ("train: images/train\n" + NAMES, {"categories": ("cow",)}, "unknown label"),
         ("train: list.txt\n" + NAMES, {}, r"lists images/none\.jpg, which does not exist"),
     ],
 )

@@ -1,4 +1,4 @@
-"""AugModule and bank: sizes, identity at the start, gradients, and mixed batches equal to separate ones."""
+"""AugModule and bank: sizes, identity at the start, and gradients."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everseg.domains.adapters.aug import RELEASED, AugBank, AugConfig, AugModule, from_released
+from everseg.domains.adapters.aug import RELEASED, AugConfig, AugModule, from_released
 from everseg.domains.heatmap import click_heatmap
 from everseg.errors import UserError
 from everseg.models.promptable.protocol import FramePrompts
@@ -212,6 +212,26 @@ def test_attention_and_neck_are_their_formulas(config: AugConfig) -> None:
     torch.testing.assert_close(bound.neck_out(), m.neck_out(p).permute(flip))
 
 
+@pytest.mark.parametrize("config", [AugConfig(), RELEASED])
+def test_the_neck_is_added_in_place_in_whatever_order_memory_lies(config: AugConfig) -> None:
+    m, seen = module(1, config), []
+    with torch.no_grad():
+        bound = m.bind(heat(2), lambda name, inputs: seen.append((name, inputs)))
+        added = {"neck_in": bound.neck_in(), "neck_out": bound.neck_out()}
+        told = dict(seen)
+        for name, add in (("neck_in", bound.add_neck_in), ("neck_out", bound.add_neck_out)):
+            whole = added[name]
+            assert whole is not None
+            x = torch.randn(whole.shape, generator=torch.Generator().manual_seed(2))
+            strided = torch.empty(*x.shape[:-1], 2 * G)[..., ::2]
+            for like in (x.clone(), x.to(memory_format=torch.channels_last), strided.copy_(x)):
+                seen.clear()
+                done = add(like)
+                assert done is like
+                torch.testing.assert_close(done, x + whole)
+                assert [n for n, _ in seen] == [name] and torch.equal(seen[0][1], told[name])
+
+
 def test_a_thumbnail_takes_the_published_cells() -> None:
     grid = torch.arange(64.0).view(1, 1, 64, 1).expand(1, 1, 64, 64)
     rows = F.interpolate(grid, size=(14, 14), mode="nearest")[0, 0, :, 0].int().tolist()
@@ -227,64 +247,6 @@ def test_partitioned_windows_equal_the_global_form() -> None:
     assert cut is not None and whole is not None
     wanted, real = partition(whole, W), partition(torch.ones_like(x), W) > 0
     torch.testing.assert_close(cut[real], wanted[real])
-
-
-# --- banks
-# --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("config", VARIANTS)
-def test_a_mixed_batch_equals_each_row_with_its_own_module(config: AugConfig) -> None:
-    modules = [module(s, config) for s in range(3)]
-    index = torch.tensor([2, 0, -1, 1, 2])
-    x, h = tokens(5), heat(5)
-    mixed = AugBank.stack(modules).bind(h, index)
-    windows = partition(x, W).view(5, -1, W, W, D)
-    got = {
-        "global": mixed.attention(2, x, 0),
-        "window": mixed.attention(4, windows.flatten(0, 1), W),
-        "neck_in": mixed.neck_in(),
-        "neck_out": mixed.neck_out(),
-    }
-    for row, i in enumerate(index.tolist()):
-        own = AugModule(D, C, BLOCKS, config) if i < 0 else modules[i]
-        bound = own.bind(h[row : row + 1])
-        wanted = {
-            "global": bound.attention(2, x[row : row + 1], 0),
-            "window": bound.attention(4, windows[row], W),
-            "neck_in": bound.neck_in(),
-            "neck_out": bound.neck_out(),
-        }
-        for name, value in wanted.items():
-            whole = got[name]
-            assert (whole is None) == (value is None)
-            if whole is not None and value is not None:
-                mine = whole.view(5, -1, *value.shape[1:])[row]
-                torch.testing.assert_close(mine, value, rtol=1e-5, atol=1e-5)
-                assert i >= 0 or not mine.any()
-
-
-def test_a_mixed_batch_through_the_model(tiny: Sam) -> None:
-    modules = [randomise(AugModule.beside(tiny), s) for s in range(2)]
-    index = torch.tensor([1, -1, 0])
-    pixels = torch.randn(3, 3, 256, 256, generator=torch.Generator().manual_seed(1))
-    points = 256 * torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(2))
-    h = click_heatmap(points, torch.ones(3, 2), tiny.image_size, tiny.grid)
-    with torch.no_grad():
-        features = tiny.trunk(pixels)
-        mixed = tiny.tail(features, AugBank.stack(modules).bind(h, index))["image"]
-        for row, i in enumerate(index.tolist()):
-            one = {n: v[row : row + 1] for n, v in features.items()}
-            wanted = tiny.tail(one, modules[i].bind(h[row : row + 1]) if i >= 0 else None)["image"]
-            torch.testing.assert_close(mixed[row : row + 1], wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_bank_wants_modules_of_one_shape() -> None:
-    with pytest.raises(UserError, match="one shape"):
-        AugBank.stack([module(0), module(0, AugConfig(rank=4))])
-    bank = AugBank.stack([module(0), module(1)])
-    assert len(bank) == 2
-    assert len(bank.to(torch.device("cpu"))) == 2
 
 
 # --- making and loading

@@ -367,7 +367,7 @@ def test_pairs_are_found_and_put_together_again(micro: Any) -> None:
         assert all(again[n] is weights[n] for n in weights)
     module = dict(fresh_adapter("aug", micro, 3, None).state_dict())
     assert pairs(module) == []
-    with pytest.raises(UserError, match="no product of two matrices"):
+    with pytest.raises(UserError, match="not a product of two matrices"):
         factors_of(module)
 
 

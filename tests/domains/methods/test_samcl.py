@@ -12,7 +12,8 @@ from everseg.config import override
 from everseg.data import SyntheticDomain
 from everseg.domains.methods.samcl import SAMCL, SAMCLConfig
 from everseg.domains.methods.zero_shot import ZeroShot
-from everseg.types import NoScratch, PromptPrediction, Query, Stage
+from everseg.domains.plausible import Gaussian
+from everseg.types import NATURAL, OUTSIDE, NoScratch, PromptPrediction, Query, Stage
 from everseg.types.abilities import PredictsAs
 
 DOMAINS = ("lesions", "cracks")
@@ -68,6 +69,85 @@ def test_natural_images_get_the_untouched_base(learned: SAMCL, micro: Any) -> No
     assert isinstance(learned, PredictsAs)
 
 
+def noise(count: int = 4) -> list[Query]:
+    """Images of no domain: coloured noise, one stripe wide."""
+    generator = torch.Generator().manual_seed(7)
+    samples = SyntheticDomain("lesions", count, size=64, split="test")
+    on = torch.rand(count, 3, 64, 1, generator=generator) > 0.5
+    images = 255 * on.to(torch.uint8).repeat(1, 1, 1, 64)
+    return [Query(image, sample.prompts) for image, sample in zip(images, samples, strict=True)]
+
+
+def test_images_of_no_domain_get_the_untouched_base(learned: SAMCL, micro: Any) -> None:
+    found = learned.predict(noise())
+    for prediction in found:
+        assert prediction.route is not None
+        assert prediction.route.name == OUTSIDE, prediction.route
+        assert set(prediction.route.p_values) == {*DOMAINS, "natural"}
+        assert max(prediction.route.p_values.values()) < learned.config.selector.abstain
+        assert prediction.route.probability == 1 - max(prediction.route.p_values.values())
+    assert equal(found, learned.predict_as(noise(), "never learned"))
+    assert equal(found, ZeroShot(micro).predict(noise()), atol=1e-2)  # whose features are rounded to fp16
+    published = SAMCL(micro, override(learned.config, ["selector.abstain=0"]))
+    published.load_state_dict(learned.state_dict())
+    routes = [p.route for p in published.predict(noise())]
+    assert all(route is not None and route.name != OUTSIDE and not route.p_values for route in routes)
+
+
+def test_domains_that_cannot_have_brought_an_image_are_out_of_the_race(
+    learned: SAMCL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The selector's favourite is struck out, and the next one wins with its own probability."""
+    asked = asked_of("lesions")[:1]
+    (before,) = learned.predict(asked)
+    assert before.route is not None and before.route.name == "lesions"
+    told = {"lesions": 0.0001, "cracks": 0.5, "natural": 0.0001}
+    monkeypatch.setattr(learned.remembered, "p_values", lambda e: [told] * len(e))
+    (after,) = learned.predict(asked)
+    assert after.route is not None
+    rest = {name: p for name, p in before.route.probabilities.items() if name != "lesions"}
+    assert after.route.name == max(rest, key=lambda name: rest[name])
+    assert after.route.probability == before.route.probabilities[after.route.name]
+
+
+def test_natural_images_are_known_from_the_first_stage_on(
+    micro: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
+    embeddings.learn(stage(0, "natural", background=True), NoScratch())
+    natural = Gaussian.fit(embeddings.remembered.embeddings["natural"]).to_state()
+    monkeypatch.setattr(micro, "natural", natural, raising=False)
+    found = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
+    assert found.selector.names == (NATURAL,)
+    found.learn(stage(0, "lesions", 8), NoScratch())
+    routes = [p.route.name for p in found.predict(asked_of("natural")) if p.route is not None]
+    assert routes.count(NATURAL) + routes.count(OUTSIDE) >= 5
+    monkeypatch.setattr(micro, "natural", None, raising=False)
+    again = SAMCL(micro, override(SAMCLConfig(), SETTINGS))  # The run knows them, the base need not.
+    again.load_state_dict(found.state_dict())
+    assert again.selector.names == found.selector.names == (NATURAL, "lesions")
+    assert [p.route for p in again.predict(asked_of("natural"))] == [
+        p.route for p in found.predict(asked_of("natural"))
+    ]
+
+
+def test_without_stored_embeddings(micro: Any) -> None:
+    found = SAMCL(micro, override(SAMCLConfig(), [*SETTINGS, "selector.buffer=gaussian"]))
+    for i, domain in enumerate(DOMAINS):
+        found.learn(stage(i, domain, 12), NoScratch())
+    state = found.state_dict()
+    assert not state["buffer"] and tuple(state["gaussians"]) == DOMAINS
+    for domain in DOMAINS:
+        routes = [p.route.name for p in found.predict(asked_of(domain)) if p.route is not None]
+        assert routes.count(domain) >= 5
+    alone = SAMCL(micro, found.config)
+    alone.learn(stage(1, "cracks", 12), NoScratch())
+    told = found.forget("lesions", lambda name: None)
+    assert told.exact and "statistics" in told.statement
+    for ours, theirs in zip(found.predict(noise()), alone.predict(noise()), strict=True):
+        assert ours.route == theirs.route
+
+
 def test_modules_only_for_domains_and_classes_for_all(learned: SAMCL) -> None:
     state = learned.state_dict()
     assert tuple(state["modules"]) == DOMAINS
@@ -82,7 +162,7 @@ def test_learning_more_leaves_every_earlier_module_as_it_is(micro: Any) -> None:
     found = SAMCL(micro, override(SAMCLConfig(), SETTINGS))
     found.learn(stage(0, "lesions", 8), NoScratch())
     module = {k: v.clone() for k, v in found.modules["lesions"].state_dict().items()}
-    kept = found.buffer["lesions"].clone()
+    kept = found.remembered.embeddings["lesions"].clone()
     alone = found.predict_as(asked_of("lesions"), "lesions")
     assert found.selector.names == ("lesions",)
     found.predict(asked_of("lesions"))
@@ -90,10 +170,10 @@ def test_learning_more_leaves_every_earlier_module_as_it_is(micro: Any) -> None:
     assert found.selector.names == ("lesions", "cracks")
     for name, value in found.modules["lesions"].state_dict().items():
         assert torch.equal(value, module[name])
-    assert torch.equal(found.buffer["lesions"], kept)
+    assert torch.equal(found.remembered.embeddings["lesions"], kept)
     for a, b in zip(alone, found.predict_as(asked_of("lesions"), "lesions"), strict=True):
         assert torch.equal(a.logits, b.logits)
-    # The bank is made anew: the second domain's images do not run through the first one's slot.
+    # The bank is made again: the second domain's images do not run through the first one's slot.
     for found_now in found.predict(asked_of("cracks")):
         assert found_now.route is not None
 

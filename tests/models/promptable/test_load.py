@@ -49,6 +49,15 @@ def test_the_first_adapted_block_may_be_chosen(micro_folder: Path) -> None:
     assert load_base(str(micro_folder), first=3).adapted == (3,)
 
 
+def test_encoders_of_different_images_are_refused(micro_folder: Path, tmp_path: Path) -> None:
+    folder = copied(micro_folder, tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    config["prompt_encoder_config"] |= {"image_size": 1024, "image_embedding_size": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="its prompt encoder of 1024; give image_size"):
+        load_base(str(folder))
+
+
 def test_a_model_saved_in_half_precision_is_read_in_full(micro_model: Any, tmp_path: Path) -> None:
     copy.deepcopy(micro_model).half().save_pretrained(tmp_path / "half")
     found = load_base(str(tmp_path / "half"))
@@ -161,7 +170,7 @@ def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
     ):
         load_base(str(tmp_path))
     for suffix in (".pth", ".pt", ".safetensors"):
-        with pytest.raises(UserError, match="is no file that is there; give the path of a checkpoint"):
+        with pytest.raises(UserError, match="is not a file that is there; give the path of a checkpoint"):
             load_base(str(tmp_path / f"other{suffix}"))
 
 

@@ -159,5 +159,5 @@ def test_a_key_goes_with_its_file_from_any_folder(tmp_path: Path, monkeypatch: p
     assert from_anywhere("odd#name.pt") == str(tmp_path / "odd#name.pt")
     assert from_anywhere("nothing.pt#model") == "nothing.pt#model"
     assert file_and_key("odd#name.pt#model") == (Path("odd#name.pt"), "model")
-    with pytest.raises(UserError, match=r"'nothing.pt#model' is no file that is there"):
+    with pytest.raises(UserError, match=r"'nothing.pt#model' is not a file that is there"):
         load_base("nothing.pt#model")

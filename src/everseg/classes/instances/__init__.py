@@ -6,34 +6,42 @@ store.py     the pool as a folder of pictures with a manifest
 sheet.py     the pool as one picture
 place.py     where a paste goes, and how large
 paste.py     pasting into an image and its labels
+alone.py     an instance alone, in a crop of its image
+rows.py      training rows of all that
 """
 
-from everseg.classes.instances.harvest import Found, HarvestConfig, cut, find_instances
+from everseg.classes.instances.alone import instance_crop
+from everseg.classes.instances.harvest import Found, HarvestConfig, cut, find_all, find_instances
 from everseg.classes.instances.paste import (
     PasteConfig,
     Pasted,
     choose_classes,
-    instance_sample,
     paste,
     seen_classes,
 )
-from everseg.classes.instances.pool import Instance, InstancePool, balanced
+from everseg.classes.instances.pool import Budget, Instance, InstancePool, balanced
+from everseg.classes.instances.rows import InstanceRows, Paster, completed_in_crops
 from everseg.classes.instances.sheet import contact_sheet
 from everseg.classes.instances.store import load_pool, save_pool
 
 __all__ = [
+    "Budget",
     "Found",
     "HarvestConfig",
     "Instance",
     "InstancePool",
+    "InstanceRows",
     "PasteConfig",
     "Pasted",
+    "Paster",
     "balanced",
     "choose_classes",
+    "completed_in_crops",
     "contact_sheet",
     "cut",
+    "find_all",
     "find_instances",
-    "instance_sample",
+    "instance_crop",
     "load_pool",
     "paste",
     "save_pool",

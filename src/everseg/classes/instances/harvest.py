@@ -6,9 +6,10 @@ No instance is annotated: a 4-connected part of one class counts as one.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from operator import itemgetter
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
 
 from everseg.classes.instances.pool import Instance
 from everseg.config import Checked, Count, Range, Share, Size
-from everseg.types import VOID
+from everseg.distributed import gather, shard
+from everseg.progress import bar
+from everseg.types import VOID, SemanticSample
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,12 @@ class HarvestConfig(Checked):
 
 
 class Found(NamedTuple):
-    """An instance that was not cut out yet. box: top, left, bottom, right, the latter two outside. at: its
-    first pixel, row and column. size: (H, W) of the image."""
+    """An instance that was not cut out yet.
+
+    box: top, left, bottom, right, the latter two outside.
+    at: its first pixel, row and column.
+    size: (H, W) of the image.
+    """
 
     image: str
     label: int
@@ -97,6 +105,35 @@ def find_instances(
     return found
 
 
+def find_all(
+    samples: Sequence[SemanticSample],
+    classes: Collection[int],
+    config: HarvestConfig,
+    *,
+    name: str,
+    workers: int = 0,
+) -> dict[Found, int]:
+    """The instances of some classes in all samples, each with its sample's place. The samples are shared out
+    among the processes, and every process has all."""
+    mine = shard(range(len(samples)))
+    loader: DataLoader[Any] = DataLoader(
+        Subset(samples, mine),  # type: ignore[arg-type]  # any sequence serves
+        batch_size=8,
+        collate_fn=list,
+        num_workers=workers,
+    )
+    here: list[tuple[int, list[Found]]] = []
+    with bar(f"{name}: instances", len(mine)) as advance:
+        for batch in loader:
+            for sample in batch:
+                here.append((mine[len(here)], find_instances(sample.labels, classes, sample.name, config)))
+                advance("")
+    where: dict[Found, int] = {}
+    for position, found in sorted((pair for part in gather(here) for pair in part), key=itemgetter(0)):
+        where.update(dict.fromkeys(found, position))
+    return where
+
+
 def _touches(box: tuple[int, int, int, int], size: tuple[int, int], border: int) -> bool:
     top, left, bottom, right = box
     return border > 0 and (
@@ -114,7 +151,7 @@ def cut(
     """The instance as it is kept: image (3, H, W) uint8 and the labels that it was found in.
 
     step: when it was learned. Pixels further than the margin from the mask are not kept: they may show what
-    nobody agreed to keep.
+        nobody agreed to keep.
     """
     config = config or HarvestConfig()
     top, left, bottom, right = found.box

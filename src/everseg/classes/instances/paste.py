@@ -6,7 +6,7 @@ Shapes: image (3, H, W) uint8; labels (H, W), 0 background, 255 void; L layers o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,11 +17,8 @@ from torch.nn import functional as F
 
 from everseg.classes.instances.place import best_window, filling_size, native_size, ranked_cells
 from everseg.classes.instances.pool import Instance, InstancePool
-from everseg.config import Amount, Checked, Count, Positive, Share, Size, ascending
+from everseg.config import Amount, Checked, Count, Positive, Share, Size, ascending, before
 from everseg.types import VOID
-
-MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's mean: what normalisation makes zero."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,8 @@ class PasteConfig(Checked):
     most: Count = 3
     """Maximum number of instances per image, one for each old class that the old model sees in it. [EIR's
     code]"""
+    rows: Share = field(default=0.5, metadata=before(1.0))
+    """Share of the training rows that get pastes at all; the others stay as they are. [EIR's code: 1]"""
     fill_below: Count = 3
     """Fill up to `most` with random old classes where the old model sees fewer classes than this. [EIR's
     code: 2 on VOC, 1 on ADE20K]"""
@@ -84,6 +83,7 @@ class PasteConfig(Checked):
     def presets(cls) -> dict[str, PasteConfig]:
         """`reference`: EIR's published routine on VOC. `reference_ade`: that of its ADE20K trainer."""
         reference = cls(
+            rows=1.0,
             fill_below=2,
             filler_skips_last=True,
             place="cell",
@@ -98,7 +98,9 @@ class PasteConfig(Checked):
 
 class Pasted(NamedTuple):
     """image (3, H, W). under (H, W): the labels below the pastes. over, share (L, H, W): the class of each
-    layer and how much of the pixel is of it, float32, 0 where there is nothing. pastes: how many.
+    layer and how much of the pixel is of it, float32, 0 where there is nothing.
+
+    pastes: how many.
 
     Batches of these are what `everseg.classes.losses.soft_bce` takes.
     """
@@ -127,7 +129,8 @@ def choose_classes(
     """Which classes to paste, each with its rank among the places: those seen in the image, in order, then
     random ones, which rank first (0).
 
-    seen: by the old model in the image. stored: the classes that the pool has.
+    seen: by the old model in the image.
+    stored: the classes that the pool has.
     """
     stored = sorted(stored)
     chosen = [(label, rank) for rank, label in enumerate([c for c in seen if c in stored][: config.most])]
@@ -150,7 +153,8 @@ def paste(
     """Paste instances of old classes into a copy of an image and its labels.
 
     labels: as they are trained on, with the old model's pseudo-labels, if it was asked: they are foreground
-    too. seen: the classes that it sees in the image (`seen_classes`).
+        too.
+    seen: the classes that it sees in the image (`seen_classes`).
 
     The same generator state gives the same bytes. Source: EIR, "class combination", "instance selection" and
     "position calculation"; for what the published code does see the preset `reference`.
@@ -164,6 +168,8 @@ def paste(
         torch.zeros(config.layers, height, width),
         0,
     )
+    if config.rows < 1 and generator.random() >= config.rows:
+        return out
     taken = _taken(labels, config)
     groups = pool.by_class()
     cells = ranked_cells(taken, config.cell, config.rank) if config.place == "cell" else []
@@ -243,32 +249,3 @@ def _blend(
         return
     out.over[layer][window].masked_fill_(inside, label)
     out.share[layer][window].masked_fill_(inside, amount)
-
-
-def instance_sample(
-    instance: Instance,
-    size: tuple[int, int],
-    generator: np.random.Generator,
-    config: PasteConfig | None = None,
-    *,
-    outside: Literal["void", "background"] = "void",
-) -> tuple[Tensor, Tensor]:
-    """A training sample of nothing but an instance, on ImageNet's mean colour: image (3, H, W) uint8, labels
-    (H, W) uint8.
-
-    Its size and place are random. outside: what the rest is labelled. Source: EIR, instance replay; the
-    published code multiplies the normalised image by the mask and trains the rest as background.
-    """
-    config = config or PasteConfig()
-    image = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None].expand(3, *size).clone()
-    labels = torch.full(size, VOID if outside == "void" else 0, dtype=torch.uint8)
-    within = _size(instance, size, config, generator)
-    if within is None:
-        return image, labels
-    pixels, inside = _resized(instance, within, config, generator)
-    top, left = (int(generator.integers(a - b + 1)) for a, b in zip(size, within, strict=True))
-    window = (slice(top, top + within[0]), slice(left, left + within[1]))
-    place = image[:, window[0], window[1]]
-    place.copy_(torch.where(inside, pixels, place))
-    labels[window].masked_fill_(inside, instance.label)
-    return image, labels

@@ -24,8 +24,12 @@ T = TypeVar("T")
 class Instance:
     """One cut-out, encoded: what is kept is what is counted.
 
-    picture: JPEG or PNG. mask: 1-bit PNG. label: its class, as in the label map. image: where it came from.
-    box: top, left, bottom, right there, which may be larger than the picture. size: (H, W) of that image.
+    picture: JPEG or PNG.
+    mask: 1-bit PNG.
+    label: its class, as in the label map.
+    image: where it came from.
+    box: top, left, bottom, right there, which may be larger than the picture.
+    size: (H, W) of that image.
     step: when its class was learned.
     """
 
@@ -48,7 +52,7 @@ class Instance:
 
     @cached_property
     def name(self) -> str:
-        """Its class and a checksum of what it is and where from, so that it has one name for ever."""
+        """Its class and a checksum of what it is and where from, so that it has one name forever."""
         place = f"{self.image}|{self.box}|{self.sha256}".encode(errors="surrogateescape")
         return f"{self.label:03d}-{hashlib.sha256(place).hexdigest()[:12]}"
 
@@ -85,7 +89,7 @@ def balanced(groups: Mapping[int, Sequence[T]], generator: np.random.Generator) 
     """Everything in `groups`, a class in turn in a random order of the classes, each in a random order.
 
     However many are taken, no class that has more to give is more than one behind another. It ends when all
-    are given. Source: EIR's sampler, which goes on for ever where the candidates run out.
+    are given. Source: EIR's sampler, which never ends if the candidates run out.
     """
     order = generator.permutation(sorted(groups)).tolist()
     queues = {label: [groups[label][i] for i in generator.permutation(len(groups[label]))] for label in order}
@@ -93,6 +97,35 @@ def balanced(groups: Mapping[int, Sequence[T]], generator: np.random.Generator) 
         for label in order:
             if turn < len(queues[label]):
                 yield queues[label][turn]
+
+
+PATIENCE = 3
+"""So many candidates of each class may be too large for what is left before a budget counts as used up."""
+
+
+class Budget:
+    """Room for `count` things of `max_bytes` together (0: no limit), kept for so many classes.
+
+    What does not fit is passed over, and the next, which may be smaller, is tried: whatever is stored, images
+    or instances, budgets are used up alike.
+    """
+
+    def __init__(self, count: int, max_bytes: int, classes: int) -> None:
+        self.count, self.max_bytes, self.patience = count, max_bytes, PATIENCE * classes
+        self.number = self.used = self.refused = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is no use in trying further."""
+        return self.number >= self.count or self.refused >= self.patience
+
+    def admit(self, nbytes: int) -> bool:
+        """Take a thing of this size if it fits."""
+        if self.max_bytes and self.used + nbytes > self.max_bytes:
+            self.refused += 1
+            return False
+        self.number, self.used, self.refused = self.number + 1, self.used + nbytes, 0
+        return True
 
 
 class InstancePool:
@@ -117,30 +150,27 @@ class InstancePool:
         return dict(sorted(groups.items()))
 
     def refill(self, found: Sequence[T], cut: Callable[[T], Instance], *, seed: int, step: int) -> None:
-        """Share the budget out anew among the classes of the pool and those of what was found.
+        """Share the budget out again among the classes of the pool and those of what was found.
 
-        found: candidates with a `label`. cut: makes an instance of one; only what is chosen is cut out.
-        Each class gets the same number, one more or less. A class with fewer candidates leaves the rest to
-        the others. Where bytes run out, what does not fit is passed over, until nothing did for as many
-        candidates as there are classes.
+        found: candidates with a `label`.
+        cut: makes an instance of one; only what is chosen is cut out. Each class gets the same number, one
+            more or less. A class with fewer candidates leaves the rest to the others. Where bytes run out,
+            what does not fit is passed over, until nothing did for as many candidates as there are classes.
         """
         groups: dict[int, list[Any]] = {label: list(items) for label, items in self.by_class().items()}
         for candidate in found:
             label = candidate.label  # type: ignore[attr-defined]
             groups.setdefault(label, []).append(candidate)
         kept: dict[str, Instance] = {}
-        used = refused = 0
+        budget = Budget(self.count, self.max_bytes, len(groups))
         for candidate in balanced(groups, numpy_generator(seed, "pool", step)):
-            if len(kept) >= self.count or refused >= len(groups):
+            if budget.spent:
                 break
             item = candidate if isinstance(candidate, Instance) else cut(candidate)
             if item.name in kept:
                 continue
-            if self.max_bytes and used + item.nbytes > self.max_bytes:
-                refused += 1
-                continue
-            kept[item.name] = item
-            used, refused = used + item.nbytes, 0
+            if budget.admit(item.nbytes):
+                kept[item.name] = item
         self.items = kept
 
     def remove(self, *, name: str = "", image: str = "", prefix: str = "") -> list[str]:

@@ -76,8 +76,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise UserError(
-            f"{folder / MANIFEST} is no manifest of a pool, or one of another version of everseg; restore it "
-            "from a copy, or choose another folder"
+            f"{folder / MANIFEST} is not a manifest of a pool, or one of another version of everseg; restore "
+            "it from a copy, or choose another folder"
         )
     return manifest
 

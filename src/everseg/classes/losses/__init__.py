@@ -13,7 +13,14 @@ Shape suffixes: B images, K channels of a model, O channels of the old one (0 an
 of a soft label, D width of features, H W pixels, h w a feature map.
 """
 
-from everseg.classes.losses.bce import auxiliary_loss, masked_mean, soft_bce, weighted_bce
+from everseg.classes.losses.bce import (
+    auxiliary_loss,
+    masked_mean,
+    positives,
+    row_mean,
+    soft_bce,
+    weighted_bce,
+)
 from everseg.classes.losses.features import (
     channel_distance,
     feature_mse,
@@ -22,15 +29,24 @@ from everseg.classes.losses.features import (
     pod_descriptor,
     spatial_distance,
 )
-from everseg.classes.losses.pseudo import EntropyMedians, completed, entropy, new_region, pseudo_labels
-from everseg.classes.losses.sigmoid import sigmoid_kd, split_scores
+from everseg.classes.losses.pseudo import (
+    BinnedMedians,
+    EntropyMedians,
+    completed,
+    entropy,
+    new_region,
+    pseudo_labels,
+)
+from everseg.classes.losses.sigmoid import decomposed_kd, sigmoid_kd, split_scores
 from everseg.classes.losses.softmax import region_kd, softmax_kd, unbiased_ce
 
 __all__ = [
+    "BinnedMedians",
     "EntropyMedians",
     "auxiliary_loss",
     "channel_distance",
     "completed",
+    "decomposed_kd",
     "entropy",
     "feature_mse",
     "fold_logits",
@@ -38,8 +54,10 @@ __all__ = [
     "masked_mean",
     "new_region",
     "pod_descriptor",
+    "positives",
     "pseudo_labels",
     "region_kd",
+    "row_mean",
     "sigmoid_kd",
     "soft_bce",
     "softmax_kd",

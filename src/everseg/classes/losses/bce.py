@@ -23,12 +23,28 @@ def masked_mean(loss_BHW: Tensor, mask_BHW: Tensor, count: Tensor | float | None
     return total / torch.as_tensor(mask_BHW.sum() if count is None else count).clamp(min=1)
 
 
+def row_mean(loss_BHW: Tensor, mask_BHW: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """The mean over rows of each row's own mean over the pixels of a mask: a scalar, 0 where there is none.
+
+    weight: how much each row counts, beside the others. A row without a pixel in the mask does not count, so
+    that one with few is heard as loudly as one with many.
+    """
+    total = torch.where(mask_BHW, loss_BHW, 0).flatten(1).sum(1)
+    count = mask_BHW.flatten(1).sum(1)
+    weight = (count > 0).to(total.dtype)
+    if weight_B is not None:
+        weight = weight * weight_B
+    return (weight * total / count.clamp(min=1)).sum() / weight.sum().clamp(min=1e-9)
+
+
 def soft_bce(
     logits_BKHW: Tensor,
     under_BHW: Tensor,
     over_BLHW: Tensor | None = None,
     share_BLHW: Tensor | None = None,
     gamma_K: Tensor | None = None,
+    *,
+    background: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy over all channels against labels that a paste may share between classes.
 
@@ -36,8 +52,11 @@ def soft_bce(
 
     under: the channel of each pixel, 255 void. over: the channels that were laid upon it, the last on top.
     share: how much of a pixel the layer covers, 0..1, 0 where there is nothing. With one layer the target is
-    share of `over` and 1 - share of `under`; more compose in turn. gamma: how much a positive of each
-    channel counts; with 1, as where there is none, the bracket is -z_n.
+    share of `over` and 1 - share of `under`; more compose in turn. gamma: how much a positive of each channel
+    counts; with 1, as where there is none, the bracket is -z_n.
+
+    background: False leaves channel 0 out, so that a background pixel is a negative of every class and no
+        more.
 
     Returns the loss, summed over channels, and the pixels that count, both (B, H, W). Void has no share of
     any class. A pixel all void does not count; void under a paste does, with a target that sums to the share.
@@ -45,8 +64,23 @@ def soft_bce(
     Source: EIR's trainer (`mbce` with ignored pixels); it builds the target with K channels of floats.
     """
     index, weight = _parts(under_BHW, over_BLHW, share_BLHW)
+    counted = weight.sum(1) > 0
+    if not background:
+        weight = weight * (index > 0)
+        index = (index - 1).clamp(min=0)
+        logits_BKHW, gamma_K = logits_BKHW[:, 1:], None if gamma_K is None else gamma_K[1:]
     loss = _SoftBCE.apply(logits_BKHW, index, weight.to(logits_BKHW.dtype), gamma_K)  # type: ignore[no-untyped-call]
-    return loss, weight.sum(1) > 0
+    return loss, counted
+
+
+def positives(logits_BKHW: Tensor, channels: slice, gamma: float) -> Tensor | None:
+    """How much a positive of each channel counts, for `soft_bce`: gamma in `channels`, 1 in the others (K,);
+    None where all count once."""
+    if gamma == 1:
+        return None
+    weights = logits_BKHW.new_ones(logits_BKHW.shape[1])
+    weights[channels] = gamma
+    return weights
 
 
 def _parts(under_BHW: Tensor, over: Tensor | None, share: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -92,8 +126,9 @@ class _SoftBCE(torch.autograd.Function):
 def weighted_bce(logits_BCHW: Tensor, labels_BHW: Tensor, channels: range, gamma: float = 1.0) -> Tensor:
     """Binary cross-entropy of some channels with positives weighted, summed over them: (B, H, W).
 
-    logits: of `channels` alone. A label that is none of them, void too, is a negative of each. gamma: DKD has
-    2 on VOC's base classes, 1 on VOC's later ones, 35 on ADE20K.
+    logits: of `channels` alone. Any other label, void included, is a negative of each.
+
+    gamma: DKD has 2 on VOC's base classes, 1 on VOC's later ones, 35 on ADE20K.
 
     Source: DKD (Baek et al., "Decomposed Knowledge Distillation", NeurIPS 2022).
     """

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everseg.errors import UserError
+
 SCALES = (1, 2, 4)
 """Windows along a side: PLOP's."""
 
@@ -29,11 +31,18 @@ def pod_descriptor(x_BChw: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
     """Means over the rows and over the columns of 1, 2x2 and 4x4 windows of a map: (B, C, M).
 
     A remainder that fills no window is left out. Source: PLOP (Douillard et al., CVPR 2021), local POD.
+
+    Raises:
+        UserError: the map is smaller than the windows are many.
     """
     parts = []
     for s in scales:
         height, width = x_BChw.shape[-2] // s, x_BChw.shape[-1] // s
-        assert height and width, f"a map of {tuple(x_BChw.shape[-2:])} has no {s} x {s} windows"
+        if not (height and width):
+            rows, columns = x_BChw.shape[-2:]
+            raise UserError(
+                f"a map of {rows} x {columns} has no {s} x {s} windows; train on larger crops (tune.crop)"
+            )
         windows = x_BChw[..., : s * height, : s * width].unflatten(-1, (s, width)).unflatten(-3, (s, height))
         parts += [windows.mean(-1).flatten(2), windows.mean(-3).flatten(2)]
     return torch.cat(parts, -1)

@@ -5,6 +5,8 @@ Shape suffixes: B images, O channels of the old model (0 and the old classes), H
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +16,6 @@ from everseg.distributed import gather
 from everseg.types import VOID
 
 FLOOR = 0.001
-BINS = 4096
 
 
 def pseudo_labels(labels_BHW: Tensor, scores_BOHW: Tensor, threshold: float = 0.7) -> Tensor:
@@ -52,16 +53,23 @@ class EntropyMedians:
     is exact to 1 / 4096.
     """
 
+    bins = 4096
+
     def __init__(self, channels: int) -> None:
-        self.counts = torch.zeros(channels, BINS, dtype=torch.int64)
+        self.counts = torch.zeros(channels, self.bins, dtype=torch.int64)
+
+    def measure(self, old_logits_BOHW: Tensor) -> Tensor:
+        """What `thresholds` are thresholds of, from 0: (B, H, W)."""
+        return entropy(old_logits_BOHW)
 
     def add(self, old_logits_BOHW: Tensor, labels_BHW: Tensor) -> None:
         """Count the background pixels of a batch."""
         channels = len(self.counts)
         background = labels_BHW == 0
-        bins = (entropy(old_logits_BOHW)[background] * BINS).long().clamp(0, BINS - 1)
-        index = old_logits_BOHW.argmax(1)[background] * BINS + bins
-        self.counts += torch.bincount(index, minlength=channels * BINS).view(channels, BINS).cpu()
+        values = self.measure(old_logits_BOHW)[background]
+        bins = (values * self.bins).long().clamp(0, self.bins - 1)
+        index = old_logits_BOHW.argmax(1)[background] * self.bins + bins
+        self.counts += torch.bincount(index, minlength=channels * self.bins).view(channels, self.bins).cpu()
 
     def add_up(self) -> None:
         """Add what the other processes have counted."""
@@ -72,22 +80,61 @@ class EntropyMedians:
         below = self.counts.cumsum(1)
         half = (below[:, -1:] + 1) // 2
         middle = (below >= half.clamp(min=1)).int().argmax(1)
-        median = (middle + 0.5) / BINS
+        median = (middle + 0.5) / self.bins
         return torch.where(below[:, -1] > 0, median, 0.0).clamp(min=FLOOR)
 
 
-def completed(labels_BHW: Tensor, old_logits_BOHW: Tensor, thresholds_O: Tensor) -> tuple[Tensor, Tensor]:
+class BinnedMedians(EntropyMedians):
+    """PLOP's thresholds as its code computes them.
+
+    It divides an entropy that is averaged over channels by log(seen) once more, so that of 100 bins only the
+    first few are ever hit, and takes entropies as spread evenly within one; and in its running sum stands the
+    number of a bin in place of what is in it. Where most pixels lie in the first bin, the threshold is that
+    bin's width times half the pixels over those in it: nearly the same for every class.
+
+    seen: channels of the new model.
+    """
+
+    bins = 100
+
+    def __init__(self, channels: int, seen: int) -> None:
+        super().__init__(channels)
+        self.seen = seen
+
+    def measure(self, old_logits_BOHW: Tensor) -> Tensor:
+        return entropy(old_logits_BOHW, "mean") / math.log(self.seen)
+
+    def thresholds(self) -> Tensor:
+        return torch.tensor([max(FLOOR, self._threshold(counts.tolist())) for counts in self.counts])
+
+    def _threshold(self, counts: Sequence[int]) -> float:
+        half, passed, place, edge = sum(counts) / 2, 0.0, 0, 0.0
+        if not half:
+            return 0.0
+        for number in range(self.bins):
+            edge = number / self.bins
+            place = int(edge * self.bins)  # Rounds some down to the bin before, such as 29 to 28.
+            if passed <= half <= passed + counts[place]:
+                break
+            passed += edge * self.bins
+        rest = half - passed
+        return edge + (rest / counts[place] / self.bins if counts[place] else math.copysign(math.inf, rest))
+
+
+def completed(
+    labels_BHW: Tensor, old_logits_BOHW: Tensor, thresholds_O: Tensor, doubt_BHW: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """PLOP's pseudo-labels: labels (B, H, W), and the share of each image's background that got one (B,).
 
     A background pixel gets the class that the old model predicts, which may be background, where its entropy
     is under the class's threshold, and is void elsewhere. The share weighs the image's loss; it is 1 where
-    there is no background.
+    there is no background. doubt: what is held against the thresholds instead of the entropy.
 
-    Source: PLOP (Douillard et al., CVPR 2021), eq. 8-10. Its code averages the entropy over channels, which
-    only moves the floor of 0.001.
+    Source: PLOP (Douillard et al., CVPR 2021), eq. 8-10.
     """
     best = old_logits_BOHW.argmax(1)
-    sure = entropy(old_logits_BOHW) < thresholds_O.to(best.device)[best]
+    doubt_BHW = entropy(old_logits_BOHW) if doubt_BHW is None else doubt_BHW
+    sure = doubt_BHW < thresholds_O.to(best.device)[best]
     background = labels_BHW == 0
     filled = torch.where(sure, best.to(labels_BHW.dtype), VOID)
     number = background.sum((1, 2))

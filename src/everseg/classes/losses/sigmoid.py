@@ -5,6 +5,7 @@ Shape suffixes: B images, C channels, K all channels, D width of the features, H
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,3 +31,13 @@ def split_scores(features_BDhw: Tensor, weight_KD: Tensor) -> tuple[Tensor, Tens
     """
     kernel = weight_KD[:, :, None, None]
     return F.conv2d(features_BDhw, kernel.clamp(min=0)), F.conv2d(features_BDhw, kernel.clamp(max=0))
+
+
+def decomposed_kd(new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], channels: slice) -> Tensor:
+    """The distillation of both parts of some channels' scores, a scalar: the mean over places of
+    `sigmoid_kd` on z+ and of that on z-, summed.
+
+    new, old: features (B, D, h, w) and weights (K, D) of the classifiers. Source: DKD eq. 7.
+    """
+    parts = (split_scores(features.float(), weight[channels]) for features, weight in (new, old))
+    return torch.stack([sigmoid_kd(a, b).mean() for a, b in zip(*parts, strict=True)]).sum()

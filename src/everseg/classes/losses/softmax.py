@@ -37,8 +37,10 @@ def softmax_kd(new_BKHW: Tensor, old_BOHW: Tensor, absorb: Sequence[int] = (0,))
 
         -1/O [ p_old(0) log sum_{c in absorb} p(c) + sum_{old classes c} p_old(c) log p(c) ]
 
-    p is over all channels that are given. absorb: (0,) is plain distillation; (0, *new) MiB's unbiased one.
-    LwF: plain, with the new logits cut to the old channels.
+    p is over all channels that are given.
+
+    absorb: (0,) is plain distillation; (0, *new) MiB's unbiased one. LwF: plain, with the new logits cut to
+        the old channels.
 
     Source: MiB eq. 8. LwF (Li and Hoiem, ECCV 2016) as MiB's code has it.
     """
@@ -55,9 +57,11 @@ def region_kd(
 ) -> Tensor:
     """EIR's region-specific distillation, in our reading: (B, H, W), zero outside the regions asked for.
 
-    region: pixels labelled with a class of this step, R_n; the others are R_o. where: which of them count.
-    background "new": in R_n the old background's probability belongs to the new classes, in R_o background
-    stays background. "bg+new": background and new classes together answer for it in both (MiB's).
+    region: pixels labelled with a class of this step, R_n; the others are R_o.
+
+    where: which of them count. background "new": in R_n the old background's probability belongs to the new
+        classes, in R_o background stays background. "bg+new": background and new classes together answer for
+        it in both (MiB's).
 
     The four variants worth a comparison: (new, bg+new), (old, bg+new), (both, new), and `sigmoid_kd`
     instead.

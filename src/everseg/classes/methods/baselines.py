@@ -1,9 +1,15 @@
-"""Fine-tuning on each step's classes, which shows what forgetting looks like; and on all classes at once.
+"""Fine-tuning on the classes of one step after another, and joint training on all classes at once.
 
-    L = CE(z, y)    or    L = sum_c BCE(sigmoid(z_c), [y = c])
+Each of them is a bound. In a later step every old class is labelled background, so fine-tuning teaches that
+the old classes are absent: this is what forgetting looks like. Joint training needs every old image.
 
-over the labelled pixels, nothing else. In a later step every old class is background in y, so that what
-taught the old classes now says that they are none.
+    FineTuning     step 1 --> step 2 --> ... --> step T    each on the labels of its own classes
+
+    JointClasses   step 1 --+
+                   step 2 --+--> one training              the upper bound
+                   step T --+
+
+    L = CE(z, y)    or    L = sum_c BCE(sigmoid(z_c), [y = c]),    over the labelled pixels
 
 Source: the lower and upper bounds of MiB (Cermelli et al., CVPR 2020) with "ce", those of DKD and EIR with
 "bce".

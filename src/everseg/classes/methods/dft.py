@@ -1,13 +1,20 @@
-"""DFT*: everything is frozen after the first step but the classifier of the newest classes.
+"""DFT*: after the first step everything is frozen except the classifiers of new classes.
+
+The cheapest way not to forget: whatever scores an old class is never trained again, so old scores stay the
+same to the bit. What remains is how well the first step's features suit later classes.
+
+    image --> backbone, head (frozen) --> features --+--> classifiers of old classes (frozen)
+                                                     +--> classifiers of this step's classes     <-- trained
+                                                     +--> classifiers of classes to come         <-- trained
 
     first step    L = sum_{c in C_0 and to come} BCE(z_c, [y = c])
-    later         L = sum_{c in C_t and to come} BCE(z_c, [y = c]),  backbone, head, old classifiers at rest
+    later         L = sum_{c in C_t and to come} BCE(z_c, [y = c])
 
-The classifiers of classes to come are there from the beginning and learn to say no; a step's classes take
-over the next of them. Old classes keep their scores to the bit.
+Classifiers of classes to come exist from the beginning and learn to give every pixel a low score; the classes
+of a step take over the next of them.
 
-Source: "DFT*" of arXiv 2508.04267, which found that it rivals methods of continual segmentation; that text
-leaves the loss open to us: here it is a sigmoid for each class.
+Source: "DFT*" of arXiv 2508.04267, which found that it rivals methods of continual segmentation. That text
+does not state the loss; here each class has a sigmoid.
 """
 
 from __future__ import annotations
@@ -61,7 +68,7 @@ class DFT(ClassLearner):
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         later = begin(model, stage, config.tune, "fresh", seed=self.seed) is not None
-        newest = self._take_over(len(stage.classes))
+        newest = self._take_over(len(stage.classes), later)
         if later:
             model.freeze_norm()
             model.requires_grad_(False)
@@ -86,12 +93,15 @@ class DFT(ClassLearner):
         )
 
     @torch.no_grad()
-    def _take_over(self, classes: int) -> nn.Conv2d:
-        """Let the newest classifier begin as the next of those to come, which are fewer then."""
+    def _take_over(self, classes: int, later: bool) -> nn.Conv2d:
+        """Let the newest classifier begin as the next of those to come, which are fewer then. Where it has a
+        start of its own (`tune.nest`), those are left out."""
         layer = self.model.classifiers[-1]
         assert isinstance(layer, nn.Conv2d) and layer.bias is not None
         for own, kept in zip((layer.weight, layer.bias), self.to_come, strict=True):
             ready = kept[:classes]
+            if later and self.config.tune.nest:
+                break
             own[: len(ready)].copy_(ready)
         self.to_come = nn.ParameterList([nn.Parameter(p[classes:].clone()) for p in self.to_come])
         return layer

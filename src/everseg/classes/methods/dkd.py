@@ -1,10 +1,19 @@
-"""DKD: a sigmoid for each class, and distillation of what speaks for and what against each old one.
+"""DKD: a sigmoid for each class, and distillation of the evidence for and against each old one.
+
+With a sigmoid per class, a new class takes no probability away from an old one. What an old class may still
+lose are the reasons for its score, so DKD splits each score into what speaks for the class and what speaks
+against it, and holds the new model to the old one in both:
+
+    features --> classifier of class c --> z = z+ (weights > 0) + z- (weights < 0) + bias
+                                                 |                |
+    old model:                                 z+_old           z-_old      distilled, as z itself
+    new classes:  weighted BCE.   channel 0:  low everywhere; new classes start as a copy of it
 
     L = sum_{c new} wBCE(z_c, [y = c]) + 5 sum_{c old} [ KD(z_c) + KD(z+_c) + KD(z-_c) ] + AC(z_0)
 
 z = z+ + z- + bias, with the positive and the negative weights of a class apart; KD(z) is the binary
 cross-entropy of sigmoid(z) against sigmoid(z_old). AC = -log(1 - sigmoid(z_0)) on every pixel: the auxiliary
-channel learns to say no, and new classes start as it.
+channel learns to give every pixel a low score, and new classes start as a copy of it.
 
 With a memory (DKD-M) some whole images of old classes are kept and trained on along with the new ones.
 
@@ -21,13 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everseg.classes.learner import ClassLearner
+from everseg.classes.learner import ClassLearner, auxiliary_first_loss
 from everseg.classes.losses import (
     auxiliary_loss,
+    decomposed_kd,
     masked_mean,
     pseudo_labels,
     sigmoid_kd,
-    split_scores,
     weighted_bce,
 )
 from everseg.classes.memory import ImageMemory
@@ -57,6 +66,9 @@ class DKDConfig(Checked):
     """Images kept of old classes; 0: none. [DKD-M: 100 on PASCAL VOC, 300 on ADE20K]"""
     max_bytes: Count = 0
     """Maximum size of the kept images in bytes; 0: no limit."""
+    memory_teaches: bool = True
+    """Train kept images on all classes seen, of which their labels tell; else on the new ones alone, of which
+    they are negatives. [DKD-M's code: no]"""
     sure: Amount = 0.9
     """Probability above which the old model completes the labels of kept images. [DKD-M]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
@@ -64,8 +76,9 @@ class DKDConfig(Checked):
 
     @classmethod
     def presets(cls) -> dict[str, DKDConfig]:
-        """`reference`: void is a negative of every class, as in the published code."""
-        return {"paper": cls(), "reference": cls(void_as_negative=True)}
+        """`reference`: void is a negative of every class, and kept images are trained on the new classes
+        alone, as in the published code."""
+        return {"paper": cls(), "reference": cls(void_as_negative=True, memory_teaches=False)}
 
 
 class DKD(ClassLearner):
@@ -75,8 +88,8 @@ class DKD(ClassLearner):
 
     def __init__(self, base: SemanticBase, config: DKDConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
-        void = ", void a negative" if self.config.void_as_negative else ""
-        self.first_loss = f"BCE (positives times {self.config.gamma:g}{void}) and AC"
+        void = " with void a negative" if self.config.void_as_negative else ""
+        self.first_loss = auxiliary_first_loss(self.config.gamma, self.config.auxiliary, void)
         self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
@@ -98,15 +111,16 @@ class DKD(ClassLearner):
                 return value + masked_mean(told, asked)
             before = old(pixels)
             z_old, past = before.full(), slice(1, old.channels)
-            if batch.replayed.any():  # Images of old classes, in which those are labelled, teach them, too.
+            if (
+                config.memory_teaches and batch.replayed.any()
+            ):  # Images of old classes, in which those are labelled, teach them, too.
                 full = pseudo_labels(labels, z_old.sigmoid(), config.sure)
                 again = weighted_bce(z[:, 1:], full, seen, gamma)
                 told = torch.where(batch.replayed.to(model.device)[:, None, None], again, told)
             kept = config.distil * sigmoid_kd(z[:, past], z_old[:, past]).mean()
-            parts = split_scores(out.features.float(), model.weight()[past])
-            parts_old = split_scores(before.features.float(), old.weight()[past])
-            for now, then in zip(parts, parts_old, strict=True):
-                kept = kept + config.decomposed * sigmoid_kd(now, then).mean()
+            kept = kept + config.decomposed * decomposed_kd(
+                (out.features, model.weight()), (before.features, old.weight()), past
+            )
             return value + masked_mean(told, asked) + kept
 
         crops = Crops(stage.train, config.tune, self.seed, stage.name, self.memory)

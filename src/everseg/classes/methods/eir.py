@@ -1,62 +1,66 @@
-"""EIR: replay instances of old classes, alone and pasted into new images where the old model expects them.
+"""EIR: instances of old classes are replayed, alone and pasted into new images.
+
+The images of a step have labels of its new classes only; objects of old classes in them are labelled
+background, which teaches the model to forget. Replaying whole stored images has the same fault, because a
+stored image shows unlabelled objects of all other steps. So EIR keeps single objects, cut out of their
+images:
+
+    pool --+--> A: one instance alone, on mean colour -----------------+
+           +--> B: instances of old classes seen in the image, --+     +--> model --> z --> L
+                   pasted in and mixed with what lies below      v     |               ^
+    image of the step --> background completed by old model --> image -+    old model -+ distilled
+    after the step: instances of its classes, cut out of its images --> pool, shared out among all classes
 
     L = BCE(z, Y) + 5 KD(z, z_old) + AC        (first step: BCE + AC)
 
-A step sees its own images with the labels of its own classes, and a pool of cut-out instances of old ones:
-
-    A  each instance alone on mean colour is a training sample: nothing around it is taught to be background
-    B  an image whose background the old model completes (y = 0 and sigmoid >= 0.7) gets instances of the old
-       classes seen there pasted where nothing is; image and label are mixed by lambda, so that Y is soft
-
-KD is RSKD, which keeps the old model's softmax: where a pixel is labelled with a new class, what the old
-model called background is one of the new classes, elsewhere it is background; or DKD's, a sigmoid for each
-old class. After the step instances of its classes are cut out of its images, and the pool is shared out anew
-among all classes seen.
+z are the logits, Y the labels; Y is soft where an instance was mixed in. The old model completes a background
+pixel where it gives a class a probability of at least 0.7. KD is one sigmoid per old class, as in DKD, or
+RSKD, which keeps the old model's softmax: where a pixel is labelled with a new class, what the old model
+called background is one of the new classes; elsewhere it is background. AC trains the auxiliary channel 0 to
+give every pixel a low score.
 
 Source: Yin et al., "Beyond Background Shift: Rethinking Instance Replay in Continual Semantic Segmentation",
-CVPR 2025. Its equations are not known to us and its code cannot run; docs/eir.md says how we read it.
+CVPR 2025. Its equations are not known to us and its code cannot run; docs/eir.md describes our reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
+from everseg.classes.completed import complete
 from everseg.classes.instances import (
     Found,
     HarvestConfig,
     Instance,
     InstancePool,
+    InstanceRows,
     PasteConfig,
+    Paster,
+    completed_in_crops,
     cut,
-    find_instances,
-    instance_sample,
-    paste,
-    seen_classes,
+    find_all,
 )
-from everseg.classes.learner import ClassLearner
+from everseg.classes.learner import ClassLearner, auxiliary_first_loss
 from everseg.classes.losses import (
     auxiliary_loss,
+    decomposed_kd,
     masked_mean,
     new_region,
-    pseudo_labels,
+    positives,
     region_kd,
+    row_mean,
     sigmoid_kd,
     soft_bce,
 )
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
-from everseg.config import Amount, Checked, Count
-from everseg.distributed import gather, shard
+from everseg.config import Amount, Checked, Count, SettingError, Share, before
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Segmenter
-from everseg.progress import bar
-from everseg.seed import numpy_generator
 from everseg.types import Scratch, SemanticSample, Stage, State
 
 
@@ -74,17 +78,33 @@ class EIRConfig(Checked):
     """Paste stored instances into new images (route B). [EIR]"""
     outside: Literal["void", "background"] = "void"
     """Label of what surrounds a replayed instance: "void" is not trained. [EIR's code: background]"""
-    gamma: Amount = 1.0
+    replay_visible: Share = field(default=0.25, metadata=before(0.0))
+    """Share of a replayed instance's box that its crop shows, drawn again until it does. [EIR's code: 0]"""
+    replay_weight: Amount = 1.0
+    """Weight of a replayed row beside one of the step's own, where `average` is "row". [ours]"""
+    average: Literal["row", "batch"] = field(default="row", metadata=before("batch"))
+    """What the losses are averaged over: the labelled pixels of each row and then rows, or those of the whole
+    batch, in which an instance alone has few. [EIR's code: batch]"""
+    background: bool = field(default=False, metadata=before(True))
+    """Train channel 0 as background, too, beside the auxiliary loss, which trains it to score low everywhere.
+    [EIR's code: yes]"""
+    gamma: Amount = 2.0
     """Weight of positive pixels in the first step. [EIR's scripts: 2, without effect]"""
     gamma_later: Amount = 1.0
     """Weight of positive pixels of the new classes in later steps. [EIR's scripts: 1, without effect]"""
     sure: Amount = 0.7
     """Probability above which the old model completes a label. [EIR's code]"""
+    complete: Literal["image", "crop"] = field(default="image", metadata=before("crop"))
+    """What the old model looks at to complete labels: each whole "image", once before a step is trained, or
+    each training "crop". [EIR's code: crop]"""
     distil: Amount = 5.0
     """Weight of the distillation. [EIR's code]"""
-    kind: Literal["region", "sigmoid"] = "region"
-    """Distillation: "region" is RSKD in the softmax, "sigmoid" DKD's per class. [EIR's code: region on VOC,
-    sigmoid on ADE20K]"""
+    decomposed: Amount = 0.0
+    """Weight of the distillation of the scores' positive and negative parts, with `kind` "sigmoid". [EIR's
+    code: 5 on ADE20K]"""
+    kind: Literal["region", "sigmoid"] = "sigmoid"
+    """Distillation: "region" is RSKD in the softmax, which needs `background`; "sigmoid" DKD's per class.
+    [EIR's code: region on VOC, sigmoid on ADE20K]"""
     where: Literal["both", "new", "old"] = "both"
     """Regions in which the distillation counts: pixels of "new" classes, all others ("old"), or "both".
     [EIR's code: new]"""
@@ -102,6 +122,13 @@ class EIRConfig(Checked):
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.sigmoid)
     """How a step is trained."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "region" and not self.background:
+            raise SettingError(
+                "kind", "is 'region', which distils the background's channel; set background=true, too"
+            )
+
     @classmethod
     def presets(cls) -> dict[str, EIRConfig]:
         """`reference`: the published trainer where it is known; `reference_ade`: its ADE20K trainer, with
@@ -110,6 +137,11 @@ class EIRConfig(Checked):
         def published(paste: str, **more: Any) -> EIRConfig:
             return cls(
                 outside="background",
+                replay_visible=0.0,
+                average="batch",
+                background=True,
+                gamma=1.0,
+                complete="crop",
                 harvest=HarvestConfig.presets()["reference"],
                 paste=PasteConfig.presets()[paste],
                 **more,
@@ -117,8 +149,8 @@ class EIRConfig(Checked):
 
         return {
             "paper": cls(),
-            "reference": published("reference", where="new", auxiliary_in="first"),
-            "reference_ade": published("reference_ade", kind="sigmoid", count=300),
+            "reference": published("reference", kind="region", where="new", auxiliary_in="first"),
+            "reference_ade": published("reference_ade", decomposed=5.0, count=300),
         }
 
 
@@ -129,7 +161,8 @@ class EIR(ClassLearner):
 
     def __init__(self, base: SemanticBase, config: EIRConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
-        self.first_loss = f"BCE (positives times {self.config.gamma:g}) with a background channel and AC"
+        channel = " with a background channel" if self.config.background else ""
+        self.first_loss = auxiliary_first_loss(self.config.gamma, self.config.auxiliary, channel)
         self.pool = InstancePool(self.config.count, self.config.max_bytes)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
@@ -139,31 +172,48 @@ class EIR(ClassLearner):
         def loss(batch: Batch) -> Tensor:
             return self._first(batch) if old is None else self._later(batch, old)
 
-        replayed = InstanceRows(self.pool, config) if config.replay else None
-        crops = Crops(stage.train, config.tune, self.seed, stage.name, replayed)
+        crops = self._rows(stage, old)
         figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
         return {**figures, **self.remember(stage)}
 
+    def _rows(self, stage: Stage, old: Segmenter | None) -> Crops:
+        """The training rows of a step, with what is replayed of old ones."""
+        config, tune = self.config, self.config.tune
+        if old is None:
+            return Crops(stage.train, tune, self.seed, stage.name)
+        how: Any = {"visible": config.replay_visible, "outside": config.outside}
+        replayed = InstanceRows(self.pool, tune, **how) if config.replay else None
+        if config.complete == "crop":
+            return Crops(stage.train, tune, self.seed, stage.name, replayed)
+        completed = complete(old, stage.train, config.sure, name=stage.name, workers=tune.later.workers)
+        more: Any = {"beside": completed, "finish": self._paster()}
+        return Crops(stage.train, tune, self.seed, stage.name, replayed, **more)
+
+    def _paster(self) -> Paster | None:
+        return Paster(self.pool, self.config.paste) if self.config.pasting and len(self.pool) else None
+
     def _first(self, batch: Batch) -> Tensor:
+        config = self.config
         z = self.model(self.model.pixels(batch.images)).full()
         labels = batch.labels.to(z.device)
-        told, labelled = soft_bce(z, labels, gamma_K=self._weights(z, slice(None), self.config.gamma))
-        return masked_mean(told + self.config.auxiliary * auxiliary_loss(z), labelled)
+        gamma = positives(z, slice(None), config.gamma)
+        told, labelled = soft_bce(z, labels, gamma_K=gamma, background=config.background)
+        return masked_mean(told + config.auxiliary * auxiliary_loss(z), labelled)
 
     def _later(self, batch: Batch, old: Segmenter) -> Tensor:
         model, config = self.model, self.config
-        pixels, labels = model.pixels(batch.images), batch.labels.to(model.device)
-        z_old = old(pixels).full()
-        under = pseudo_labels(labels, z_old.sigmoid(), config.sure)
-        over = share = None
-        if config.pasting and len(self.pool):
-            images, under, over, share = self._pasted(batch, under)
-            pixels = model.pixels(images)
-            z_old = old(pixels).full()
-        z = model(pixels).full()
-        gamma = self._weights(z, slice(model.new().start, None), config.gamma_later)
-        told, labelled = soft_bce(z, under, over, share, gamma)
-        region = new_region(labels, model.new(), share)
+        if batch.completed is None:
+            batch = completed_in_crops(batch, old, config.sure, self._paster())
+        pixels = model.pixels(batch.images)
+        out, before = model(pixels), old(pixels)
+        z, z_old = out.full(), before.full()
+        under, over, share = (
+            m if m is None else m.to(z.device) for m in (batch.completed, batch.over, batch.share)
+        )
+        assert under is not None
+        gamma = positives(z, slice(model.new().start, None), config.gamma_later)
+        told, labelled = soft_bce(z, under, over, share, gamma, background=config.background)
+        region = new_region(under, model.new(), share)
         if config.kind == "sigmoid":
             past = slice(1, old.channels)
             kept = sigmoid_kd(z[:, past], z_old[:, past])
@@ -171,60 +221,28 @@ class EIR(ClassLearner):
                 kept = torch.where(region == (config.where == "new"), kept, 0)
         else:
             kept = region_kd(z, z_old, region, config.where, config.absorb)
-        value = masked_mean(told, labelled) + config.distil * masked_mean(kept, labelled)
+        each = told + config.distil * kept
         if config.auxiliary_in == "all":
-            value = value + config.auxiliary * masked_mean(auxiliary_loss(z), labelled)
+            each = each + config.auxiliary * auxiliary_loss(z)
+        if config.average == "batch":
+            value = masked_mean(each, labelled)
+        else:
+            replayed = batch.replayed.to(z.device)
+            value = row_mean(each, labelled, torch.where(replayed, config.replay_weight, 1.0))
+        if config.kind == "sigmoid" and config.decomposed:
+            value = value + config.decomposed * decomposed_kd(
+                (out.features, model.weight()), (before.features, old.weight()), slice(1, old.channels)
+            )
         return value
 
-    def _weights(self, like: Tensor, channels: slice, gamma: float) -> Tensor | None:
-        """How much a positive of each channel counts; None where all count once."""
-        if gamma == 1:
-            return None
-        weights = like.new_ones(self.model.channels)
-        weights[channels] = gamma
-        return weights
-
-    def _pasted(self, batch: Batch, completed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images, on the CPU; labels below the pastes, layers upon them and their shares, on the device."""
-        under = completed.cpu()
-        made = [
-            paste(
-                image,
-                below,
-                self.pool,
-                numpy_generator(seed, "paste"),
-                self.config.paste,
-                seen=seen_classes(below, labels),
-            )
-            for image, labels, below, seed in zip(batch.images, batch.labels, under, batch.seeds, strict=True)
-        ]
-        images = torch.stack([p.image for p in made])
-        parts = ([p.under for p in made], [p.over for p in made], [p.share for p in made])
-        below, over, share = (torch.stack(part).to(completed.device) for part in parts)
-        return images, below, over, share
-
     def remember(self, stage: Stage) -> Mapping[str, float]:
-        """Find instances of the step's classes in its full label maps, and share the pool out anew. The maps
+        """Find instances of the step's classes in its full label maps, and share the pool out again. The maps
         are shared out among the processes."""
-        classes, config = self.model.new(), self.config
-        mine = shard(range(len(stage.train) if config.count else 0))
-        loader: DataLoader[Any] = DataLoader(
-            Subset(stage.train, mine),  # type: ignore[arg-type]  # any sequence serves
-            batch_size=8,
-            collate_fn=list,
-            num_workers=config.tune.first.workers,
+        config, step = self.config, len(self.model.counts) - 1
+        samples = stage.train if config.count else ()
+        where = find_all(
+            samples, self.model.new(), config.harvest, name=stage.name, workers=config.tune.first.workers
         )
-        here: list[tuple[int, list[Found]]] = []
-        with bar(f"{stage.name}: instances", len(mine)) as advance:
-            for batch in loader:
-                for sample in batch:
-                    found = find_instances(sample.labels, classes, sample.name, config.harvest)
-                    here.append((mine[len(here)], found))
-                    advance("")
-        where: dict[Found, int] = {}
-        for position, found in sorted((pair for part in gather(here) for pair in part), key=itemgetter(0)):
-            where.update(dict.fromkeys(found, position))
-        step = len(self.model.counts) - 1
 
         def cut_out(found: Found) -> Instance:
             sample: SemanticSample = stage.train[where[found]]
@@ -239,23 +257,3 @@ class EIR(ClassLearner):
     def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
         self.pool.load_state_dict(state["pool"])
-
-
-class InstanceRows:
-    """The pool's instances as training rows: each alone, at a random place and size."""
-
-    def __init__(self, pool: InstancePool, config: EIRConfig) -> None:
-        self.instances: Sequence[Instance] = [pool.items[name] for name in sorted(pool.items)]
-        self.config = config
-
-    def __len__(self) -> int:
-        return len(self.instances)
-
-    def draw(self, index: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
-        return instance_sample(
-            self.instances[index],
-            (side, side),
-            numpy_generator(seed, "instance"),
-            self.config.paste,
-            outside=self.config.outside,
-        )

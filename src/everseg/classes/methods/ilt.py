@@ -1,4 +1,11 @@
-"""ILT: distillation of the logits, as LwF, and of the encoder's last map.
+"""ILT: distillation of the logits, as in LwF, and of the encoder's last map.
+
+The simplest protection on two levels: the new model is held to the old one in its answers, and in the
+features from which the answers are computed.
+
+    image --> old model: encoder --> map f_old --> logits z_old
+                                      | distil      | distil
+    image --> new model: encoder --> map f ------> logits z --> cross-entropy with the labels
 
     L = CE(z, y) + 100 KD(z, z_old) + 100 mean (f - f_old)^2
 
@@ -11,13 +18,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
-from everseg.classes.learner import ClassLearner
+from everseg.classes.learner import ClassLearner, softmax_first_loss
 from everseg.classes.losses import feature_mse, softmax_kd
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, supervised, train
 from everseg.config import Amount, Checked
-from everseg.types import Scratch, Stage
+from everseg.models.semantic.base import SemanticBase
+from everseg.types import VOID, Scratch, Stage
 
 
 @dataclass(frozen=True)
@@ -30,22 +39,28 @@ class ILTConfig(Checked):
     """Weight of the distillation of the backbone's last map. [MiB's code]"""
     freeze_encoder: bool = False
     """Freeze the backbone after the first step. [an option of ILT]"""
+    void_as_background: bool = False
+    """Train void pixels as background. [MiB's code: yes]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
     """How a step is trained."""
 
     @classmethod
     def presets(cls) -> dict[str, ILTConfig]:
-        """`reference`: normalisation trains in every step."""
-        return {"paper": cls(), "reference": cls(tune=replace(ClassTuneConfig.softmax(), freeze_norm=False))}
+        """`reference`: void is background, and normalisation trains in every step."""
+        loose = replace(ClassTuneConfig.softmax(), freeze_norm=False)
+        return {"paper": cls(), "reference": cls(void_as_background=True, tune=loose)}
 
 
 class ILT(ClassLearner):
     """Distillation of logits and features."""
 
     Config = ILTConfig
-    first_loss = "cross-entropy"
     rule = "softmax"
     detached = False
+
+    def __init__(self, base: SemanticBase, config: ILTConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__(base, config, seed=seed)
+        self.first_loss = softmax_first_loss(void_as_background=self.config.void_as_background)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
@@ -56,7 +71,10 @@ class ILT(ClassLearner):
         def loss(batch: Batch) -> Tensor:
             pixels = model.pixels(batch.images)
             out = model(pixels)
-            value = supervised(out, batch.labels.to(model.device), "ce")
+            labels = batch.labels.to(model.device)
+            if config.void_as_background:
+                labels = torch.where(labels == VOID, 0, labels)
+            value = supervised(out, labels, "ce")
             if old is None:
                 return value
             before = old(pixels)

@@ -1,9 +1,20 @@
-"""MiB: cross-entropy and distillation that know that the background has shifted.
+"""MiB: cross-entropy and distillation that account for the shift of the background.
+
+"Background" means something else in every step: in a new image it contains the old classes, and to the old
+model it contains the new ones. Plain cross-entropy and distillation contradict each other there; MiB's do
+not:
+
+    image --> old model --> p(old classes), p(background = background or any new class) --+
+      |                                                                                   | distil
+      +-----> new model --> p(new classes), p(background = background or any old class) --+
+                               |
+                               cross-entropy with the labels of the new classes
 
     L = UCE(z, y) + 10 UKD(z, z_old)
 
 UCE: a pixel labelled background is background *or any old class*. UKD: what the old model calls background is
-background *or any new class*. New classes start as the background, whose probability they share out evenly.
+background *or any new class*. The classifiers of new classes start as copies of the background's, so that
+they share its probability evenly.
 
 Source: Cermelli et al., "Modeling the Background for Incremental Learning in Semantic Segmentation", CVPR
 2020, eq. 4, 8 and 10.
@@ -17,10 +28,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from everseg.classes.learner import ClassLearner
+from everseg.classes.learner import ClassLearner, softmax_first_loss
 from everseg.classes.losses import masked_mean, softmax_kd, unbiased_ce
 from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import Amount, Checked
+from everseg.models.semantic.base import SemanticBase
 from everseg.types import VOID, Scratch, Stage
 
 
@@ -46,9 +58,12 @@ class MiB(ClassLearner):
     """No image and no pseudo-label is kept: the old model alone speaks for the old classes."""
 
     Config = MiBConfig
-    first_loss = "cross-entropy"
     rule = "softmax"
     detached = False
+
+    def __init__(self, base: SemanticBase, config: MiBConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__(base, config, seed=seed)
+        self.first_loss = softmax_first_loss(void_as_background=self.config.void_as_background)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config

@@ -1,17 +1,24 @@
-"""SSUL: what lies in the background and is an object is "unknown", and only the newest head trains.
+"""SSUL: objects in the background are labelled "unknown", and only the newest classifiers train.
+
+Classes to come are already in the images, unlabelled. If they are trained as background, later steps must
+undo that; SSUL sets them apart as a class of their own, from which later classes start:
+
+    pixel of a new image --+-- labelled ------------------------> new class
+                           +-- the old model is sure -----------> old class
+                           +-- a saliency map shows an object --> unknown
+                           +-- otherwise -----------------------> background
 
     L = sum_c BCE(z_c, [y~ = c]),  c over background, classes, unknown
 
-y~: background pixels get the class that the old model sees (sigmoid >= 0.7); of the others, those that a
-saliency map calls an object are "unknown", so that they are not taught to be background, and a later step's
-classes start from the classifier of the unknown. Backbone, head and old classifiers rest after the first
-step. At test time the unknown is background.
+y~: a background pixel gets the class to which the old model gives a sigmoid of at least 0.7. The classifiers
+of a step's classes start as copies of the unknown one. Backbone, head and old classifiers are frozen after
+the first step. At test time the unknown counts as background.
 
-With a memory (SSUL-M) some whole images are kept, and half of what is trained on is of them. The published
+With a memory (SSUL-M) some whole images are kept, and half of the training rows come from them. The published
 code replaces half of each batch; here an epoch is twice as long instead.
 
 Source: Cha et al., "SSUL: Semantic Segmentation with Unknown Label for Exemplar-based Class-Incremental
-Learning", NeurIPS 2021. It takes saliency maps from an off-the-shelf detector; without any, as is the default
+Learning", NeurIPS 2021. It takes saliency maps from an existing detector. Without maps, which is the default
 here, nothing is unknown and background stays background.
 """
 
@@ -81,6 +88,7 @@ class SSUL(ClassLearner):
 
     Config = SSULConfig
     detached = False
+    parts = ("model", "unknown")
 
     def __init__(self, base: SemanticBase, config: SSULConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)
@@ -132,8 +140,9 @@ class SSUL(ClassLearner):
         model.freeze_norm()
         first, newest = model.classifiers[0], model.classifiers[-1]
         assert isinstance(newest, nn.Conv2d) and newest.bias is not None and self.unknown.bias is not None
-        newest.weight.copy_(self.unknown.weight.expand_as(newest.weight))
-        newest.bias.copy_(self.unknown.bias.expand_as(newest.bias))
+        if not tune.nest:
+            newest.weight.copy_(self.unknown.weight.expand_as(newest.weight))
+            newest.bias.copy_(self.unknown.bias.expand_as(newest.bias))
         model.requires_grad_(False)
         for module in (first, newest):
             module.requires_grad_(True)
@@ -144,13 +153,17 @@ class SSUL(ClassLearner):
             Group("unknown", list(self.unknown.parameters()), scale, decay),
         ]
 
-    def _scores(self, out: Output) -> Tensor:
+    @property
+    def decides(self) -> tuple[str, str]:
+        return "probabilities, the unknown's added to channel 0", "the highest channel"
+
+    def score_maps(self, out: Output) -> Tensor:
         """Probabilities, with the unknown's added to the background's."""
         p = out.full().sigmoid()
         p[:, 0] += self._unknown(out)[:, 0].sigmoid()
         return p
 
-    def _chosen(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor) -> Tensor:
         return scores.argmax(1)
 
     def state_dict(self) -> State:

@@ -1,1 +1,1 @@
-"""Readers of class maps, and streams that bring classes in steps."""
+"""Readers of class maps, and streams that add classes in steps."""

@@ -84,12 +84,13 @@ class HfMaps(Described[SemanticSample]):
             PartlyReadable: maps that cannot be read; `rest` is without them.
         """
         names = [Path(self.rows.mask_place(row)) for row in self.places]
-        present, faults = occurring_in(names, lambda i: self.rows.raster(self.places[i]), self.colours)
-        if faults:
+        found = occurring_in(names, lambda i: self.rows.raster(self.places[i]), self.colours)
+        self.notes = tuple(dict.fromkeys((*self.notes, *found.notes)))
+        if found.faults:
             rest = self[:]
-            rest.places = tuple(row for i, row in enumerate(self.places) if i not in faults)
-            raise PartlyReadable([str(e) for e in faults.values()], rest)
-        return present
+            rest.places = tuple(row for i, row in enumerate(self.places) if i not in found.faults)
+            raise PartlyReadable([str(e) for e in found.faults.values()], rest)
+        return found.present
 
     def names(self) -> list[str]:
         return [f"{row:06d}" for row in self.places]

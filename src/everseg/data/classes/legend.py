@@ -30,11 +30,13 @@ Classes = str | Sequence[str] | Mapping[int, str]
 
 @dataclass(frozen=True)
 class Legend:
-    """names: {number: name}, every class once, in the order of the numbers. background, void: numbers that
-    are no class. A number in none of the three is a fault of the map that has it.
+    """What the numbers in class maps mean. A number that is not listed is a fault of the map that has it.
 
-    assumed_void: whether 255 is void because nobody gave it a name. given: whether a person named the
-    classes, and not the layout of a data set.
+    names: {number: name}, every class once, in the order of the numbers.
+    background: numbers that are background.
+    void: numbers that are ignored.
+    assumed_void: whether 255 is void because it was given no name.
+    given: whether a person named the classes, and not the layout of a data set.
     """
 
     names: Mapping[int, str]
@@ -48,7 +50,7 @@ class Legend:
         """The legend that `classes` means; file names start at `root`.
 
         A list names 1, 2, ..., or 0, 1, ... where its first name is "background". In every form "background"
-        and "void" are no classes. 0 is background and 255 void where they are not named.
+        and "void" are not classes. 0 is background and 255 void where they are not named.
 
         A text file has a name a line, or a table with the columns Idx and Name (ADE20K's objectInfo150, of
         whose synonyms the first is taken); a YAML or JSON file has a list or a mapping.

@@ -23,12 +23,13 @@ from everseg.data.described import Described, described
 from everseg.data.domains.voclist import read_voc_list
 from everseg.data.images import read_file
 from everseg.data.names import sample_name
-from everseg.data.numbers import Table, colour_table
+from everseg.data.numbers import Table, by_colour, colour_table
 from everseg.data.pairing import Patterns, one_each, pair_by_stem, pair_files
-from everseg.data.raster import palette_of
+from everseg.data.raster import packed, palette_of, read_raster
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.data.synthetic.classes import SyntheticClasses
-from everseg.errors import UserError
+from everseg.errors import UserError, brief
+from everseg.text import is_file_name
 from everseg.types import VOID, SemanticSample
 
 Bools = NDArray[np.bool_]
@@ -39,10 +40,11 @@ class ClassMaps(Described[SemanticSample]):
     """Images and class maps by (image, map), as a sequence that decodes `self[i]` when asked; labels are the
     numbers in the files.
 
-    legend: what the numbers are, where the layout says so. index: a list of the classes in each map, which
-    saves reading them; see `presence.listed`. colours: the number of each colour, for maps in colour. names:
-    what the samples are called; by default the images' file names. decoding: how the values of images become
-    8-bit RGB.
+    legend: what the numbers are, where the layout says so.
+    index: a list of the classes in each map, which saves reading them; see `presence.listed`.
+    colours: the number of each colour, for maps in colour.
+    names: what the samples are called; by default the images' file names.
+    decoding: how the values of images become 8-bit RGB.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class ClassMaps(Described[SemanticSample]):
         """Decode one sample, or take a slice without decoding.
 
         Raises:
-            UserError: a file is unreadable, the map is none, or the sizes of image and map differ.
+            UserError: a file is unreadable or no class map, or the sizes of image and map differ.
         """
         if isinstance(index, slice):
             part = copy.copy(self)
@@ -105,20 +107,29 @@ class ClassMaps(Described[SemanticSample]):
         """
         if self.listing is not None:
             return listed(self.listing, [str(PurePosixPath(name).with_suffix("")) for name in self._names])
-        present, faults = occurring([path for _, path in self.pairs], self.colours)
-        if faults:
-            good = [i for i in range(len(self)) if i not in faults]
+        found = occurring([path for _, path in self.pairs], self.colours)
+        self.notes = tuple(dict.fromkeys((*self.notes, *found.notes)))
+        if found.faults:
+            good = [i for i in range(len(self)) if i not in found.faults]
             rest = copy.copy(self)
             rest.pairs = tuple(self.pairs[i] for i in good)
             rest._names = tuple(self._names[i] for i in good)
-            raise PartlyReadable([str(e) for e in faults.values()], rest)
-        return present
+            raise PartlyReadable([str(e) for e in found.faults.values()], rest)
+        return found.present
 
     def content(self, index: int) -> list[Any]:
         """Names and content hashes of the files of one sample."""
         image, path = self.pairs[index]
         nested = [self._names[index]] if "/" in self._names[index] else []
-        return [self.decoding.name, content(image), content(path), *nested]
+        # Earlier versions read such a map by its numbers, so that its fingerprint must be another one.
+        recoloured = ["by colour"] if self._by_colour(path) else []
+        return [self.decoding.name, content(image), content(path), *nested, *recoloured]
+
+    def _by_colour(self, path: Path) -> bool:
+        table = self.colours or {}
+        shown = palette_of(path) if table else {}
+        odd = any(table.get(int(packed(np.array(c, np.uint8))), i) != i for i, c in shown.items())
+        return odd and by_colour(read_raster(path), table)
 
     def file(self, index: int) -> str:
         return str(self.pairs[index][0])
@@ -159,7 +170,10 @@ def voc_maps(
     window: Window = None,
 ) -> ClassMaps:
     """PASCAL VOC's layout: `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and the list
-    `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20. skip: leave out names like this one ("2007_*")."""
+    `ImageSets/Segmentation/SPLIT.txt`; classes 1 to 20.
+
+    skip: leave out names like this one ("2007_*").
+    """
     listed = read_voc_list(path, split, part, limit, skip)
     decoding = Decoding(bands, window)
     maps = _maps(listed.pairs, listed.problems, Legend.of("voc"), None, None, index, decoding, VOC_TABLE)
@@ -179,8 +193,10 @@ def ade20k_maps(
 ) -> ClassMaps:
     """ADE20K's scene parsing layout: `images/SPLIT`, `annotations/SPLIT` and `objectInfo150.txt`.
 
-    split: "training" or "validation"; None where the files lie in `images` and `annotations` themselves.
+    split: "training" or "validation"; None if the files are in `images` and `annotations` themselves.
     """
+    if split is not None and not is_file_name(split):
+        raise UserError(f"split: {brief(repr(split))} names no folder; write training or validation")
     pairs, problems = pair_by_stem(path / "images" / (split or ""), path / "annotations" / (split or ""))
     return _maps(
         pairs, problems, Legend.of("objectInfo150.txt", path), part, limit, index, Decoding(bands, window)
@@ -246,7 +262,7 @@ class Labelled:
 
         Raises:
             PartlyReadable: maps that cannot be read.
-            UserError: nobody says what the numbers are, or a number occurs that has no name.
+            UserError: it is unknown what the numbers are, or a number occurs that has no name.
         """
         told = described(samples)
         if told.names_itself and legend is not None and legend != told.legend:
@@ -266,11 +282,11 @@ class Labelled:
             file = told.truth_file(int(having[0]))
             if Path(file).suffix.lower() in _LOSSY:
                 raise UserError(
-                    f"{file}{more} has the number {number}, which is no class, and is saved in a lossy "
+                    f"{file}{more} has the number {number}, which is not a class, and is saved in a lossy "
                     "format, which changes numbers; make it again as png"
                 )
             raise UserError(
-                f"{file}{more} has the number {number}, which is no class; "
+                f"{file}{more} has the number {number}, which is not a class; "
                 f"name it under classes:, as in {number}: cat, {number}: background or {number}: void"
             )
         return cls(samples, present, legend)
@@ -316,10 +332,10 @@ class Labelled:
 
 
 def _check_void(present: Bools, legend: Legend, told: Described[Any]) -> None:
-    """Check that 255 is no class in maps of 0 and 255, the form in which two-valued data are kept.
+    """Check that 255 is not a class in maps of 0 and 255, the form in which two-valued data are kept.
 
     Raises:
-        UserError: maps have 255 and no class, where nobody said what 255 is.
+        UserError: maps have 255 and no class, and 255 has no name.
     """
     if not legend.assumed_void:
         return

@@ -6,18 +6,21 @@ thousand images opens in a moment. It is what the maps say at their original siz
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everseg.data.classes.palettes import palette_notes
 from everseg.data.kept import kept_in, key_of
-from everseg.data.numbers import Table, labels_of, refuse_blurred
+from everseg.data.numbers import Table, along_edges, by_colour, labels_of, refuse_blurred
 from everseg.data.raster import Raster, read_raster
 from everseg.errors import UserError
 from everseg.files import load_state, save_state
@@ -25,11 +28,11 @@ from everseg.text import lines_of, read_text
 
 Bools = NDArray[np.bool_]
 
-_RULES = "presence-2"
+_RULES = "presence-3"
 """Names the rules of this file: part of every key."""
 
 CHECKED = 24
-"""Of so many maps, evenly spaced, the numbers are looked at closely: whether smooth resizing made them."""
+"""Number of maps, evenly spaced, whose numbers are checked closely: whether smooth resizing made them."""
 
 
 def read_map(path: Path, colours: Table | None = None) -> NDArray[np.uint8]:
@@ -56,8 +59,18 @@ def _eight_bits(numbers: NDArray[np.int32], path: Path) -> NDArray[np.uint8]:
     return numbers.astype(np.uint8)
 
 
-def occurring(maps: Sequence[Path], colours: Table | None = None) -> tuple[Bools, dict[int, UserError]]:
-    """Which numbers occur in each class map, (N, 256), and what is wrong with those that cannot be read.
+@dataclass(frozen=True)
+class Occurring:
+    """Which numbers occur in each class map, (N, 256), what is wrong with those that cannot be read, by their
+    places, and what a person should look at, as sentences."""
+
+    present: Bools
+    faults: dict[int, UserError]
+    notes: tuple[str, ...] = ()
+
+
+def occurring(maps: Sequence[Path], colours: Table | None = None) -> Occurring:
+    """What occurs in class maps.
 
     The answer is kept in the cache folder under a hash of every file's place, size and times of change; not
     if a file is faulty or has changed just now.
@@ -69,46 +82,68 @@ def occurring(maps: Sequence[Path], colours: Table | None = None) -> tuple[Bools
     key = key_of(maps, rules)
     kept = kept_in("presence") / f"{key}.safetensors"
     if key and kept.is_file():
-        with suppress(UserError, KeyError, TypeError):  # A damaged file is written anew.
-            found = np.unpackbits(load_state(kept)["present"].numpy(), axis=1).astype(bool)
-            if found.shape == (len(maps), 256):
-                return found, {}
-    present, faults = occurring_in(maps, lambda place: read_raster(maps[place]), colours)
-    if key and not faults and key == key_of(maps, rules):
+        with suppress(UserError, KeyError, TypeError, ValueError):  # A damaged file is rewritten.
+            state = load_state(kept)
+            present = np.unpackbits(state["present"].numpy(), axis=1).astype(bool)
+            if present.shape == (len(maps), 256):
+                return Occurring(present, {}, tuple(json.loads(state["notes"].numpy().tobytes())))
+    found = occurring_in(maps, lambda place: read_raster(maps[place]), colours)
+    if key and not found.faults and key == key_of(maps, rules):
+        notes = np.frombuffer(json.dumps(found.notes).encode(), np.uint8).copy()
+        state = {
+            "present": torch.from_numpy(np.packbits(found.present, axis=1)),
+            "notes": torch.from_numpy(notes),
+        }
         with suppress(UserError):  # Where nothing can be written, the next start reads the maps again.
-            save_state(kept, {"present": torch.from_numpy(np.packbits(present, axis=1))})
-    return present, faults
+            save_state(kept, state)
+    return found
 
 
 def occurring_in(
     maps: Sequence[Path], read: Callable[[int], Raster], colours: Table | None = None
-) -> tuple[Bools, dict[int, UserError]]:
+) -> Occurring:
     """As `occurring`, of maps that need not be files.
 
-    maps: names them in messages. read: decodes the map at a place.
+    maps: names them in messages.
+    read: decodes the map at a place.
     """
     closely = set(range(0, len(maps), max(1, len(maps) // CHECKED)))
 
-    def look(place: int) -> tuple[Bools, bytes] | UserError:
-        return _occurring(maps[place], lambda: read(place), colours, closely=place in closely)
+    def look(place: int) -> _Look | UserError:
+        return _look(maps[place], lambda: read(place), colours, closely=place in closely)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Decoding lets other threads run.
         results = list(threads.map(look, range(len(maps))))
     faults = {i: r for i, r in enumerate(results) if isinstance(r, UserError)}
     present = np.zeros((len(maps), 256), bool)
     palettes: dict[bytes, list[int]] = {}
+    thin: dict[tuple[int, ...], list[int]] = {}
     for i, result in enumerate(results):
         if not isinstance(result, UserError):
-            present[i], palette = result
-            palettes.setdefault(palette, []).append(i)
-    _check_palettes(palettes, present, maps)
-    return present, faults
+            present[i] = result.present
+            palettes.setdefault(result.palette, []).append(i)
+            if result.thin:
+                thin.setdefault(result.thin, []).append(i)
+    notes = [*_thin_notes(thin, maps), *palette_notes(palettes, present, maps, colours)]
+    return Occurring(present, faults, tuple(notes))
 
 
-def _occurring(
+@dataclass(frozen=True)
+class _Look:
+    """What is in one map.
+
+    palette: empty where its colours do not matter.
+    thin: a number that occurs along edges.
+    """
+
+    present: Bools
+    palette: bytes
+    thin: tuple[int, ...]
+
+
+def _look(
     path: Path, read: Callable[[], Raster], colours: Table | None, *, closely: bool
-) -> tuple[Bools, bytes] | UserError:
-    """The numbers in a map and its palette."""
+) -> _Look | UserError:
     try:
         raster = read()
         if closely:
@@ -116,31 +151,26 @@ def _occurring(
         numbers = map_of(raster, path, colours)
     except UserError as error:
         return error
-    palette = b"" if raster.palette is None else raster.palette.tobytes()
-    return np.bincount(numbers.ravel(), minlength=256) > 0, palette
+    thin = along_edges(numbers) if raster.form != "colour" else ()
+    if len(thin) > 1:  # One may be a class of borders.
+        return UserError(
+            f"{path} has numbers such as {', '.join(map(str, thin[:4]))} along the edges between smaller and "
+            "larger ones, as in a class map that was resized smoothly; make it again as png, resized with "
+            "the nearest neighbour"
+        )
+    own = raster.palette is not None and not by_colour(raster, colours)
+    palette = raster.palette.tobytes() if own and raster.palette is not None else b""
+    return _Look(np.bincount(numbers.ravel(), minlength=256) > 0, palette, thin)
 
 
-def _check_palettes(palettes: Mapping[bytes, list[int]], present: Bools, maps: Sequence[Path]) -> None:
-    """Check that no colour stands for one number in some maps and for another in others.
-
-    Raises:
-        UserError: a colour does.
-    """
-    if len(palettes) < 2:
-        return
-    number_of: dict[tuple[int, ...], tuple[int, Path]] = {}
-    for palette, places in palettes.items():
-        colours = [tuple(c) for c in np.frombuffer(palette, np.uint8).reshape(-1, 3).tolist()]
-        for number in np.flatnonzero(present[places].any(axis=0)).tolist():
-            if number >= len(colours) or colours.count(colours[number]) > 1:
-                continue
-            having = maps[next(i for i in places if present[i, number])]
-            known, first = number_of.setdefault(colours[number], (number, having))
-            if known != number:
-                raise UserError(
-                    f"the palettes of the class maps disagree: the colour {colours[number]} is number "
-                    f"{known} in {first} and {number} in {having}; save all maps with one palette"
-                )
+def _thin_notes(thin: Mapping[tuple[int, ...], list[int]], maps: Sequence[Path]) -> Iterator[str]:
+    for (number,), places in thin.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        yield (
+            f"{maps[places[0]]}{more} has the number {number} along the edges between smaller and "
+            "larger ones, as in a class map that was resized smoothly; unless it is a class of borders, make "
+            "the map again as png, resized with the nearest neighbour"
+        )
 
 
 def listed(path: Path, stems: Sequence[str]) -> Bools:

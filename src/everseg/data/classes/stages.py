@@ -27,12 +27,15 @@ from everseg.types import SemanticSample, Setting, Stage
 class ClassSamples(Described[SemanticSample]):
     """Some of the images of a source, with their labels as one step sees them.
 
-    source: with the labels of the files. places: (N,) which of its samples. table: from numbers to channels.
+    source: with the labels of the files.
+    places: (N,) which of its samples.
+    table: from numbers to channels.
     """
 
     def __init__(self, source: Labelled, places: NDArray[np.intp], table: LabelTable) -> None:
         self.source, self.places, self.table = source, places, table
-        self.notes = described(source.samples).notes
+        told = described(source.samples)
+        self.notes, self.as_shown = told.notes, told.as_shown
 
     def presence(self) -> NDArray[np.bool_]:
         return self.table.channels(self.source.present[self.places])
@@ -91,6 +94,7 @@ class Together(Described[SemanticSample]):
     def __init__(self, parts: Sequence[ClassSamples]) -> None:
         self.parts = tuple(parts)
         self.notes = tuple(dict.fromkeys(note for part in self.parts for note in part.notes))
+        self.as_shown = all(part.as_shown for part in self.parts)
         self.ends = np.cumsum([0, *(len(part) for part in self.parts)])
 
     def __len__(self) -> int:
@@ -158,8 +162,8 @@ def class_stages(
     """The stages of a stream of classes, and all of them as one with every label.
 
     train, test: where each stage's images come from; many stages may share one source. None stands for what
-    is there no more. After a stage all test images so far are scored. val: the same for each stage's own
-    validation images, which are labelled as the test images are.
+        is there no more. After a stage all test images so far are scored.
+    val: the same for each stage's own validation images, which are labelled as the test images are.
 
     Raises:
         UserError: a source does not name a class that it is to give.
@@ -261,7 +265,7 @@ class _Sources:
         self.opened: dict[str, Labelled | UserError] = {}
 
     def open(self, given: SplitSpec, stage: str, split: str) -> Labelled | None:
-        """The source, or what `on_fault` goes on with; None where that is nothing."""
+        """The source, or what `on_fault` continues with; None if that is nothing."""
         while isinstance(found := self._found(given), UserError):
             rest = self.on_fault(stage, split, found)
             if not len(rest):

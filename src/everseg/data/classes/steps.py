@@ -1,6 +1,6 @@
 """Which classes come when: the steps of a stream of classes, the labels each step sees, the images it gets.
 
-Sets as in the literature: C_t are the classes that step t brings, S(x) the classes in the full class map of
+Sets as in the literature: C_t are the classes that step t adds, S(x) the classes in the full class map of
 image x, at its original size and before any augmentation.
 
 Source: the protocol of MiB (Cermelli et al. 2020), PLOP and DKD, which EIR (CVPR 2025) follows. The published
@@ -66,14 +66,14 @@ class ClassSteps:
         seen: dict[str, int] = {}
         for t, step in enumerate(self.steps):
             if not step:
-                raise UserError(f"step {t} brings no classes; list at least one or remove the step")
+                raise UserError(f"step {t} adds no classes; list at least one or remove the step")
             for name in step:
                 if name in seen:
                     where = f"steps {seen[name]} and {t}" if seen[name] != t else f"step {t} twice"
                     raise UserError(f"class {name!r} is in {where}; a class comes once")
                 seen[name] = t
         if len(seen) > MOST_CLASSES:
-            raise UserError(f"the steps bring {len(seen)} classes; labels of 8 bits hold {MOST_CLASSES}")
+            raise UserError(f"the steps add {len(seen)} classes; labels of 8 bits hold {MOST_CLASSES}")
 
     @classmethod
     def split(cls, name: str, legend: Legend, order: Sequence[str | int] | None = None) -> ClassSteps:
@@ -87,11 +87,13 @@ class ClassSteps:
         classes = list(legend.names.values()) if order is None else [legend.name(c, "order: ") for c in order]
         first, dash, then = name.partition("-")
         if not (dash and _counts(first) and _counts(then)):
-            raise UserError(f"steps {name!r} is not of the form 15-1: so many classes first, then so many")
+            raise UserError(
+                f"steps {name!r} is not of the form A-B, such as 15-1: 15 classes first, then 1 per step"
+            )
         base, step = int(first), int(then)
         rest = len(classes) - base
         if rest < step or rest % step:
-            left = f"{rest} classes, which is no multiple of {step}" if rest > 0 else "none"
+            left = f"{rest} classes, which is not a multiple of {step}" if rest > 0 else "none"
             raise UserError(
                 f"steps {name!r} of {len(classes)} classes leaves {left} after the first {base}; "
                 "choose other numbers or list the classes of each stage"
@@ -147,7 +149,7 @@ class ClassSteps:
         - disjoint: also S(x) is within C_0, ..., C_t, so that an image comes once, when its last class does.
         - sequential: as disjoint.
 
-        A class of the legend that no step brings is in S(x), too: otherwise a stage appended later would take
+        A class of the legend that no step adds is in S(x), too: otherwise a stage appended later would take
         images away from earlier ones.
         """
         chosen = present[:, _numbers(legend, self.steps[step])].any(1)

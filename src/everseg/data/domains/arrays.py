@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everseg.data.described import Described, Plain
-from everseg.data.images import read_image
+from everseg.data.images import decode_image, read_file
 from everseg.data.maskrule import mask_rule
 from everseg.data.masks import Meaning
 from everseg.data.meaning import ALL, settled
@@ -75,7 +75,7 @@ def array_samples(
 def _pairs(given: Any, parts: list[Any], what: str) -> tuple[list[Any], list[Any]]:
     """Images and masks, of which there are as many.
 
-    A tuple of two is (images, masks). So is a list of two whose items are no tuples.
+    A tuple of two is (images, masks). So is a list of two whose items are not tuples.
     """
     paired = all(isinstance(part, tuple | list) and len(part) == 2 for part in parts)
     if paired and parts and not isinstance(given, tuple):
@@ -100,8 +100,10 @@ def _pairs(given: Any, parts: list[Any], what: str) -> tuple[list[Any], list[Any
 
 @dataclass(frozen=True)
 class _Drawn:
-    """How a split's samples are made of an image and its mask; `what` names the split in messages. meaning:
-    that of the split's mask files, if there are any."""
+    """How a split's samples are made of an image and its mask; `what` names the split in messages.
+
+    meaning: that of the split's mask files, if there are any.
+    """
 
     what: str
     clicks: int
@@ -117,7 +119,7 @@ class _Drawn:
 
     def sample(self, image: Any, mask: Any, name: str) -> PromptSample:
         if isinstance(image, str | Path):
-            image = read_image(Path(image))
+            image = decode_image(read_file(Path(image)), Path(image))
         if isinstance(mask, str | Path):
             mask = self._read(Path(mask))
         options: dict[str, Any] = {"clicks": self.clicks, "box": self.box, "seed": self.seed}
@@ -131,7 +133,7 @@ class _Drawn:
             return read_labels(mask)
         if self.meaning is None:
             raise UserError(
-                f"{self.what} has the mask {mask}, where the first one is no file; give all in one form"
+                f"{self.what} has the mask {mask}, where the first one is not a file; give all in one form"
             )
         return self.meaning.mask(mask)
 
@@ -140,7 +142,7 @@ class PairSamples(Described[PromptSample]):
     """The (image, mask) pairs of a `Dataset` of torch, or of anything that gives them by their places; each
     is asked for when it is needed. A mask of several objects stays one sample.
 
-    first: the first pair, so that what is no pair is refused at once.
+    first: the first pair, so that what is not a pair is refused at once.
 
     Raises:
         UserError: the first item is not a pair of an image and a mask.
@@ -167,7 +169,7 @@ class PairSamples(Described[PromptSample]):
         """One sample, or a slice for which nothing is asked.
 
         Raises:
-            UserError: what the source gives is no pair of an image and a mask.
+            UserError: what the source gives is not a pair of an image and a mask.
         """
         if isinstance(index, slice):
             part = copy.copy(self)

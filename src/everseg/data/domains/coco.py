@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.areas import fill_polygons
 from everseg.data.domains.cocofile import Annotation, CocoFile, CocoImage, Wanted, read_coco_file
-from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
+from everseg.data.domains.options import Options, SampleOptions
+from everseg.data.domains.prompts import StoredClicks
 from everseg.data.domains.rle import decode_rle
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
@@ -23,8 +23,8 @@ from everseg.errors import UserError
 class CocoObjects:
     """An image and the annotations that make up its mask: one, or all of them merged.
 
-    segmentations: lists of polygons or {"counts", "size"}, see `shapes`. ids: the annotations' ids, for
-        messages.
+    segmentations: lists of polygons or {"counts", "size"}, see `shapes`.
+    ids: the annotations' ids, for messages.
     """
 
     image: Path
@@ -70,12 +70,16 @@ class CocoObjects:
 class CocoReader(Samples):
     """Samples of a COCO JSON file.
 
-    images: the folder of the images. annotations: the JSON file. instances: "each" object is a sample, or all
-    of an image "merged" in one. categories: use only these, by name. crowd: use regions marked iscrowd, too.
+    images: the folder of the images.
+    annotations: the JSON file.
+    instances: "each" object is a sample, or all of an image "merged" in one.
+    categories: use only these, by name.
+    crowd: use regions marked iscrowd, too.
     min_area: leave out annotations whose `area` (square pixels) is smaller.
-    use_boxes: where an annotation has no segmentation, its bbox is the mask. skip_faulty: leave out rows that
-        are wrong, and images that are missing, and say how many; to find them, every mask is decoded once.
-    part: [start, stop] of the images sorted by file name; limit: at most so many samples, evenly spaced.
+    use_boxes: where an annotation has no segmentation, its bbox is the mask.
+    skip_faulty: leave out rows that are wrong, and images that are missing, and say how many; to find them,
+        every mask is decoded once. `part` is of the images sorted by file name; for other options see
+        `SampleOptions`.
 
     Raises:
         PartlyReadable: rows are wrong or images are missing; says all.
@@ -93,36 +97,28 @@ class CocoReader(Samples):
         min_area: float = 0,
         use_boxes: bool = False,
         skip_faulty: bool = False,
-        prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
-        clicks: int = 3,
-        seed: int = 0,
-        part: tuple[int, int] | None = None,
-        limit: int | None = None,
-        bands: Bands = None,
-        window: Window = None,
+        **options: Unpack[SampleOptions],
     ) -> None:
-        source, folder = Path(annotations), Path(images)
+        source, folder, given = Path(annotations), Path(images), Options(**options)
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; `images` is the folder that holds the images")
         found = read_coco_file(source, folder, Wanted(categories, crowd, min_area, use_boxes))
         if skip_faulty:
             _leave_out_undrawable(found)
+        problems = found.faults.sentences()
         present = sorted(found.objects, key=lambda image: image.name)
         entries = []
-        for image in take_part(present, part):
+        for image in take_part(present, given.part, [] if skip_faulty else problems):
             rows = sorted(found.objects[image], key=lambda row: (str(type(row.id)), row.id))
             if instances == "each":
                 names = _names(image, rows)
                 entries += [_entry(image, [row], name, source) for row, name in zip(rows, names, strict=True)]
             else:
                 entries.append(_entry(image, rows, image.name, source))
-        kind: PromptKind = prompts
-        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
-        super().__init__(take_evenly(entries, limit), prompted, decoding=decoding)
-        problems = found.faults.sentences()
+        super().__init__(take_evenly(entries, given.limit), given.rule, decoding=given.decoding)
         self.notes = tuple(found.notes)
         if skip_faulty and problems:
-            self.notes += _left_out(found)
+            self.notes = (*_left_out(found), *self.notes)
         elif problems:
             raise PartlyReadable(problems, self[:])
         if not entries:

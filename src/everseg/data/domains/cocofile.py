@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
 
+from everseg.data.domains.cocoextents import CocoExtents
+from everseg.data.domains.extents import SAMPLED
 from everseg.data.domains.faults import Faults, places
 from everseg.data.domains.shapes import NoShape, Shape, number, rectangle, shape_of, whole
-from everseg.data.listing import Listing
+from everseg.data.images import shown_size
+from everseg.data.listing import Listing, begin_with, folders_and_name
+from everseg.data.names import sample_name
 from everseg.errors import UserError, brief, unknown
 from everseg.files import read_json
 from everseg.text import is_file_name
 
 Id = int | str
 LEAVE_OUT = "correct or remove it, or set skip_faulty: true"
+MISSING = "is listed but missing", "add it, correct `images`, or set skip_faulty: true"
 BOXES = "set use_boxes: true to take the bbox as the mask, or skip_faulty: true to leave such rows out"
 
 
@@ -55,7 +60,8 @@ class Wanted:
 class CocoFile:
     """What is usable of a COCO file.
 
-    objects: annotations by image, both in the order of the file. rows: how many annotations the file has.
+    objects: annotations by image, both in the order of the file.
+    rows: how many annotations the file has.
     notes: what was decided where the file says a thing twice.
     """
 
@@ -74,24 +80,24 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     """
     tree = read_json(source, names=True)
     faults = Faults(source)
-    images = _Images(_rows(tree, "images", source), Listing(folder), faults)
+    listed = _rows(tree, "images", source)
+    above = begin_with(row["file_name"] for row in listed if is_named(row))
+    images = _Images(listed, Listing(folder, above), faults)
     categories = None
     if wanted.categories is not None:
         categories = _category_ids(_rows(tree, "categories", source), wanted.categories, faults)
     rows = _rows(tree, "annotations", source)
     objects: dict[CocoImage, list[Annotation]] = defaultdict(list)
-    for annotation in _annotations(rows, images, categories, wanted, faults):
+    extents = CocoExtents(source, step=max(1, len(rows) // SAMPLED))
+    for annotation in _annotations(rows, images, categories, wanted, faults, extents):
         objects[annotation.image].append(annotation)
+    extents.refuse(wanted.use_boxes)
     for image in objects:
         if image.file is None:
-            faults.add(
-                "image",
-                folder / brief(image.name),
-                "is listed but missing",
-                "add it, correct `images`, or set skip_faulty: true",
-            )
+            faults.add("image", folder / brief(image.name), *MISSING)
     present = {image: found for image, found in objects.items() if image.file is not None}
     notes = [f"{source}: {sentence}" for sentence in (*images.notes, *_notes(present))]
+    notes += extents.notes()
     return CocoFile(source, present, len(rows), faults, notes)
 
 
@@ -117,12 +123,18 @@ def _id(given: Any) -> Id | None:
 def _complete(
     rows: list[Any], part: str, fields: tuple[str, ...], faults: Faults
 ) -> Iterator[tuple[str, Id, dict[str, Any]]]:
-    """(place, id, row) of the rows that have all of these fields and a usable id."""
+    """(place, id, row) of the rows that have all of these fields and a usable id.
+
+    Where no annotation has an id, they are numbered from 1: nothing refers to an annotation's id.
+    """
+    numbered = part == "annotations" and not any(isinstance(row, dict) and "id" in row for row in rows)
     for index, row in enumerate(rows):
         place = f"{part}[{index}]"
         if not isinstance(row, dict):
             faults.add("row", place, "is not a mapping", LEAVE_OUT)
             continue
+        if numbered:
+            row = {"id": index + 1, **row}
         missing = next((name for name in ("id", *fields) if name not in row), None)
         if missing is not None:
             faults.add(
@@ -145,7 +157,7 @@ class _Images:
         self.notes: list[str] = []
         by_file: dict[Path | str, CocoImage] = {}
         again: dict[str, None] = {}
-        for place, known, row in _complete(rows, "images", ("file_name", "height", "width"), faults):
+        for place, known, row in _complete(rows, "images", ("file_name",), faults):
             image = _image(place, row, listing, faults)
             if image is None:
                 self.faulty.add(known)
@@ -169,12 +181,32 @@ class _Images:
             )
 
 
+def is_named(row: Any) -> bool:
+    """Whether a row of `images` has a name that a file can have."""
+    name = row.get("file_name") if isinstance(row, dict) else None
+    return isinstance(name, str) and is_file_name(name) and bool(PurePath(name).name)
+
+
 def _image(place: str, row: Mapping[str, Any], listing: Listing, faults: Faults) -> CocoImage | None:
     name = row["file_name"]
-    if not isinstance(name, str) or not is_file_name(name) or not Path(name).name:
+    if not is_named(row):
         faults.add("row", place, "has a file_name that names no file", LEAVE_OUT, repr(name))
         return None
-    height, width = whole(row["height"]), whole(row["width"])
+    file = listing.find(name)
+    if file is not None and file.is_relative_to(listing.folder):
+        inside = sample_name(file, listing.folder)
+        if len(folders_and_name(inside)) < len(folders_and_name(name)):
+            name = inside  # The folders of another machine are left out.
+    if row.get("height") is None and row.get("width") is None:
+        if file is None:
+            faults.add("image", listing.folder / brief(name), *MISSING)
+            return None
+        try:
+            return CocoImage(name, file, *shown_size(file))
+        except UserError:
+            faults.add("image", listing.folder / brief(name), "is damaged, or no image", LEAVE_OUT)
+            return None
+    height, width = whole(row.get("height")), whole(row.get("width"))
     if height is None or width is None or height < 1 or width < 1:
         faults.add("row", place, "has no proper height and width, which are numbers from 1", LEAVE_OUT)
         return None
@@ -182,7 +214,7 @@ def _image(place: str, row: Mapping[str, Any], listing: Listing, faults: Faults)
     if height * width > most:
         faults.add("row", place, f"has more than {most // 10**6} million pixels", LEAVE_OUT)
         return None
-    return CocoImage(name, listing.find(name), height, width)
+    return CocoImage(name, file, height, width)
 
 
 def _category_ids(rows: list[Any], names: tuple[str, ...], faults: Faults) -> set[Id]:
@@ -210,7 +242,12 @@ _CROWD = {"": False, "0": False, "0.0": False, "false": False, "none": False} | 
 
 
 def _annotations(
-    rows: list[Any], images: _Images, categories: set[Id] | None, wanted: Wanted, faults: Faults
+    rows: list[Any],
+    images: _Images,
+    categories: set[Id] | None,
+    wanted: Wanted,
+    faults: Faults,
+    extents: CocoExtents,
 ) -> Iterator[Annotation]:
     for _, known, row in _complete(rows, "annotations", ("image_id",), faults):
 
@@ -249,6 +286,7 @@ def _annotations(
             segmentation = row.get("segmentation")
             if not _is_empty(segmentation):
                 shape = shape_of(segmentation, image.height, image.width)
+                extents.add_shape(known, shape, row.get("bbox"), image.height, image.width)
             elif "bbox" not in row:
                 fault("has no segmentation")
                 continue
@@ -256,7 +294,8 @@ def _annotations(
                 fault("has no segmentation, only a bbox", BOXES)
                 continue
             else:
-                shape = rectangle(row["bbox"])
+                shape = rectangle(row["bbox"], image.height, image.width)
+                extents.add_box(known, row["bbox"], image.height, image.width)
         except NoShape as error:
             fault(f"{error}")
             continue

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everseg.data.decoding import Bands, Decoding, Window
-from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.domains.slices import SliceSamples
+from everseg.data.decoding import Decoding
+from everseg.data.domains.options import SampleOptions
+from everseg.data.domains.prompts import StoredClicks
+from everseg.data.domains.slices import SliceReader, refuse_gone
 from everseg.data.extras import needed
 from everseg.data.images import read_file, shallow
 from everseg.data.maskrule import Threshold, mask_rule
 from everseg.data.masks import Meaning
 from everseg.data.meaning import settled
 from everseg.data.names import sample_name
-from everseg.data.pairing import pair_by_stem
+from everseg.data.pairing import one_each, pair_by_stem, pair_files
 from everseg.data.raster import Raster, decode_raster, raster_of
-from everseg.data.samples import PartlyReadable, take_evenly, take_part
+from everseg.data.samples import take_part
 from everseg.errors import UserError, first_line
 
 
@@ -48,26 +50,25 @@ class DicomFrame:
         return read_dicom(self.image).shown(self.frame, decoding)
 
     def mask(self) -> NDArray[np.bool_]:
-        mask = self.meaning.object_in(mask_frames(self.path)[self.frame], self.path)
-        if not mask.any():
-            raise UserError(f"{self.path} has changed: an object is gone; run the same command again")
-        return mask
+        return refuse_gone(self.meaning.object_in(mask_frames(self.path)[self.frame], self.path), self.path)
 
     def truth(self) -> list[Any]:
         return [self.path, self.frame, self.meaning.key]
 
 
-class DicomReader(SliceSamples):
+class DicomReader(SliceReader):
     """Frames of DICOM files, those that have an object.
 
     Masks are DICOM files with as many frames, or images of any other kind for files of one frame, paired by
     stem. To find the objects every mask is read once, when the reader is made.
 
-    images, masks: the folders; `path/images` and `path/masks` where None. mask_suffix: what the mask's stem
-    has beyond the image's. mask_threshold, mask_values, mask_colours, void: what the object is, where the
-    masks leave it open; see `mask_rule`. window: in the values that the file's rescaling gives (HU in CT);
-    the file's own window where None. Percentiles are those of all frames.
-    part: [start, stop] of the sorted files; limit: at most so many frames, evenly spaced.
+    images, masks: the folders; `path/images` and `path/masks` where None; or globs such as `*/scans`, where
+        each patient has folders of their own.
+    mask_suffix: what the mask's stem has beyond the image's.
+    mask_threshold, mask_values, mask_colours, void: what the object is, where the masks leave it open; see
+        `mask_rule`. window: in the values that the file's rescaling gives (HU in CT); the file's own window
+        where None. Percentiles are those of all frames. `part` is of the sorted files; for other options see
+        `SampleOptions`.
 
     Raises:
         UserError: pydicom is missing; a folder is missing or empty, files without partner or of other frames
@@ -85,35 +86,38 @@ class DicomReader(SliceSamples):
         mask_values: tuple[int, ...] | None = None,
         mask_colours: tuple[str | tuple[int, int, int], ...] | None = None,
         void: tuple[int, ...] = (),
-        prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
-        clicks: int = 3,
-        seed: int = 0,
-        part: tuple[int, int] | None = None,
-        limit: int | None = None,
-        bands: Bands = None,
-        window: Window = None,
+        **options: Unpack[SampleOptions],
     ) -> None:
         folders = images or Path(path) / "images", masks or Path(path) / "masks"
-        pairs, problems = pair_by_stem(folders[0], folders[1], mask_suffix)
-        entries: list[DicomFrame] = []
+        pairs, problems = _paired(Path(path), folders, mask_suffix)
+        chosen = take_part(pairs, options.get("part"))
         rule = mask_rule(mask_threshold, mask_values, mask_colours, void)
-        chosen = take_part(pairs, part)
-        meaning = settled([mask for _, mask in chosen], rule, _stacked)
-        for image, mask in chosen:
-            try:
-                entries += _frames(image, mask, meaning)
-            except UserError as error:
-                problems.append(str(error))
-        kind: PromptKind = prompts
-        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
-        super().__init__(take_evenly(entries, limit), prompted, str(meaning), decoding=decoding)
-        if problems:
-            raise PartlyReadable(problems, self[:])
-        if not entries:
-            raise UserError(f"{folders[1]} has no object in any mask; check mask_values")
+        meaning = settled([mask for _, mask, _ in chosen], rule, _stacked)
+        names = {image: name for image, _, name in chosen}
+        super().__init__(
+            folders[1],
+            [(image, mask) for image, mask, _ in chosen],
+            problems,
+            lambda image, mask: _frames(image, mask, names[image], meaning),
+            lambda frames: str(meaning),
+            **options,
+        )
 
 
-def _frames(image: Path, path: Path, meaning: Meaning) -> list[DicomFrame]:
+def _paired(
+    path: Path, folders: tuple[Path, Path], mask_suffix: str
+) -> tuple[list[tuple[Path, Path, str]], list[str]]:
+    """Image, mask and the name of each pair, and what is wrong. Folders may be globs, as `*/scans` is of
+    patients' folders; then the files pair by what the wildcards stand for."""
+    if not any(folder.exists() for folder in folders) and any("*" in str(folder) for folder in folders):
+        patterns = [f"{os.path.relpath(folder, path)}/*" for folder in folders]
+        found, problems = pair_files(path, patterns[0], patterns[1], mask_suffix)
+        return list(one_each(found, problems)), problems
+    pairs, problems = pair_by_stem(*folders, mask_suffix)
+    return [(image, mask, sample_name(image, image.parent)) for image, mask in pairs], problems
+
+
+def _frames(image: Path, path: Path, name: str, meaning: Meaning) -> list[DicomFrame]:
     """The frames of a pair that have an object."""
     count, height, width = _size(image)
     masks = mask_frames(path)
@@ -121,7 +125,6 @@ def _frames(image: Path, path: Path, meaning: Meaning) -> list[DicomFrame]:
     if size != (count, height, width):
         shapes = [f"{n} frames of {w}x{h}" for n, h, w in ((count, height, width), size)]
         raise UserError(f"{image} has {shapes[0]}, but its mask {path} has {shapes[1]}; give one for each")
-    name = sample_name(image, image.parent)
     return [
         DicomFrame(image, path, i, meaning, name if count == 1 else f"{name}@{i}")
         for i, mask in enumerate(masks)
@@ -131,7 +134,10 @@ def _frames(image: Path, path: Path, meaning: Meaning) -> list[DicomFrame]:
 
 @dataclass(frozen=True)
 class Dicom:
-    """A file's pixels and what it says of them. values: (F, H, W), or (F, H, W, 3) in colour."""
+    """A file's pixels and what it says of them.
+
+    values: (F, H, W), or (F, H, W, 3) in colour.
+    """
 
     path: Path
     values: NDArray[Any]
@@ -141,7 +147,7 @@ class Dicom:
         """(3, H, W) uint8 of a frame, as `decoding` or the file itself has it.
 
         Raises:
-            UserError: nobody says which values are shown.
+            UserError: it is unknown which values to show.
         """
         what = f"{self.path}, frame {frame}"
         if self.values.ndim == 4:
@@ -233,7 +239,7 @@ def _header(path: Path, pixels: bool = True) -> Any:
         raise
     except Exception as error:
         raise UserError(
-            f"{path} is no DICOM file or is damaged ({first_line(error)}); copy it again or remove it"
+            f"{path} is not a DICOM file or is damaged ({first_line(error)}); copy it again or remove it"
         ) from error
 
 
@@ -242,6 +248,15 @@ def _size(path: Path) -> tuple[int, int, int]:
     header = _header(path, pixels=False)
     with _sound(path):
         return int(header.get("NumberOfFrames", 1) or 1), int(header.Rows), int(header.Columns)
+
+
+def frames_in(path: Path) -> int:
+    """How many frames a file has, by its header.
+
+    Raises:
+        UserError: as `read_dicom`.
+    """
+    return _size(path)[0]
 
 
 def mask_frames(path: Path) -> list[Raster]:
@@ -299,7 +314,7 @@ def _rescaled(values: NDArray[Any], header: Any) -> NDArray[np.float64]:
 
 def _own_window(header: Any) -> tuple[float, float] | None:
     """The first window of a file, as the values that become black and white; None where it has none or one
-    that is no line.
+    that is not a line.
 
     Source: DICOM PS3.3 C.11.2.1.2.1 (LINEAR) and C.11.2.1.3.2 (LINEAR_EXACT).
     """

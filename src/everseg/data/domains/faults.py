@@ -19,16 +19,21 @@ class Faults:
     def add(self, noun: str, place: object, what: str, todo: str, value: object = None) -> None:
         """Note a fault. Faults of one noun, `what` and `todo` are equal.
 
-        noun, place: such as "annotation", 7. what: begins with "has" or "is". todo: what helps. value: what
-        is there instead; the first of equal faults is shown.
+        noun, place: such as "annotation", 7.
+        what: begins with "has" or "is".
+        todo: what helps.
+        value: what is there instead; the first of equal faults is shown.
         """
         shown = "" if value is None else f" ({brief(str(value), 60)})"
         self.found.setdefault((noun, what, todo), ([], shown))[0].append(brief(str(place), 60))
 
     def sentences(self, todo: str | None = None) -> list[str]:
-        """A sentence for each kind of fault. todo: in place of what would help."""
+        """A sentence for each kind of fault.
+
+        todo: in place of what would help.
+        """
         return [
-            f"{self.source}: {places(noun, where)} {_verb(what, len(where))}{shown}; {todo or fix}"
+            f"{self.source}: {places(noun, where)} {verb(what, len(where))}{shown}; {todo or fix}"
             for (noun, what, fix), (where, shown) in self.found.items()
         ]
 
@@ -43,6 +48,7 @@ def places(noun: str, where: Sequence[str]) -> str:
     return f"{len(where)} {nouns} ({', '.join(where[:3])}, ...)"
 
 
-def _verb(what: str, count: int) -> str:
-    verb, _, rest = what.partition(" ")
-    return what if count == 1 else f"{ {'has': 'have', 'is': 'are'}[verb] } {rest}"
+def verb(what: str, count: int) -> str:
+    """What begins with "has" or "is", in the plural where there are several."""
+    first, _, rest = what.partition(" ")
+    return what if count == 1 else f"{ {'has': 'have', 'is': 'are'}[first] } {rest}"

@@ -48,15 +48,17 @@ class HfRows:
         decoding: Decoding,
     ) -> None:
         datasets = needed("datasets", "hf", f"the data set {path}")
-        self.what = path if split is None else f"{path} ({split})"
+        shown = Path(root, path).resolve().name if path in ("", ".") else path
+        self.what = shown if split is None else f"{shown} ({split})"
         self.image, self.mask, self.decoding = image, mask, decoding
         table = _table(datasets, path, config, split, Path(root))
         for option, column in (("image", image), ("mask", mask)):
             if column not in table.column_names:
                 raise unknown(f"{option} (a column of {path}):", column, table.column_names)
-            if isinstance(table.features[column], datasets.Image):
+            feature = table.features[column]
+            if isinstance(feature, datasets.Image):
                 table = table.cast_column(column, datasets.Image(decode=False))
-            elif option == "image":
+            elif option == "image" and not _holds_files(feature):
                 raise UserError(f"the column {column!r} of {path} has no images; give image: another one")
         # One column at a time is read: the others may hold pictures, too.
         self.columns = {column: table.select_columns([column]) for column in (image, mask)}
@@ -83,21 +85,30 @@ class HfRows:
             UserError: unreadable.
         """
         given = self.columns[self.mask][row][self.mask]
-        if given is not None and not isinstance(given, dict):
+        if given is not None and not isinstance(given, dict | bytes):
             return raster_of(np.asarray(given), self.mask_place(row))
         return decode_raster(self._bytes(row, self.mask), Path(self.mask_place(row)))
 
     def content(self, row: int) -> list[str]:
         """Hashes of what a row holds."""
         mask = self.columns[self.mask][row][self.mask]
-        truth = self._bytes(row, self.mask) if isinstance(mask, dict) else json.dumps(mask).encode()
+        truth = self._bytes(row, self.mask) if isinstance(mask, dict | bytes) else json.dumps(mask).encode()
         return [hashlib.sha256(part).hexdigest() for part in (self._bytes(row, self.image), truth)]
 
     def _bytes(self, row: int, column: str) -> bytes:
         given = self.columns[column][row][column]
+        if isinstance(given, bytes) and given:
+            return given
         if not isinstance(given, dict) or not (given.get("bytes") or given.get("path")):
             raise UserError(f"{self.place(row)} has no {column}; remove the row")
-        return given["bytes"] or read_file(Path(given["path"]))
+        return given.get("bytes") or read_file(Path(given["path"]))
+
+
+def _holds_files(feature: Any) -> bool:
+    """Whether a column holds files of images though nothing says so: their bytes, alone or beside a path."""
+    if isinstance(feature, dict):
+        feature = feature.get("bytes")
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _table(datasets: Any, path: str, config: str | None, split: str | None, root: Path) -> Any:
@@ -131,12 +142,16 @@ class HfReader(Described[PromptSample]):
     """Samples of a data set of Hugging Face's `datasets`.
 
     path: a folder that `save_to_disk` wrote, any other folder that `load_dataset` takes, or a name on the
-    hub. split: of a data set that has splits. config: the configuration's name. image, mask: the columns.
+        hub.
+    split: of a data set that has splits.
+    config: the configuration's name.
+    image, mask: the columns.
     mask_threshold, mask_values, mask_colours, void: what the object is, where the masks leave it open; see
-    `mask_rule`. instances: "merged" is one sample per row, "each" one for each value but 0, or for each of
-    `mask_values`; for "each" every mask is read once, when the reader is made. skip_empty: leave out rows
-    without an object, for which every mask is read, too.
-    part: [start, stop] of the rows; limit: at most so many samples, evenly spaced.
+        `mask_rule`.
+    instances: "merged" is one sample per row, "each" one for each value but 0, or for each of `mask_values`;
+        for "each" every mask is read once, when the reader is made.
+    skip_empty: leave out rows without an object, for which every mask is read, too.
+    part: [start, stop] of the rows; limit: maximum number of samples, evenly spaced.
 
     Raises:
         PartlyReadable: masks that cannot be read, where every mask is; says all.
@@ -248,7 +263,7 @@ class HfReader(Described[PromptSample]):
         return f"{row:06d}" if number is None else f"{row:06d}#{number}"
 
     def fingerprint(self) -> str:
-        """Hash what the rows hold, the options and the prompts, but not where the data set lies."""
+        """Hash what the rows hold, the options and the prompts, but not the path of the data set."""
         meaning = "each number" if self.meaning is None else self.meaning.key
         facts = [self.rows.decoding.name, self.rule.describe(), meaning]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -276,7 +291,7 @@ class HfReader(Described[PromptSample]):
 
 @contextmanager
 def _noting(problems: list[str]) -> Iterator[None]:
-    """Note what is wrong with a row, and go on."""
+    """Note what is wrong with a row, and continue."""
     try:
         yield
     except UserError as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from everseg.data.decoding import Bands, Decoding, Window
 from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
 from everseg.data.masks import BORDER
-from everseg.data.numbers import labels_of, refuse_blurred
+from everseg.data.numbers import blended, labels_of, refuse_blurred
 from everseg.data.pairing import Patterns, fixed_folder, one_each, pair_files
 from everseg.data.raster import packed, read_raster
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
@@ -50,8 +50,8 @@ class InstancesReader(Samples):
 
     images, masks: globs of the images and of the maps, as for `FolderReader`.
     instances: "each" object is a sample, all of an image "merged" in one, or only the "largest". Images
-    without objects are passed over. To count the objects every map is read once, when the reader is made.
-    part: [start, stop] of the sorted images; limit: at most so many samples, evenly spaced.
+        without objects are passed over. To count the objects every map is read once, when the reader is made.
+    part: [start, stop] of the sorted images; limit: maximum number of samples, evenly spaced.
 
     Raises:
         UserError: a folder is missing or empty, files without partner, or no objects at all.
@@ -75,12 +75,23 @@ class InstancesReader(Samples):
         path = Path(path)
         pairs, problems = pair_files(path, images, masks, folder="instances")
         entries: list[NumberedObject] = []
-        for image, file, name in one_each(take_part(pairs, part), problems):
+        doubts: list[tuple[Path, int]] = []
+        for image, file, name in one_each(take_part(pairs, part, problems), problems):
             try:
-                numbers = _numbers(file, instances)
+                objects = _objects_in(file)
             except UserError as error:
                 problems.append(str(error))
                 continue
+            numbers, thin = _numbers(objects, instances), blended(objects)
+            if len(thin) > 1:
+                problems.append(
+                    f"{file} has numbers such as {', '.join(map(str, thin[:4]))} along the edges between "
+                    "smaller and larger ones, as in a map that was resized smoothly; make it again as png, "
+                    "resized with the nearest neighbour"
+                )
+                continue
+            if thin:
+                doubts.append((file, thin[0]))
             for number in numbers:
                 own = f"{name}#{number}" if instances == "each" else name
                 entries.append(NumberedObject(image, file, number, own))
@@ -93,6 +104,13 @@ class InstancesReader(Samples):
             self.notes = (
                 "no map has a number but 255, as masks of one object have it; if they show several objects, "
                 "number these from 1",
+            )
+        if doubts:
+            (file, number), more = doubts[0], f" and {len(doubts) - 1} more" if len(doubts) > 1 else ""
+            self.notes += (
+                f"{file}{more} has the number {number} along the edges between smaller and larger ones, as "
+                "in a map that was resized smoothly; see in the contact sheet (--sheet) whether object "
+                f"{number} has the borders of others",
             )
         if problems:
             raise PartlyReadable(problems, self[:])
@@ -127,9 +145,9 @@ def _objects_in(file: Path) -> NDArray[np.int32]:
     return np.asarray(np.where(objects == border, 0, objects))
 
 
-def _numbers(file: Path, instances: Choice) -> list[int]:
-    """Numbers of the objects to use in a map; 0 for all of them merged, nothing where there is none."""
-    numbers, sizes = np.unique(_objects_in(file), return_counts=True)
+def _numbers(objects: NDArray[np.int32], instances: Choice) -> list[int]:
+    """Numbers of the objects to use in a map; 0 for all of them merged, empty if there are none."""
+    numbers, sizes = np.unique(objects, return_counts=True)
     numbers, sizes = numbers[numbers != 0], sizes[numbers != 0]
     if not len(numbers):
         return []

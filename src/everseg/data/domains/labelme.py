@@ -6,38 +6,44 @@ import base64
 import binascii
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from everseg.data.decoding import Bands, Decoding, Window
+from everseg.data.domains.annotated import AnnotationReader, Annotations, Instances, Mark
 from everseg.data.domains.areas import circle, fill_polygons, paste, rectangle
-from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
+from everseg.data.domains.extents import SAMPLED, Extents, extent
+from everseg.data.domains.options import SampleOptions
+from everseg.data.domains.shapes import FARTHEST
 from everseg.data.images import shown_size
 from everseg.data.listing import Listing
 from everseg.data.names import is_litter, sample_names
-from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.data.tiff import MOST_PIXELS
-from everseg.errors import UserError, unknown
+from everseg.errors import UserError, brief
 from everseg.files import read_json
+from everseg.types import VOID
 
 BACKGROUND, IGNORE = "_background_", "__ignore__"
 """labelme's own labels: no object, and pixels that do not count."""
 
-_CORNERS = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "mask": 2}
+_CORNERS = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "rotation": 4, "circle": 2, "mask": 2}
 """How many points a kind of shape has at least. Kinds that are not listed have no area."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a file. points: ((x, y), ...) on the image as it is shown. patch: of a "mask", a PNG as
-    base64 text. object: shapes of the same number belong together."""
+    """One shape of a file.
+
+    points: ((x, y), ...) on the image as it is shown.
+    patch: of a "mask", a PNG as base64 text.
+    object: shapes of the same number belong together.
+    """
 
     label: str
     kind: str
@@ -54,8 +60,8 @@ class Shape:
         points = np.array(self.points, np.float64)
         if self.kind == "circle":
             return circle(points[0], points[1], height, width)
-        if self.kind == "rectangle":
-            return rectangle(points[:2], height, width)
+        if self.kind == "rectangle" and len(points) == 2:  # Some tools write all four corners.
+            return rectangle(points, height, width)
         if self.kind == "mask":
             left, top = (int(v) for v in points[0].round())
             return paste(_patch(self.patch), left, top, height, width)
@@ -64,7 +70,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class LabelmeFile:
-    """What a file says: where its image is, and its shapes. height, width: of the image as it is shown."""
+    """What a file says: where its image is, and its shapes.
+
+    height, width: of the image as it is shown.
+    """
 
     path: Path
     image: Path
@@ -92,35 +101,43 @@ def _of(path: Path, number: int) -> str:
 
 
 @dataclass(frozen=True)
-class LabelmeObject:
-    """An image and the shapes that make up its mask, by their places in the file."""
+class LabelmeImage:
+    """An image and its JSON file.
+
+    folder: where the image lies, if not beside it. A part is the place of a shape in the file.
+    """
 
     image: Path
-    name: str
     path: Path
     folder: Path | None
-    shapes: tuple[int, ...]
-    stored: StoredClicks | None = None
+    name: str
+    marks: tuple[Mark, ...]
 
-    def mask(self) -> NDArray[np.bool_]:
-        mask = read_labelme(self.path, self.folder).draw(self.shapes)
-        if not mask.any():
-            raise UserError(f"{_of(self.path, self.shapes[0])} covers no pixel; enlarge or remove it")
-        return mask
+    def draw(self, parts: Sequence[int]) -> NDArray[np.bool_]:
+        return read_labelme(self.path, self.folder).draw(parts)
 
-    def truth(self) -> list[Any]:
+    def place(self, part: int) -> str:
+        return _of(self.path, part)
+
+    def truth(self, parts: Sequence[int]) -> list[Any]:
         file = read_labelme(self.path, self.folder)
-        drawn = [file.shapes[number] for number in self.shapes]
+        drawn = [file.shapes[part] for part in sorted(parts)]
         return [file.height, file.width, [[s.kind, s.points, s.patch] for s in drawn]]
 
+    def labels(self, numbers: Mapping[str, int]) -> NDArray[np.uint8]:
+        file = read_labelme(self.path, self.folder)
+        labels = np.zeros((file.height, file.width), np.uint8)
+        for part, shape in enumerate(file.shapes):
+            labels[file.draw([part])] = VOID if shape.label == IGNORE else numbers.get(shape.label, 0)
+        return labels
 
-class LabelmeReader(Samples):
-    """Samples of a folder with labelme's JSON files, each beside its image.
 
-    images: the folder of the images, where they do not lie beside the JSON files. instances: "each" object is
-    a sample (shapes of one label and group_id are one object), or all of an image "merged" in one.
-    categories: use only these labels. Images without such objects are passed over; `imageData` is not read.
-    part: [start, stop] of the sorted files; limit: at most so many samples, evenly spaced.
+class LabelmeReader(AnnotationReader):
+    """Samples of a folder with labelme's JSON files, each beside its image; of a folder without any, those in
+    the folders below it.
+
+    images: the folder of the images, where they do not lie beside the JSON files. Shapes of one label and
+        group_id are one object. `imageData` is not read. For other options see `AnnotationReader`.
 
     Raises:
         UserError: no JSON files, files that are not labelme's, missing images, or an unknown label.
@@ -131,60 +148,35 @@ class LabelmeReader(Samples):
         path: str | Path,
         *,
         images: Path | None = None,
-        instances: Literal["each", "merged"] = "each",
+        instances: Instances = "each",
         categories: tuple[str, ...] | None = None,
-        prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
-        clicks: int = 3,
-        seed: int = 0,
-        part: tuple[int, int] | None = None,
-        limit: int | None = None,
-        bands: Bands = None,
-        window: Window = None,
+        **options: Unpack[SampleOptions],
     ) -> None:
-        files, problems = labelme_files(Path(path), images)
-        known = dict.fromkeys(s.label for file in files for s in file.shapes)
-        for name in categories or ():
-            if name not in known:
-                raise unknown(f"label in {path}:", name, known)
-        wanted = set(categories or known) - ({BACKGROUND, IGNORE} - set(categories or ()))
-        entries: list[LabelmeObject] = []
-        named = zip(files, sample_names([f.image for f in files]), strict=True)
-        having = [(f, name) for f, name in named if any(s.label in wanted for s in f.shapes)]
-        for file, name in take_part(having, part):
-            groups: dict[int, list[int]] = {}
-            for number, shape in enumerate(file.shapes):
-                if shape.label in wanted:
-                    groups.setdefault(shape.object if instances == "each" else 0, []).append(number)
-            for number, shapes in groups.items():
-                own = f"{name}#{number + 1}" if instances == "each" else name
-                entries.append(LabelmeObject(file.image, own, file.path, images, tuple(shapes)))
-        kind: PromptKind = prompts
-        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
-        super().__init__(take_evenly(entries, limit), prompted, decoding=decoding)
-        if problems:
-            raise PartlyReadable(problems, self[:])
-        if not entries:
-            raise UserError(f"{path} has no shape to learn from; draw some, or check `categories`")
-
-    def truth_file(self, index: int) -> str:
-        entry: Any = self.entries[index]
-        return str(entry.path)
+        super().__init__(labelme(Path(path), images, categories), instances, categories, **options)
 
 
-def labelme_files(path: Path, images: Path | None) -> tuple[list[LabelmeFile], list[str]]:
-    """The JSON files of a folder, sorted by their images' names, with the labels of shapes but not their
-    points, and a sentence for each that cannot be used.
+def labelme(
+    path: Path, images: Path | None, categories: Sequence[str] | None = None
+) -> Annotations[LabelmeImage]:
+    """Parse the JSON files of a folder; see `LabelmeReader`.
+
+    categories: the labels that are objects; all but labelme's own two where None.
 
     Raises:
-        UserError: the folder is missing or has no JSON file.
+        UserError: the folder is missing or has no JSON file, or x and y are swapped in most of them.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give the folder that holds labelme's JSON files")
-    found: dict[str, LabelmeFile] = {}  # by the images' paths
-    problems: list[str] = []
     sources = sorted(f for f in path.glob("*.json") if not is_litter(f.name))
+    nested = not sources  # A folder of folders, such as one for each patient.
+    if nested:
+        sources = sorted(f for f in path.rglob("*.json") if not is_litter(f.name))
     if not sources:
         raise UserError(f"{path} has no JSON files; give the folder that holds labelme's JSON files")
+    found: dict[str, LabelmeImage] = {}  # by the images' paths
+    problems: list[str] = []
+    names: dict[str, None] = {}
+    extents = Extents(path, "shape", step=max(1, len(sources) // SAMPLED))
     for source in sources:
         try:
             file = read_labelme(source, images)
@@ -195,15 +187,44 @@ def labelme_files(path: Path, images: Path | None) -> tuple[list[LabelmeFile], l
         if image in found:
             other = found[image].path
             problems.append(f"{source} is of the image {file.image.name}, as {other.name} is; remove one")
-        else:
-            # Without the points: those of all files of a large data set would fill the memory.
-            bare = tuple(replace(shape, points=(), patch=None) for shape in file.shapes)
-            found[image] = replace(file, shapes=bare)
-    return sorted(found.values(), key=lambda file: (file.image.name, str(file.image))), problems
+            continue
+        names |= dict.fromkeys(shape.label for shape in file.shapes)
+        _note(extents, file)
+        # Without the points: those of all files of a large data set would fill the memory.
+        found[image] = LabelmeImage(file.image, source, images, "", _marks(file, categories))
+    extents.refuse_swapped()
+
+    def order(file: LabelmeImage) -> tuple[str, str]:
+        return "" if nested else file.image.name, str(file.image)
+
+    listed = sorted(found.values(), key=order)
+    named = zip(listed, sample_names([one.image for one in listed]), strict=True)
+    annotated = [replace(one, name=name) for one, name in named]
+    return Annotations(path, tuple(names), annotated, problems, tuple(extents.notes()), as_shown=True)
+
+
+def _marks(file: LabelmeFile, categories: Sequence[str] | None) -> tuple[Mark, ...]:
+    groups: dict[int, list[int]] = {}
+    for place, shape in enumerate(file.shapes):
+        if shape.label not in (BACKGROUND, IGNORE) or shape.label in (categories or ()):
+            groups.setdefault(shape.object, []).append(place)
+    return tuple(Mark(n + 1, file.shapes[n].label, tuple(places)) for n, places in groups.items())
+
+
+def _note(extents: Extents, file: LabelmeFile) -> None:
+    for place, shape in enumerate(file.shapes):
+        flat = [v for point in shape.points for v in point]
+        name = f"{file.path.name}: shapes[{place}]"
+        if shape.kind in ("polygon", "rectangle", "oriented_rectangle", "rotation"):
+            extents.add(name, extent([flat]), file.height, file.width)
+        if shape.kind == "polygon":
+            extents.add_polygon(name, flat)
 
 
 def read_labelme(path: Path, images: Path | None = None) -> LabelmeFile:
-    """Read one JSON file. images: the folder of its image, where that is not the file's own.
+    """Read one JSON file.
+
+    images: the folder of its image, where that is not the file's own.
 
     Raises:
         UserError: it is not labelme's, a shape cannot be read, or its image is missing.
@@ -253,23 +274,24 @@ def _shape(row: Any, number: int, path: Path) -> Shape:
     place = _of(path, number)
     if not isinstance(row, dict) or not isinstance(row.get("label"), str):
         raise UserError(f"{place} has no label; add one or remove the shape")
+    named = f"{place} ({brief(row['label'], 60)!r})"
     kind = row.get("shape_type") or "polygon"
     if not isinstance(kind, str) or kind not in _CORNERS:
         areas = ", ".join(_CORNERS)
-        raise UserError(
-            f"{place} ({row['label']!r}) is a {kind}, which has no area; remove it or draw one of {areas}"
-        )
+        raise UserError(f"{named} is a {kind}, which has no area; remove it or draw one of {areas}")
     given = row.get("points")
     try:
         points = np.array(given, np.float64)
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        raise UserError(f"{place} ({row['label']!r}) has points that are no list of [x, y]; correct it")
-    if len(points) < _CORNERS[kind]:
+        raise UserError(f"{named} has points that are not a list of [x, y]; correct it")
+    if abs(points).max(initial=0) > FARTHEST:
         raise UserError(
-            f"{place} ({row['label']!r}) is a {kind} of {len(points)} points; it needs {_CORNERS[kind]}"
+            f"{named} has a corner farther than {FARTHEST:,.0f} pixels from the image; correct it"
         )
+    if len(points) < _CORNERS[kind]:
+        raise UserError(f"{named} is a {kind} of {len(points)} points; it needs {_CORNERS[kind]}")
     if not isinstance(row.get("group_id"), int | str | None):
         raise UserError(f"{place} has the group_id {row['group_id']!r}; it is a number or null")
     patch = row.get("mask") if kind == "mask" else None
@@ -277,7 +299,7 @@ def _shape(row: Any, number: int, path: Path) -> Shape:
         try:
             _patch(patch)
         except ValueError as error:
-            raise UserError(f"{place} ({row['label']!r}) {error}; correct or remove it") from error
+            raise UserError(f"{named} {error}; correct or remove it") from error
     return Shape(row["label"], kind, tuple((float(x), float(y)) for x, y in points), number, patch)
 
 
@@ -286,4 +308,4 @@ def _patch(given: Any) -> NDArray[np.bool_]:
     try:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(given)))).astype(bool)
     except (TypeError, binascii.Error, OSError, SyntaxError, ValueError) as error:
-        raise ValueError("has a mask that is no base64 of a PNG") from error
+        raise ValueError("has a mask that is not base64 of a PNG") from error

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everseg.data.decoding import Bands, Decoding, Window, choose
-from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
-from everseg.data.domains.slices import SliceSamples
+from everseg.data.decoding import Decoding, choose
+from everseg.data.domains.options import SampleOptions
+from everseg.data.domains.prompts import StoredClicks
+from everseg.data.domains.slices import SliceReader, refuse_gone
 from everseg.data.extras import needed
 from everseg.data.names import sample_name
-from everseg.data.samples import PartlyReadable, take_evenly, take_part
+from everseg.data.samples import take_part
 from everseg.errors import UserError, first_line
 
 Axis = Literal["sagittal", "coronal", "axial"]
@@ -60,31 +61,32 @@ class NiftiSlice:
     def mask(self) -> NDArray[np.bool_]:
         values, _ = read_volume(self.path)
         mask = np.isin(_plane(values, self.axis, self.index), self.labels)
-        if not mask.any():
-            raise UserError(f"{self.path} has changed: an object is gone; run the same command again")
-        return mask
+        return refuse_gone(mask, self.path)
 
     def truth(self) -> list[Any]:
         return [self.path, self.axis, self.index, list(self.labels)]
 
 
-class NiftiReader(SliceSamples):
+class NiftiReader(SliceReader):
     """Slices of NIfTI volumes, those that have an object.
 
     Volumes are turned so that their axes point to the right, to the front and up; an axial slice is seen from
     below, with the front at the top, coronal and sagittal ones have the head at the top. To find the objects
     every label volume is read once, when the reader is made.
 
-    images, masks: the folders; `path/images` and `path/masks` where None. image_suffix, mask_suffix: what the
-    names have beyond the patient's, as "_0000". axis: the slices' direction. mask_values: the labels that are
-    objects; all but 0 where None. instances: "each" label of a slice is a sample, or all are "merged" in one;
-    it must be said where there are several labels and `mask_values` does not choose among them.
-    bands: of volumes with a fourth axis. window: percentiles are those of the whole volume.
-    part: [start, stop] of the sorted volumes; limit: at most so many slices, evenly spaced.
+    images, masks: the folders; `path/images` and `path/masks` where None. They may hold a folder for each
+        patient.
+    image_suffix, mask_suffix: what the names have beyond the patient's, as "_0000".
+    axis: the slices' direction.
+    mask_values: the labels that are objects; all but 0 where None.
+    instances: "each" label of a slice is a sample, or all are "merged" in one; it must be said where there
+        are several labels and `mask_values` does not choose among them. bands: of volumes with a fourth axis.
+        window: percentiles are those of the whole volume. `part` is of the sorted volumes; for other options
+        see `SampleOptions`.
 
     Raises:
         UserError: nibabel is missing; a folder is missing or empty, volumes without partner or of two sizes
-            or places, several labels of which nobody says what they are, or no object at all.
+            or places, several labels without names, or no object at all.
     """
 
     def __init__(
@@ -98,39 +100,32 @@ class NiftiReader(SliceSamples):
         axis: Axis = "axial",
         instances: Literal["each", "merged"] | None = None,
         mask_values: tuple[int, ...] | None = None,
-        prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
-        clicks: int = 3,
-        seed: int = 0,
-        part: tuple[int, int] | None = None,
-        limit: int | None = None,
-        bands: Bands = None,
-        window: Window = None,
+        **options: Unpack[SampleOptions],
     ) -> None:
         folders = images or Path(path) / "images", masks or Path(path) / "masks"
         pairs, problems = _pairs(folders[0], image_suffix, folders[1], mask_suffix)
-        entries: list[NiftiSlice] = []
-        for image, mask in take_part(pairs, part):
-            try:
-                entries += _slices(image, mask, axis, instances == "each", mask_values)
-            except UserError as error:
-                problems.append(str(error))
-        kind: PromptKind = prompts
-        labels = sorted({label for entry in entries for label in entry.labels})
-        if instances is None and mask_values is None and len(labels) > 1:
-            shown = ", ".join(map(str, labels[:6])) + (", ..." if len(labels) > 6 else "")
-            entries = []
-            problems.append(
-                f"the masks in {folders[1]} have the labels {shown}; say which are the object, as in "
-                f"mask_values: [{labels[0]}], or set instances: each if each is one, or merged if they are "
-                "one together"
-            )
-        said = f"labels {'/'.join(map(str, labels))}, {len(entries)} samples in {len(pairs)} volumes"
-        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
-        super().__init__(take_evenly(entries, limit), prompted, said, decoding=decoding)
-        if problems:
-            raise PartlyReadable(problems, self[:])
-        if not entries:
-            raise UserError(f"{folders[1]} has no object in any slice; check mask_values")
+
+        def said(slices: Sequence[NiftiSlice]) -> str:
+            labels = sorted({label for one in slices for label in one.labels})
+            if instances is None and mask_values is None and len(labels) > 1:
+                shown = ", ".join(map(str, labels[:6])) + (", ..." if len(labels) > 6 else "")
+                raise UserError(
+                    f"the masks in {folders[1]} have the labels {shown}; say which are the object, as in "
+                    f"mask_values: [{labels[0]}], or set instances: each if each is one, or merged if they "
+                    "are one together"
+                )
+            if not labels:
+                return ""
+            return f"labels {'/'.join(map(str, labels))}, {len(slices)} samples in {len(pairs)} volumes"
+
+        super().__init__(
+            folders[1],
+            take_part(pairs, options.get("part"), problems),
+            problems,
+            lambda image, mask: _slices(image, mask, folders[0], axis, instances == "each", mask_values),
+            said,
+            **options,
+        )
 
 
 def _pairs(
@@ -138,6 +133,8 @@ def _pairs(
 ) -> tuple[list[tuple[Path, Path]], list[str]]:
     """(image, mask) volumes sorted by name, and a sentence for each that lacks its partner."""
     of_image, of_mask = _by_patient(images, image_suffix), _by_patient(masks, mask_suffix)
+    if images == masks and not image_suffix:  # Where all files count as images, masks are none.
+        of_image = {name: file for name, file in of_image.items() if file not in of_mask.values()}
     problems = [
         f"{one[name]} has no partner {name} in {other}; add it, remove it, or set image_suffix or mask_suffix"
         for one, other, names in (
@@ -153,11 +150,9 @@ def _by_patient(folder: Path, suffix: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folders of volumes as images: and masks:")
     found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        ending = next((e for e in _ENDINGS if file.name.lower().endswith(e)), None)
-        if ending is None or file.name.startswith("."):
-            continue
-        name = file.name[: -len(ending)]
+    files = [file for file in sorted(folder.iterdir()) if _ending(file)]
+    for file in files or sorted(filter(_ending, folder.rglob("*"))):  # or a folder for each patient
+        name = file.relative_to(folder).as_posix().removesuffix(_ending(file))
         if not name.endswith(suffix):
             continue
         name = name.removesuffix(suffix)
@@ -171,10 +166,19 @@ def _by_patient(folder: Path, suffix: str) -> dict[str, Path]:
     return found
 
 
+def _ending(file: Path) -> str:
+    """The part of a volume's name that says what it is; "" for any other file."""
+    ending = next((e for e in _ENDINGS if file.name.lower().endswith(e)), "")
+    return "" if file.name.startswith(".") else file.name[len(file.name) - len(ending) :]
+
+
 def _slices(
-    image: Path, path: Path, axis: Axis, each: bool, wanted: Sequence[int] | None
+    image: Path, path: Path, base: Path, axis: Axis, each: bool, wanted: Sequence[int] | None
 ) -> list[NiftiSlice]:
-    """The slices of a pair that have an object."""
+    """The slices of a pair that have an object.
+
+    base: where their names start.
+    """
     labels, where = read_volume(path)
     size, place = _header(image)
     if labels.ndim != 3 or labels.shape != size:
@@ -190,7 +194,7 @@ def _slices(
     for index in np.flatnonzero(objects.any(axis=across)):
         inside = np.take(labels, index, _AXES[axis])[np.take(objects, index, _AXES[axis])]
         numbers = tuple(int(n) for n in np.unique(inside))
-        name = f"{sample_name(image, image.parent)}@{index}"
+        name = f"{sample_name(image, base)}@{index}"
         groups = [((n,), f"{name}#{n}") for n in numbers] if each else [(numbers, name)]
         found += [NiftiSlice(image, path, axis, int(index), group, called) for group, called in groups]
     return found
@@ -200,10 +204,12 @@ def _objects(labels: NDArray[Any], wanted: Sequence[int] | None, path: Path) -> 
     """Where a volume has one of the labels `wanted`, or any but 0 where None.
 
     Raises:
-        UserError: its values are no labels.
+        UserError: its values are not labels.
     """
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.rint(labels)).all()):
-        raise UserError(f"{path} has values that are not whole; a mask numbers its objects")
+        raise UserError(
+            f"{path} has values that are not whole, and a mask numbers its objects; round them, or cut at 0.5"
+        )
     return np.asarray(labels != 0 if wanted is None else np.isin(labels, wanted))
 
 
@@ -242,10 +248,21 @@ def _volume(path: Path, changed: int) -> tuple[NDArray[Any], NDArray[np.float64]
         ) from error
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
+    elif values.ndim == 2:  # One slice, as CAMUS has them.
+        values = values[..., None]
     if values.ndim not in (3, 4) or values.dtype.kind not in "iufb":
-        raise UserError(f"{path} is no volume of grey values ({values.dtype}, shape {values.shape})")
+        raise UserError(f"{path} is not a volume of grey values ({values.dtype}, shape {values.shape})")
     values = orientations.apply_orientation(values, orientations.io_orientation(image.affine))
     return values.astype(np.float32) if values.dtype == np.float64 else values, where
+
+
+def slices_in(path: Path, axis: Axis) -> int:
+    """How many slices a volume has, by its header.
+
+    Raises:
+        UserError: as `read_volume`.
+    """
+    return _header(path)[0][_AXES[axis]]
 
 
 def _opened(path: Path) -> Any:
@@ -254,22 +271,23 @@ def _opened(path: Path) -> Any:
         return nibabel.load(path)
     except Exception as error:
         raise UserError(
-            f"{path} is no NIfTI file or is damaged ({first_line(error)}); copy it again or remove it"
+            f"{path} is not a NIfTI file or is damaged ({first_line(error)}); copy it again or remove it"
         ) from error
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """The size of a volume and the affine of its places, once it is turned; nothing else is read."""
     image = _opened(path)
-    if len(image.shape) < 3:
-        raise UserError(f"{path} is no volume (shape {image.shape}); remove it")
+    if len(image.shape) < 2:
+        raise UserError(f"{path} is not a volume (shape {image.shape}); remove it")
+    shape = (*image.shape, 1)[:3]
     orientations = needed("nibabel.orientations", "nifti", path)
     turns = orientations.io_orientation(image.affine)
     if not np.isfinite(turns).all():
         raise UserError(f"{path} has an affine without three directions; write it again with a proper one")
     size = np.empty(3, int)
-    size[turns[:, 0].astype(int)] = image.shape[:3]
-    place = image.affine @ orientations.inv_ornt_aff(turns, image.shape[:3])
+    size[turns[:, 0].astype(int)] = shape
+    place = image.affine @ orientations.inv_ornt_aff(turns, shape)
     return tuple(int(n) for n in size), np.asarray(place)
 
 

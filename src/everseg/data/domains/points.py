@@ -1,19 +1,24 @@
 """points.json: clicks stored beside masks, in the layout that SAMCL publishes.
 
 One JSON object, mask file name -> [[[x, y], ...], [label, ...]]; x (column) and y (row) are in the square
-frame that the image is stretched to (1024 x 1024), labels are 1 on the object and 0 off it. Its source:
-specs/samcl.md section 1.3. Other programs name the image, write true and false, or pad with label -1.
+frame that the image is stretched to (1024 x 1024), labels are 1 on the object and 0 off it, as in
+the files that SAMCL's authors published. Other programs name the image, write true and false, or pad with
+label -1.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
+from everseg.data.columns import ClickColumn
 from everseg.data.domains.faults import Faults
 from everseg.data.domains.prompts import FRAME, StoredClicks
 from everseg.data.listing import Meant
@@ -23,6 +28,7 @@ from everseg.data.names import POINTS, is_litter
 from everseg.data.samples import PartlyReadable
 from everseg.errors import UserError
 from everseg.files import read_json, write_text
+from everseg.text import read_text
 from everseg.types.pixels import draw_clicks
 
 
@@ -37,48 +43,59 @@ def read_points(path: str | Path) -> dict[str, StoredClicks]:
     stored = PointsFile(Path(path))
     if problems := stored.faults.sentences():
         raise PartlyReadable(problems, ())
-    return stored.clicks
+    clicks = {key: stored.clicks[place] for key, place in stored.places.items()}
+    return {key: one for key, one in clicks.items() if one is not None}
 
 
 class PointsFile:
     """A points.json: its usable entries, and the faults of the others.
 
-    folder: where masks lie; those in folders below it may be named by their path from there.
+    clicks: of each entry, None where it is faulty. places: where the clicks of each key are among them.
+
+    folder: the folder of the masks; those in folders below it may be named by their path from there.
 
     Raises:
         UserError: not JSON, or not a mapping.
     """
 
     def __init__(self, path: Path, folder: Path | None = None) -> None:
-        tree = read_json(path, names=True, unique=True)
-        if not isinstance(tree, dict):
-            raise UserError(
-                f"{path} holds a {type(tree).__name__}; it must map mask file names to "
-                "[[[x, y], ...], [1, ...]]"
-            )
-        self.clicks: dict[str, StoredClicks] = {}
         self.faults = Faults(path)
         self.folder = path.parent if folder is None else folder
-        self._keys = Meant(tree)
-        stems: dict[str, list[str]] = {}
-        for key, value in tree.items():
-            stems.setdefault(Path(key).stem, []).append(key)
+        self.clicks, self.places = ClickColumn(), dict[str, int]()
+        for key, value in _items(path):
+            if key in self.places:
+                _refuse(path)
+            self.places[key] = len(self.clicks)
             try:
-                self.clicks[key] = _entry(value)
+                self.clicks.append(_entry(value))
             except _NoClicks as error:
+                self.clicks.append(None)
                 self.faults.add("entry", repr(key), *error.args)
-        self._stems = Meant(stem for stem, keys in stems.items() if len(keys) == 1)
-        self._by_stem = {stem: keys[0] for stem, keys in stems.items()}
+        self._keys = Meant(self.places)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, str]:
+        """The keys by their names without the ending, where there is one of each."""
+        stems: dict[str, list[str]] = {}
+        for key in self.places:
+            stems.setdefault(Path(key).stem, []).append(key)
+        return {stem: keys[0] for stem, keys in stems.items() if len(keys) == 1}
+
+    @cached_property
+    def _stems(self) -> Meant:
+        return Meant(self._by_stem)
 
     def of(self, image: Path, mask: Path, *, box: bool) -> StoredClicks | None:
         """The clicks of an image and its mask; None, and a fault, where there are none that point at the
-        object. box: a box points at it, too.
+        object.
+
+        box: a box points at it, too.
         """
         key = self._key(image, mask)
         if key is None:
             self.faults.add("mask", mask.name, "has no clicks", "add them or set prompts: clicks")
             return None
-        clicks = self.clicks.get(key)
+        clicks = self.clicks[self.places[key]]
         if clicks is not None and not box and not any(clicks.labels):
             what = "has only clicks off the object (label 0), so that nothing points at it"
             self.faults.add("mask", mask.name, what, "add one on it, or set prompts: stored+box")
@@ -99,7 +116,60 @@ class PointsFile:
         return None if stem is None else self._by_stem[stem]
 
 
-REDRAW = "write it anew with `everseg data points --force` or correct it by hand"
+def _items(path: Path) -> Iterator[tuple[str, Any]]:
+    """The entries of a JSON object, one after the other, without the tree of all in memory.
+
+    Raises:
+        UserError: as `_refuse`.
+    """
+    try:
+        text, read = read_text(path, names=True), json.JSONDecoder().raw_decode
+        at = _beyond("{", text, 0)
+        while text[at] != "}":
+            key, at = read(text, at)
+            value, at = read(text, _beyond(":", text, at))
+            if not isinstance(key, str):
+                raise ValueError("a key is not text")
+            yield key, value
+            at = _space(text, at)
+            if text[at] != "}":
+                at = _beyond(",", text, at)
+                if text[at] == "}":
+                    raise ValueError("an entry is missing")
+        if _space(text, at + 1) < len(text):
+            raise ValueError("more than one object")
+    except (OSError, ValueError, IndexError, RecursionError):
+        _refuse(path)
+
+
+def _refuse(path: Path) -> NoReturn:
+    """Say what is wrong with a file: not JSON, not an object, or a key twice."""
+    tree = read_json(path, names=True, unique=True)
+    assert not isinstance(tree, dict), f"{path} can be read"
+    raise UserError(
+        f"{path} holds a {type(tree).__name__}; it must map mask file names to [[[x, y], ...], [1, ...]]"
+    )
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _space(text: str, at: int) -> int:
+    """The place behind white space."""
+    found = _SPACE.match(text, at)
+    assert found, "nothing is white space, too"
+    return found.end()
+
+
+def _beyond(mark: str, text: str, at: int) -> int:
+    """The place behind a mark and the white space around it."""
+    at = _space(text, at)
+    if text[at] != mark:
+        raise ValueError(f"{mark} is missing")
+    return _space(text, at + 1)
+
+
+REDRAW = "rewrite it with `everseg data points --force` or correct it by hand"
 PADDING = (-1, -10)
 """Labels of points that are none: SAM's own, and that of transformers."""
 
@@ -152,7 +222,7 @@ def write_points(
     values: tuple[int, ...] | None = None,
     force: bool = False,
 ) -> Path:
-    """Draw clicks for every mask of a folder and keep them in its points.json, written atomically.
+    """Draw clicks for every mask of a folder and write them to its points.json, atomically.
 
     As SAMCL's generator: the mask is resized to `frame` x `frame` (nearest) and foreground pixels are drawn
     uniformly with replacement. Unlike it, each draw is seeded by (seed, file name), so adding a mask changes

@@ -51,7 +51,7 @@ class PromptRule:
     """How the samples of one split are prompted.
 
     kind: "stored" needs stored clicks; "clicks" draws `clicks` of them for each mask from `seed`; "box" is
-    the tight box; "+box" gives both.
+        the tight box; "+box" gives both.
     """
 
     kind: PromptKind = "clicks"

@@ -1,4 +1,4 @@
-"""COCO's `segmentation` in the forms that exporters write, brought to the two of the format itself."""
+"""COCO's `segmentation` in the forms that exporters write, converted to the two of the format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from everseg.errors import brief
+
 FARTHEST = 1e6
-"""Of a corner from the image's origin, in pixels. Beyond that a coordinate is no drawing but a mistake."""
+"""Of a corner from the image's origin, in pixels. Beyond that a coordinate is not a drawing but a mistake."""
 
 Shape = Mapping[str, Any] | Sequence[Any]
 """{"counts", "size"}, or a list of polygons [x, y, x, y, ...], or a list of both."""
@@ -36,8 +38,8 @@ def shape_of(given: Any, height: int, width: int) -> Shape:
     return [_part(part, height, width) for part in parts]
 
 
-def rectangle(box: Any) -> Shape:
-    """The polygon of a bbox [x, y, width, height].
+def rectangle(box: Any, height: int, width: int) -> Shape:
+    """The polygon of a bbox [x, y, width, height] in an image of this height and width.
 
     Raises:
         NoShape: it is something else.
@@ -45,8 +47,17 @@ def rectangle(box: Any) -> Shape:
     corners = _numbers(box) if isinstance(box, list) else None
     if corners is None or len(corners) != 4 or not (corners[2] > 0 and corners[3] > 0):
         raise NoShape("has a bbox that is not [x, y, width, height] with width and height above 0")
-    x, y, width, height = corners
-    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    if _are_shares(corners, height, width):
+        raise NoShape("has a bbox within 0 and 1, as shares of the image's size, where COCO counts pixels")
+    x, y, across, down = corners
+    if max(abs(v) for v in corners) > FARTHEST:
+        raise NoShape(f"has a bbox farther than {FARTHEST:,.0f} pixels from the image")
+    return [[x, y, x + across, y, x + across, y + down, x, y + down]]
+
+
+def _are_shares(values: Sequence[float], height: int, width: int) -> bool:
+    """Whether coordinates are shares of the image's size, and no pixels."""
+    return max(height, width) > 2 and all(abs(v) <= 1 for v in values) and any(v % 1 for v in values)
 
 
 def number(given: Any) -> float | None:
@@ -111,7 +122,7 @@ def _part(part: Any, height: int, width: int) -> Any:
         raise NoShape("has a polygon without at least three corners, written x, y, x, y, ...")
     if abs(corners).max() > FARTHEST:
         raise NoShape(f"has a corner farther than {FARTHEST:,.0f} pixels from the image")
-    if max(height, width) > 2 and abs(corners).max() <= 1 and (corners != np.rint(corners)).any():
+    if _are_shares(corners.tolist(), height, width):
         raise NoShape("has corners within 0 and 1, as shares of the image's size, where COCO counts pixels")
     return flat if flat is part else corners.tolist()
 
@@ -122,7 +133,7 @@ def _runs(given: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     counts, size = given["counts"], given.get("size", [height, width])
     sides = [whole(side) for side in size] if isinstance(size, list) else []
     if sides != [height, width]:
-        raise NoShape(f"has the size {size!r}, which is not the image's {[height, width]}")
+        raise NoShape(f"has the size {brief(repr(size), 60)}, which is not the image's {[height, width]}")
     if isinstance(counts, str):
         if not counts.isascii():
             raise NoShape("has run lengths with letters that are none of theirs")

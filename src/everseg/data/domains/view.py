@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from everseg.data.described import Described
 from everseg.pictures.palette import BOX, ON, TRUTH, Colour
@@ -68,6 +67,8 @@ class DomainView:
             )
 
     def tile(self, sample: PromptSample, side: int) -> Image.Image:
+        from scipy import ndimage  # for sheets alone; a check draws nothing
+
         pixels, scale = enlarged(picture_of(sample.image), side)
         size = (pixels.shape[1], pixels.shape[0])
         for mask in sample.masks.numpy():

@@ -45,8 +45,9 @@ class VocReader(Samples):
     """Samples of `JPEGImages`, `SegmentationClassAug` (or `SegmentationClass`) and a list in
     `ImageSets/Segmentation`; see `voclist` for what a line may be.
 
-    split: the list's name without ".txt". part: [start, stop] of the sorted list; limit: at most so many,
-        evenly spaced. skip: leave out names like this one ("2007_*").
+    split: the list's name without ".txt".
+    part: [start, stop] of the sorted list; limit: at most so many, evenly spaced.
+    skip: leave out names like this one ("2007_*").
 
     Raises:
         UserError: a folder or the list is missing, or files that it names.

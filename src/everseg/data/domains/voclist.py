@@ -30,8 +30,10 @@ _ENDING = re.compile(r"(.+)\.(jpe?g|png|bmp|gif|webp|tiff?)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class VocList:
-    """pairs: (image, class map), sorted by name. problems: a sentence for each kind of fault. notes: what a
-    person should know of how the list was read."""
+    """pairs: (image, class map), sorted by name.
+    problems: a sentence for each kind of fault.
+    notes: what a person should know of how the list was read.
+    """
 
     pairs: list[tuple[Path, Path]]
     problems: list[str]
@@ -40,7 +42,11 @@ class VocList:
 
 @dataclass(frozen=True)
 class _Line:
-    """What a line names. images, maps: the files that it may mean. labelled: it has a label, too."""
+    """What a line names.
+
+    images, maps: the files that it may mean.
+    labelled: it has a label, too.
+    """
 
     name: str
     image: str

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from everseg.data.decoding import Bands, Decoding, Window
+from everseg.data.domains.annotated import AnnotationReader, Annotations, Instances, Mark
 from everseg.data.domains.areas import fill_polygons, rectangle
-from everseg.data.domains.prompts import PromptKind, PromptRule, StoredClicks
+from everseg.data.domains.extents import FAR, SAMPLED, Extents, beyond
+from everseg.data.domains.faults import places
+from everseg.data.domains.options import SampleOptions
+from everseg.data.domains.yolobare import bare_names, bare_split, inside, is_bare
 from everseg.data.images import shown_size
-from everseg.data.listing import Listing
+from everseg.data.listing import Listing, begin_with
 from everseg.data.names import is_litter, sample_names
-from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError, first_line, unknown
 from everseg.text import is_file_name, lines_of, read_text
 
@@ -52,37 +54,45 @@ class Line:
 
 
 @dataclass(frozen=True)
-class YoloObject:
-    """An image and the lines of its label file that make up its mask, counted from 1."""
+class YoloImage:
+    """An image and its label file.
+
+    classes: the names of the numbers. A part is the number of a line, from 1.
+    """
 
     image: Path
-    name: str
     path: Path
-    lines: tuple[int, ...]
-    stored: StoredClicks | None = None
+    name: str
+    marks: tuple[Mark, ...]
+    classes: tuple[str, ...]
 
-    def mask(self) -> NDArray[np.bool_]:
-        height, width = shown_size(self.image)
-        mask = np.zeros((height, width), bool)
+    def draw(self, parts: Sequence[int]) -> NDArray[np.bool_]:
+        mask = np.zeros(shown_size(self.image), bool)
         for line in read_lines(self.path):
-            if line.number in self.lines:
-                mask |= line.mask(height, width)
-        if not mask.any():
-            raise UserError(f"{self.path}, line {self.lines[0]} covers no pixel; enlarge or remove it")
+            if line.number in parts:
+                mask |= line.mask(*mask.shape)
         return mask
 
-    def truth(self) -> list[Any]:
-        return [[line.values for line in read_lines(self.path) if line.number in self.lines]]
+    def place(self, part: int) -> str:
+        return f"{self.path}, line {part}"
+
+    def truth(self, parts: Sequence[int]) -> list[Any]:
+        return [[line.values for line in read_lines(self.path) if line.number in parts]]
+
+    def labels(self, numbers: Mapping[str, int]) -> NDArray[np.uint8]:
+        labels = np.zeros(shown_size(self.image), np.uint8)
+        for line in read_lines(self.path):
+            labels[line.mask(*labels.shape)] = numbers.get(self.classes[line.label], 0)
+        return labels
 
 
-class YoloReader(Samples):
+class YoloReader(AnnotationReader):
     """Samples of a data set that Ultralytics' YOLO is trained on.
 
-    path: the folder of data.yaml, or a YAML file of another name. split: its key, such as train, val or test.
-    instances: "each" line is a sample, or all of an image "merged" in one. categories: use only these, by
-    name. boxes: fill the boxes of lines that have no polygon; without it such lines are refused. Images
-    without labels are passed over.
-    part: [start, stop] of the sorted images; limit: at most so many samples, evenly spaced.
+    path: the folder of data.yaml, or a YAML file of another name.
+    split: its key, such as train, val or test.
+    boxes: fill the boxes of lines that have no polygon; without it such lines are refused. Images without
+        labels are passed over. For other options see `AnnotationReader`.
 
     Raises:
         UserError: data.yaml or a folder is missing, a category does not exist, or a label file is wrong.
@@ -93,50 +103,94 @@ class YoloReader(Samples):
         path: str | Path,
         *,
         split: str = "train",
-        instances: Literal["each", "merged"] = "each",
+        instances: Instances = "each",
         categories: tuple[str, ...] | None = None,
         boxes: bool = False,
-        prompts: Literal["clicks", "box", "clicks+box"] = "clicks",
-        clicks: int = 3,
-        seed: int = 0,
-        part: tuple[int, int] | None = None,
-        limit: int | None = None,
-        bands: Bands = None,
-        window: Window = None,
+        **options: Unpack[SampleOptions],
     ) -> None:
-        data = YoloData.of(Path(path), split)
-        wanted = set(data.numbers(categories))
-        found, problems = data.labelled(boxes)
-        having = [
-            (image, labels, tuple(number for number, label in lines if label in wanted), name)
-            for (image, labels, lines), name in zip(
-                found, sample_names([row[0] for row in found]), strict=True
-            )
-        ]
-        entries: list[YoloObject] = []
-        for image, labels, numbers, name in take_part([row for row in having if row[2]], part):
-            if instances == "merged":
-                entries.append(YoloObject(image, name, labels, numbers))
-            else:
-                entries += [YoloObject(image, f"{name}#{n}", labels, (n,)) for n in numbers]
-        kind: PromptKind = prompts
-        prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
-        super().__init__(take_evenly(entries, limit), prompted, decoding=decoding)
-        if problems:
-            raise PartlyReadable(problems, self[:])
-        if not entries:
-            raise UserError(
-                f"{data.path}: {split} has no object to learn from; check labels and `categories`"
-            )
+        super().__init__(yolo(Path(path), split, boxes), instances, categories, **options)
 
-    def truth_file(self, index: int) -> str:
-        entry: Any = self.entries[index]
-        return str(entry.path)
+
+def yolo(path: Path, split: str, boxes: bool) -> Annotations[YoloImage]:
+    """Parse the label files of a split; see `YoloReader`.
+
+    An image whose label file is empty or missing has no object, as YOLO has it.
+
+    Raises:
+        UserError: data.yaml or a folder is missing, none of the images has a label file, or the boxes are
+            written as corners.
+    """
+    data = YoloData.of(path, split)
+    found: list[YoloImage] = []
+    problems: list[str] = []
+    missing = 0
+    notes = _Notes(data.path, "line", step=max(1, len(data.images) // SAMPLED))
+    for image in data.images:
+        labels = label_file(image)
+        if not labels.is_file():
+            missing += 1
+            continue
+        try:
+            lines = read_lines(labels)
+            for line in lines:
+                data.check(line, labels, boxes)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for line in lines:
+            notes.of_line(labels, line)
+        if lines:  # Of a line its number and class: all polygons of a large data set would fill the memory.
+            marks = tuple(Mark(line.number, data.names[line.label], (line.number,)) for line in lines)
+            found.append(YoloImage(image, labels, "", marks, data.names))
+    if missing == len(data.images):
+        where = label_file(data.images[0])
+        raise UserError(f"{data.images[0]} and all others have no label file such as {where}; add them")
+    notes.refuse_corners()
+    named = zip(found, sample_names([one.image for one in found]), strict=True)
+    annotated = [replace(one, name=name) for one, name in named]
+    return Annotations(
+        f"{data.path}, {split}", data.names, annotated, problems, tuple(notes.notes()), as_shown=True
+    )
+
+
+@dataclass
+class _Notes(Extents):
+    """As `Extents`, of label files.
+
+    as_corners, as_centres: how many boxes fit an image only as two corners, or only as centre and size.
+    """
+
+    as_corners: list[str] = field(default_factory=list)
+    as_centres: int = 0
+
+    def of_line(self, path: Path, line: Line) -> None:
+        place = f"{path.name}:{line.number}"
+        if not line.box:
+            self.add_polygon(place, line.values)
+            return
+        x, y, width, height = line.values
+        if width <= x or height <= y:
+            self.as_centres += 1
+        elif beyond((x - width / 2, y - height / 2, x + width / 2, y + height / 2), 1, 1) > FAR:
+            self.as_corners.append(place)
+
+    def refuse_corners(self) -> None:
+        """Raise `UserError` where most boxes that tell are written as corners."""
+        if len(self.as_corners) > self.as_centres:
+            raise UserError(
+                f"{self.source}: the boxes of {places(self.noun, self.as_corners)} reach beyond their "
+                "images, and would not as left, top, right and bottom; write the centre, width and height of "
+                "each"
+            )
 
 
 @dataclass(frozen=True)
 class YoloData:
-    """One split of a data.yaml. names: of the classes, counted from 0. images: sorted."""
+    """One split of a data.yaml.
+
+    names: of the classes, counted from 0.
+    images: sorted.
+    """
 
     path: Path
     names: tuple[str, ...]
@@ -150,6 +204,10 @@ class YoloData:
             UserError: the file is missing or wrong, it has no such split, or the split has no images.
         """
         file = path / "data.yaml" if path.is_dir() else path
+        if path.is_dir() and not file.exists() and is_bare(path):
+            given = bare_split(path, split)
+            images = [f for f in _images(given, file, None) if given != "." or f.parent == path]
+            return cls(file, tuple(bare_names(path)), _sorted(images))
         try:
             tree = yaml.safe_load(read_text(file))
         except OSError as error:
@@ -163,6 +221,11 @@ class YoloData:
             raise UserError(f"{file} is not valid YAML{place} ({what}); correct it") from error
         if not isinstance(tree, dict) or not isinstance(tree.get("names"), list | dict):
             raise UserError(f"{file} has no names: of classes; a data.yaml has names:, train: and val:")
+        if "kpt_shape" in tree:
+            raise UserError(
+                f"{file} is of key points (it has kpt_shape), whose label files hold no masks; give a data "
+                "set with polygons"
+            )
         names = tree["names"]
         if isinstance(names, dict):
             if sorted(names, key=str) != sorted(range(len(names)), key=str):
@@ -173,56 +236,17 @@ class YoloData:
         splits = [k for k in ("train", "val", "test") if tree.get(k)]
         if split not in splits:
             raise unknown(f"split in {file}:", split, splits)
-        given = tree[split] if isinstance(tree[split], list) else [tree[split]]
+        listed = tree[split] if isinstance(tree[split], list) else [tree[split]]
         try:
-            images = [image for one in given for image in _images(str(one), file, tree.get("path"))]
+            images = [image for one in listed for image in _images(str(one), file, tree.get("path"))]
         except OSError as error:
             raise UserError(f"{file}: {split} cannot be listed ({first_line(error)}); correct it") from error
         if not images:
             raise UserError(f"{file}: {split} ({tree[split]}) has no images; correct the path")
-        return cls(file, tuple(str(n) for n in names), tuple(sorted(images, key=lambda p: (p.name, str(p)))))
+        return cls(file, tuple(str(n) for n in names), _sorted(images))
 
-    def numbers(self, categories: tuple[str, ...] | None) -> list[int]:
-        """The numbers of classes by name; of all where None.
-
-        Raises:
-            UserError: there is no such class.
-        """
-        for name in categories or ():
-            if name not in self.names:
-                raise unknown(f"category in {self.path}:", name, self.names)
-        return [i for i, name in enumerate(self.names) if categories is None or name in categories]
-
-    def labelled(self, boxes: bool) -> tuple[list[tuple[Path, Path, list[tuple[int, int]]]], list[str]]:
-        """(image, label file, lines) of images with labels, and a sentence for each label file that is wrong.
-        Of a line its number and class are kept: all polygons of a large data set would fill the memory.
-
-        An image whose label file is empty or missing has no object, as YOLO has it.
-
-        Raises:
-            UserError: none of the images has a label file.
-        """
-        found, problems, missing = [], [], 0
-        for image in self.images:
-            labels = label_file(image)
-            if not labels.is_file():
-                missing += 1
-                continue
-            try:
-                lines = read_lines(labels)
-                for line in lines:
-                    self._check(line, labels, boxes)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            if lines:
-                found.append((image, labels, [(line.number, line.label) for line in lines]))
-        if missing == len(self.images):
-            where = label_file(self.images[0])
-            raise UserError(f"{self.images[0]} and all others have no label file such as {where}; add them")
-        return found, problems
-
-    def _check(self, line: Line, path: Path, boxes: bool) -> None:
+    def check(self, line: Line, path: Path, boxes: bool) -> None:
+        """Raise `UserError` if a line has no known class, or is a box and `boxes` is not set."""
         if line.label >= len(self.names):
             raise UserError(
                 f"{path}, line {line.number} is of class {line.label}, and {self.path} names "
@@ -230,8 +254,12 @@ class YoloData:
             )
         if line.box and not boxes:
             raise UserError(
-                f"{path}, line {line.number} is a box, which is no mask; draw polygons or set boxes: true"
+                f"{path}, line {line.number} is a box, which is not a mask; draw polygons or set boxes: true"
             )
+
+
+def _sorted(images: list[Path]) -> tuple[Path, ...]:
+    return tuple(sorted(images, key=lambda path: (path.name, str(path))))
 
 
 def _images(given: str, file: Path, root: Any) -> Iterator[Path]:
@@ -254,30 +282,35 @@ def _images(given: str, file: Path, root: Any) -> Iterator[Path]:
         rows = lines_of(read_text(place, names=True))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} names {given}, which is neither a folder nor a list of images") from error
-    beside, above = Listing(place.parent), Listing(here)
-    for row in (row.strip() for row in rows):
-        if row:
-            image = beside.find(row) or above.find(row)
-            if image is None:
-                raise UserError(f"{place} lists {row}, which does not exist; add it or take it off the list")
-            yield image
+    listed = [row.strip() for row in rows if row.strip()]
+    above = begin_with(listed)
+    found = [Listing(where, names) for names in ((), above) for where in dict.fromkeys((place.parent, here))]
+    for row in listed:
+        image = next((image for listing in found if (image := listing.find(row))), None)
+        if image is None:
+            raise UserError(f"{place} lists {row}, which does not exist; add it or take it off the list")
+        yield image
 
 
 def label_file(image: Path) -> Path:
-    """Where YOLO looks for an image's labels: the last folder `images` of its path is `labels`."""
-    parts = list(image.parts)
+    """Where YOLO looks for an image's labels: the last folder `images` of its path is `labels`. Where there
+    is no such folder, they may lie beside the image."""
+    parts, beside = image.parts, image.with_suffix(".txt")
     for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+        if parts[place].lower() == "images":
+            home = Path(*parts[:place])
+            labels = inside(home, "labels")
+            if labels is None and beside.is_file():
+                break
+            return (labels or home / "labels").joinpath(*parts[place + 1 :]).with_suffix(".txt")
+    return beside
 
 
 def read_lines(path: Path) -> list[Line]:
     """The lines of a label file that are not empty.
 
     Raises:
-        UserError: a line that is no class and polygon (or box), or coordinates that are not normalised.
+        UserError: a line that is not a class and polygon (or box), or coordinates that are not normalised.
     """
     try:
         rows = lines_of(read_text(path))
@@ -293,13 +326,15 @@ def _line(row: str, number: int, path: Path) -> Line:
     try:
         label, *values = (float(word) for word in row.split())
     except ValueError as error:
-        raise UserError(f"{place} has a word that is no number; write a class and x y x y ...") from error
-    if label < 0 or label != int(label):
+        raise UserError(f"{place} has a word that is not a number; write a class and x y x y ...") from error
+    if not 0 <= label < np.inf or label != int(label):
         raise UserError(f"{place} begins with {label:g}; the number of a class is whole, from 0")
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise UserError(f"{place} has {len(values)} coordinates; a polygon has x y of three corners or more")
     if not all(-_OUTSIDE <= v <= 1 + _OUTSIDE for v in values):
         wrong = next(v for v in values if not -_OUTSIDE <= v <= 1 + _OUTSIDE)
+        if not np.isfinite(wrong):
+            raise UserError(f"{place} has the coordinate {wrong:g}, not a number; correct or remove it")
         raise UserError(
             f"{place} has the coordinate {wrong:g}; divide by the image's width or height (0 to 1)"
         )

@@ -12,7 +12,6 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from everseg.data.classes.legend import Legend
 from everseg.data.classes.steps import ClassSteps
@@ -40,7 +39,11 @@ of the class map by itself."""
 
 
 class Placed(NamedTuple):
-    """An object before it is painted. label: its class. x, y, radius: fractions of the side."""
+    """An object before it is painted.
+
+    label: its class.
+    x, y, radius: fractions of the side.
+    """
 
     label: int
     x: float
@@ -54,8 +57,9 @@ class SyntheticClasses(Described[SemanticSample]):
 
     Labels are the places of `kinds` (names in `LOOKS`; all of them where None), counted from 1. Sample i is a
     function of (seed, split, kinds, i) alone: splits share no image, and a longer one begins with the
-    shorter. Sample i has class i modulo the number of classes, so that each class is in at least
-    floor(count / classes) images; the others in it are drawn. Objects do not touch each other or the edge.
+    shorter. Sample i has class i modulo the number of classes, so that each class is in at least floor(count
+    / classes) images; the others in it are drawn. Objects do not touch each other or the edge.
+
     size: side in pixels.
 
     Raises:
@@ -149,7 +153,7 @@ class SyntheticClasses(Described[SemanticSample]):
 
 
 def _ground(rng: np.random.Generator, size: int) -> Field:
-    """Mottled ground of any colour, with scratches that are no objects."""
+    """Mottled ground of any colour, with scratches that are not objects."""
     colour = rng.uniform(70, 190, 3).astype(np.float32)
     mottle = cloud(rng, size, int(rng.integers(3, 9)))[..., None] * rng.uniform(6, 20, 3).astype(np.float32)
     scratches = [(curve(rng, 0.2), float(rng.uniform(0.004, 0.012))) for _ in range(rng.integers(0, 6))]
@@ -161,6 +165,8 @@ def _draw(
     rng: np.random.Generator, scene: Field, labels: NDArray[np.uint8], placed: Placed, kind: str
 ) -> None:
     """Paint an object into its window of the image, and its number into the class map."""
+    from scipy import ndimage  # Streams of files never need it.
+
     size, look = len(labels), LOOKS[kind]
     window = tuple(
         slice(max(0, int((c - placed.radius) * size) - 1), int((c + placed.radius) * size) + 2)

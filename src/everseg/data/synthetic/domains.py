@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -36,7 +36,9 @@ class SyntheticDomain(Described[PromptSample]):
     """`count` images of one kind of scene (a name in `SCENES`), each painted when it is asked for.
 
     Sample i is a function of (seed, domain, split, i) alone: "train" and "test" share no image, and a longer
-    split begins with the shorter one. size: side in pixels.
+    split begins with the shorter one.
+
+    size: side in pixels.
 
     Raises:
         UserError: an unknown domain, a count below 1 or a size below 32.
@@ -136,20 +138,22 @@ def write_synthetic_stream(
     seed: int = 0,
     size: int = 256,
     background: bool = True,
+    unseen: Sequence[str] = (),
 ) -> Path:
     """Write synthetic domains and the stream file that lists them; returns `folder/stream.yaml`.
 
     background: also write "natural" images as the stream's background.
+    unseen: domains of which only test images are written, which no stage learns.
 
     Raises:
         UserError: an unknown domain, one named twice, counts below 1, or the folder already holds images.
     """
     folder = Path(folder)
     kinds = [d for d in domains if d != "natural"]
-    for domain in kinds:
+    for domain in (every := [*kinds, *unseen]):
         if domain not in SCENES:
             raise unknown("synthetic domain", domain, SCENES)
-        if kinds.count(domain) > 1:
+        if every.count(domain) > 1:
             raise UserError(f"domain {domain!r} is named more than once; name each domain once")
 
     def entry(domain: str) -> dict[str, str]:
@@ -157,9 +161,12 @@ def write_synthetic_stream(
             write_synthetic(folder / domain / split, domain, count, size, seed, split)
         return {"name": domain, "train": f"{domain}/train", "test": f"{domain}/test"}
 
-    stream: dict[str, object] = {"name": "synthetic", "seed": seed, "stages": [entry(d) for d in kinds]}
+    stream: dict[str, Any] = {"name": "synthetic", "seed": seed, "stages": [entry(d) for d in kinds]}
     if background:
         stream["background"] = entry("natural")
+    for domain in unseen:
+        write_synthetic(folder / domain / "test", domain, test, size, seed, "test")
+        stream.setdefault("unseen", []).append({"name": domain, "test": f"{domain}/test"})
     path = folder / "stream.yaml"
     write_text(path, yaml.safe_dump(stream, sort_keys=False))
     return path

@@ -4,7 +4,7 @@
     neck(X + U P) + V P
 
 Shape suffixes: B rows, V windows of a row, w window side, M = V*w*w tokens of a row, Y X token grid, D token
-width, C channels of the image embedding, r rank, T modules of a bank.
+width, C channels of the image embedding, r rank.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from torch.nn import functional as F
 
 from everseg.config import Checked, Size
 from everseg.errors import UserError
-from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
+from everseg.models.promptable.protocol import (
+    Adaptation,
+    Observe,
+    Promptable,
+    plus,
+    plus_channels,
+    plus_linear,
+)
 from everseg.models.promptable.windows import partition
 
 
@@ -48,14 +55,11 @@ class AugConfig(Checked):
 RELEASED = AugConfig(neck_transposed=True, window_heatmap="thumbnail")
 """How the released modules compute."""
 
-Weights = Mapping[str, Tensor]
-"""Parameters by name: as they are, or with a leading B when every row has its own."""
-
 
 class AugModule(nn.Module):
     """The trainable part of SAMCL for one domain. Fresh, it is the identity: what it adds is exactly zero.
 
-    width D, channels C (of no account without a neck), blocks: the adapted ones. `generator` draws the
+    width D, channels C (unused without a neck), blocks: the adapted ones. `generator` draws the
     initial weights.
 
     Parameters, with the released files' names: `down` (A), `up.i` (B_i), `norm_tokens.i` (norm1_i),
@@ -142,11 +146,11 @@ class AugModule(nn.Module):
 
 
 class AugAdaptation(Adaptation):
-    """An AugModule, or a bank's modules, bound to a batch."""
+    """An AugModule bound to a batch."""
 
     def __init__(
         self,
-        weights: Weights,
+        weights: Mapping[str, Tensor],
         blocks: tuple[int, ...],
         config: AugConfig,
         heat_BYX: Tensor,
@@ -164,12 +168,24 @@ class AugAdaptation(Adaptation):
         if block not in self.blocks:
             return None
         i = self.blocks.index(block)
+        return self._linear(f"up.{i}", self._low(i, tokens, window)).view_as(tokens)
+
+    def add_attention(self, out: Tensor, block: int, tokens: Tensor, window: int) -> Tensor:
+        if block not in self.blocks:
+            return out
+        name = f"up.{self.blocks.index(block)}"
+        low_BMr = self._low(self.blocks.index(block), tokens, window)
+        if self.observe is not None:
+            self.observe(name, low_BMr)
+        low = low_BMr.view(*tokens.shape[:-1], -1)
+        return plus_linear(out, low, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def _low(self, i: int, tokens: Tensor, window: int) -> Tensor:
+        """C_i [ LN1_i(A x) + LN2_i(P) ]: (B, M, r)."""
         low_BMr = self._linear("down", tokens.reshape(self.rows, -1, tokens.shape[-1]))
         if self.map_BYXr is not None:
             low_BMr = self._norm(f"norm_tokens.{i}", low_BMr) + self._map_tokens(i, window, low_BMr.shape[1])
-        if self.config.mix:
-            low_BMr = self._linear(f"mix.{i}", low_BMr)
-        return self._linear(f"up.{i}", low_BMr).view_as(tokens)
+        return self._linear(f"mix.{i}", low_BMr) if self.config.mix else low_BMr
 
     def neck_in(self) -> Tensor | None:
         """U P: (B, D, Y, X)."""
@@ -179,14 +195,19 @@ class AugAdaptation(Adaptation):
         """V P: (B, C, Y, X)."""
         return self._neck("neck_out")
 
+    def add_neck_in(self, x: Tensor) -> Tensor:
+        return self._add_neck("neck_in", x)
+
+    def add_neck_out(self, x: Tensor) -> Tensor:
+        return self._add_neck("neck_out", x)
+
     def _prompt_map(self, heat_BYX: Tensor) -> Tensor:
         """P = ReLU(LN(L (h, ..., h))): (B, Y, X) -> (B, Y, X, r)."""
         weight, bias = self.weights["map_layer.weight"], self.weights["map_layer.bias"]
-        u, b = (x.view(-1, 1, x.shape[-1]) for x in (weight.sum(-1), bias))
         heat_BM1 = heat_BYX.reshape(self.rows, -1, 1)
         if self.observe is not None:
             self.observe("map_layer", heat_BM1.expand(-1, -1, weight.shape[-1]))
-        raw_BMr = heat_BM1 * u + b
+        raw_BMr = heat_BM1 * weight.sum(-1) + bias
         return F.relu(self._norm("map_norm", raw_BMr)).view(*heat_BYX.shape, -1)
 
     def _map_tokens(self, i: int, window: int, count: int) -> Tensor:
@@ -209,77 +230,33 @@ class AugAdaptation(Adaptation):
         added = added.view(self.rows, *self.grid, -1)
         return added.permute(0, 3, 2, 1) if self.config.neck_transposed else added.permute(0, 3, 1, 2)
 
+    def _add_neck(self, name: str, x: Tensor) -> Tensor:
+        if self.map_BYXr is None or not self.config.neck:
+            return x
+        if torch.is_grad_enabled():
+            return plus(x, self._neck(name))
+        if self.observe is not None:
+            self.observe(name, self.map_BYXr.reshape(self.rows, -1, self.config.rank))
+        low_BYXr = self.map_BYXr.transpose(1, 2) if self.config.neck_transposed else self.map_BYXr
+        return plus_channels(x, low_BYXr, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
     def _linear(self, name: str, x_BMi: Tensor) -> Tensor:
         if self.observe is not None:
             self.observe(name, x_BMi)
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        if weight.dim() == 2:
-            return F.linear(x_BMi, weight, bias)
-        return torch.baddbmm(bias[:, None], x_BMi, weight.transpose(1, 2))
+        return F.linear(x_BMi, weight, bias)
 
     def _norm(self, name: str, x_BMr: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        if weight.dim() == 1:
-            return F.layer_norm(x_BMr, weight.shape, weight, bias)
-        return F.layer_norm(x_BMr, weight.shape[-1:]) * weight[:, None] + bias[:, None]
-
-
-class AugBank:
-    """Several modules stacked, so that a batch whose rows want different modules is one pass.
-
-    Row i of a batch gets module `index[i]`; -1 is the untouched base: the stack ends with a slot of zeros,
-    which adds nothing. Gathers one module for each row, 0.25 MB for ViT-B, and runs batched products over the
-    row's tokens. For prediction: gradients flow to the stack, not to the modules it was made of.
-    """
-
-    def __init__(self, weights: Weights, blocks: tuple[int, ...], config: AugConfig) -> None:
-        self.weights = dict(weights)
-        self.blocks = blocks
-        self.config = config
-
-    @classmethod
-    def stack(cls, modules: Sequence[AugModule]) -> AugBank:
-        """A bank of modules of one shape, in order; at least one.
-
-        Raises:
-            UserError: the modules differ in width, adapted blocks or configuration.
-        """
-        assert modules, "a bank holds at least one module"
-        first = modules[0]
-        for module in modules[1:]:
-            mine, theirs = _shape(first), _shape(module)
-            if mine != theirs:
-                raise UserError(
-                    f"a bank wants modules of one shape, but {mine} met {theirs}; train them alike"
-                )
-        states = [dict(m.named_parameters()) for m in modules]
-        stacked = {
-            n: torch.stack([*(s[n].detach() for s in states), torch.zeros_like(w)])
-            for n, w in states[0].items()
-        }
-        return cls(stacked, first.blocks, first.config)
-
-    def __len__(self) -> int:
-        return len(self.weights["down.weight"]) - 1
-
-    def to(self, device: torch.device) -> AugBank:
-        """A copy on a device."""
-        return AugBank({n: w.to(device) for n, w in self.weights.items()}, self.blocks, self.config)
-
-    def bind(self, heat_BYX: Tensor, index: Tensor) -> AugAdaptation:
-        """The modules `index` (B,), int64, -1 .. T-1, for a batch of rows with their heat maps."""
-        assert len(index) == len(heat_BYX), "one module for each row"
-        return AugAdaptation(
-            {n: w[index] for n, w in self.weights.items()}, self.blocks, self.config, heat_BYX
-        )
+        return F.layer_norm(x_BMr, weight.shape, weight, bias)
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a released SAMCL module under our names: a state dict for `AugModule.load_state_dict`.
 
     state: the file's entries flattened to `A.weight`, `B_000.bias`, `norm1_000.weight`, `extra.layer.weight`,
-    ...; `lora_layer`, the list of adapted blocks, is not a tensor and stays out. The module wants the
-    `RELEASED` config.
+        ...; `lora_layer`, the list of adapted blocks, is not a tensor and stays out. The module needs the
+        `RELEASED` config.
 
     Raises:
         UserError: an entry has a name that released modules do not have.
@@ -307,7 +284,3 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _uniform(weight: Tensor, generator: torch.Generator | None) -> None:
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-
-
-def _shape(module: AugModule) -> tuple[int, int, tuple[int, ...], AugConfig]:
-    return module.width, module.channels, module.blocks, module.config

@@ -29,7 +29,10 @@ PROMPT_BRANCH = ("map_layer", "neck_in", "neck_out")
 def fresh_adapter(
     kind: AdapterKind, base: Promptable, rank: int, generator: torch.Generator | None, *, mix: bool = False
 ) -> AnyAdapter:
-    """An adapter that is the identity, on the base's device. mix: of an AugModule, see `AugConfig`."""
+    """An adapter that is the identity, on the base's device.
+
+    mix: of an AugModule, see `AugConfig`.
+    """
     if kind == "aug":
         return AugModule.beside(base, AugConfig(rank=rank, mix=mix), generator)
     if kind == "linear":
@@ -66,8 +69,8 @@ def factors_of(weights: Mapping[str, Tensor]) -> dict[str, Factors]:
     }
     if not found or len(weights) != len(from_factors(found)):
         raise UserError(
-            "an AugModule is no product of two matrices, because of its norms: merge it on=factors, or learn "
-            "with adapter=lora or adapter=linear"
+            "an AugModule is not a product of two matrices, because of its norms: merge it on=factors, or "
+            "learn with adapter=lora or adapter=linear"
         )
     return found
 

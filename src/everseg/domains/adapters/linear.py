@@ -96,7 +96,7 @@ class LinearLoRA(nn.Module):
         return out
 
     def bind(self, heat_BYX: Tensor | None = None, observe: Observe | None = None) -> LinearAdaptation:
-        """The adapter for one batch of rows; clicks are of no account to it.
+        """The adapter for one batch of rows; it ignores clicks.
 
         observe: called with the name of each linear layer of the adapter and its input, as they are met.
         """

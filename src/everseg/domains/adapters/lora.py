@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from everseg.config import Checked, Size
-from everseg.models.promptable.protocol import Adaptation, Observe, Promptable
+from everseg.models.promptable.protocol import Adaptation, Observe, Promptable, plus_linear
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ParallelLoRA(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def bind(self, heat_BYX: Tensor | None = None, observe: Observe | None = None) -> LoRAAdaptation:
-        """The adapter for one batch of rows; clicks are of no account to it.
+        """The adapter for one batch of rows; it ignores clicks.
 
         observe: called with the name of each linear layer and its input, as they are met.
         """
@@ -85,6 +85,21 @@ class LoRAAdaptation(Adaptation):
 
     def attention(self, block: int, tokens: Tensor, window: int) -> Tensor | None:
         """B_i A_i x: tokens (B*V, w, w, D), or (B, Y, X, D) where `window` is 0 -> the same."""
+        low = self._low(block, tokens)
+        if low is None:
+            return None
+        out: Tensor = self.module.up[self.module.blocks.index(block)](low)
+        return out
+
+    def add_attention(self, out: Tensor, block: int, tokens: Tensor, window: int) -> Tensor:
+        low = self._low(block, tokens)
+        if low is None:
+            return out
+        weight, bias = self.module.up[self.module.blocks.index(block)].parameters()
+        return plus_linear(out, low, weight, bias)
+
+    def _low(self, block: int, tokens: Tensor) -> Tensor | None:
+        """A_i x: (..., D) -> (..., r)."""
         if block not in self.module.blocks:
             return None
         i = self.module.blocks.index(block)
@@ -92,5 +107,4 @@ class LoRAAdaptation(Adaptation):
         if self.observe is not None:
             self.observe(f"down.{i}", tokens)
             self.observe(f"up.{i}", low)
-        out: Tensor = self.module.up[i](low)
-        return out
+        return low

@@ -21,8 +21,8 @@ from everseg.models.promptable.protocol import Promptable
 def merger(config: MergerConfig, base: Promptable, seed: int = 0) -> Merger:
     """A merger that has seen no domain yet.
 
-    base: the model on which rules that calibrate run the adapter. seed: what their and DARE's random draws
-    are derived from.
+    base: the model on which rules that calibrate run the adapter.
+    seed: what their and DARE's random draws are derived from.
     """
     rule = config.build()
     if isinstance(rule, Summed):

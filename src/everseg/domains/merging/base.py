@@ -100,7 +100,13 @@ class Roll(Generic[R]):
         """Note a domain that was merged."""
         if self.like is None:
             self.like = replace(
-                contribution, domain="", weights=contribution.start, moments={}, fisher={}, samples=None
+                contribution,
+                domain="",
+                weights=contribution.start,
+                moments={},
+                fisher={},
+                samples=None,
+                gaussian=None,
             )
         self.names.append(contribution.domain)
 

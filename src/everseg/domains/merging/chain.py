@@ -10,7 +10,21 @@ from everseg.domains.adapters.kinds import AnyAdapter, block_of
 from everseg.domains.merging.contribution import Samples
 from everseg.errors import UserError
 from everseg.merge.rule import Chain
-from everseg.models.promptable.protocol import TAP, Promptable
+from everseg.models.promptable.protocol import TAP, Adaptation, Promptable
+
+
+class _Called(Adaptation):
+    """What another adaptation adds in a block, computed by calling its layers, so that their hooks run."""
+
+    def __init__(self, other: Adaptation) -> None:
+        self.other = other
+        self.linears = other.linears
+
+    def linear(self, name: str, inputs: Tensor) -> Tensor | None:
+        return self.other.linear(name, inputs)
+
+    def attention(self, block: int, tokens: Tensor, window: int) -> Tensor | None:
+        return self.other.attention(block, tokens, window)
 
 
 class _Block(nn.Module):
@@ -18,14 +32,14 @@ class _Block(nn.Module):
 
     def __init__(self, base: Promptable, index: int, adapter: AnyAdapter, names: Sequence[str]) -> None:
         super().__init__()
-        self._inside = (base, index, adapter)  # In a tuple, so that they are no children.
+        self._inside = (base, index, adapter)  # In a tuple, so that they are not children.
         layers = dict(adapter.named_modules())
         for name in names:
             self.add_module(_child(name), layers[name])
 
     def forward(self, x: Tensor) -> Tensor:
         base, index, adapter = self._inside
-        return base.block(index, x, adapter.bind(None))  # type: ignore[arg-type]
+        return base.block(index, x, _Called(adapter.bind(None)))  # type: ignore[arg-type]
 
 
 def _child(name: str) -> str:
@@ -35,7 +49,8 @@ def _child(name: str) -> str:
 def chain_of(adapter: AnyAdapter, base: Promptable, samples: Sequence[Samples]) -> Chain:
     """The blocks of an adapted tail.
 
-    adapter: of the kind to be merged, to run them in. samples: of each domain, the trunk's output.
+    adapter: of the kind to be merged, to run them in.
+    samples: of each domain, the trunk's output.
 
     Raises:
         UserError: blocks share a layer, as those of an AugModule do.

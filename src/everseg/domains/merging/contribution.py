@@ -18,7 +18,9 @@ from torch import Tensor
 from everseg.config import Checked, Count
 from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, linears
 from everseg.domains.cache import CacheConfig
+from everseg.domains.plausible import FEWEST, Gaussian
 from everseg.domains.prepare import Prepared, prepare
+from everseg.domains.selector import draw_rows
 from everseg.domains.tune import (
     TuneConfig,
     batch_loss,
@@ -37,6 +39,9 @@ from everseg.seed import torch_generator
 from everseg.types import Scratch, Stage, State, Weighting
 
 FORMAT = 1
+
+EMBEDDINGS = 300
+"""Number of images whose embeddings identify a domain."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Contribution:
     start: Mapping[str, Tensor]
     """The weights that every domain of the run set out from, or would have."""
     after: tuple[str, ...]
-    """The domains whose adapter this one went on from, in order; empty for a start of its own."""
+    """The domains on whose adapters this one was built, in order; empty for a start of its own."""
     images: int
     """Training images."""
     objects: int
@@ -98,6 +103,8 @@ class Contribution:
     """The diagonal Fisher information of the weights."""
     samples: Samples | None = None
     """Training rows that were kept for calibration."""
+    gaussian: Gaussian | None = None
+    """The Gaussian of its images' embeddings; None for fewer than five images."""
 
     @property
     def fingerprint(self) -> str:
@@ -114,7 +121,9 @@ class Contribution:
                 "prompts": {"points": p.points, "labels": p.labels, "boxes": p.boxes},
                 "truth": self.samples.truth,
             }
+        known = {} if self.gaussian is None else {"gaussian": self.gaussian.to_state()}
         return {
+            **known,
             "format": FORMAT,
             "domain": self.domain,
             "base": self.base,
@@ -139,7 +148,7 @@ class Contribution:
             UserError: it is something else, or of another version.
         """
         if state.get("format") != FORMAT or "weights" not in state:
-            raise UserError(f"{where} is no domain's contribution that this version reads")
+            raise UserError(f"{where} is not a domain's contribution that this version reads")
         try:
             samples = state["samples"]
             if samples is not None:
@@ -160,9 +169,10 @@ class Contribution:
                 moments={name: unpacked(value) for name, value in state["moments"].items()},
                 fisher=state["fisher"],
                 samples=samples,
+                gaussian=Gaussian.from_state(state["gaussian"]) if "gaussian" in state else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where} is damaged ({type(error).__name__}: {error}); get it anew") from error
+            raise UserError(f"{where} is damaged ({type(error).__name__}: {error}); get it again") from error
 
 
 def read_contribution(path: Path) -> Contribution:
@@ -189,6 +199,7 @@ def check_finite(contribution: Contribution, where: str = "") -> None:
         "moments": contribution.moments,
         "Fisher information": contribution.fisher,
         "samples": samples,
+        "Gaussian": {} if contribution.gaussian is None else contribution.gaussian.to_state(),
     }
     told = where or f"the contribution of {contribution.domain!r}"
     for part, tensors in parts.items():
@@ -219,7 +230,9 @@ def tune_domain(
 
     start, after: as in `Contribution`.
     """
-    prepared = prepare(stage.train, base, cache, tune.fit, stage.name, embedded=())
+    draw = torch_generator(seed, stage.name, "embeddings")
+    drawn = draw_rows(len(stage.train), EMBEDDINGS, draw)
+    prepared = prepare(stage.train, base, cache, tune.fit, stage.name, embedded=drawn)
     figures = fit_adapter(
         adapter, base, prepared, tune, seed=seed, name=stage.name, scratch=scratch, val=stage.val
     )
@@ -241,8 +254,16 @@ def tune_domain(
         moments=_moments(*measured) if measure.grams else {},
         fisher=_fisher(*measured, tune) if measure.fisher else {},
         samples=_samples(prepared, measure.samples, stage.name, seed) if measure.samples else None,
+        gaussian=_gaussian(prepared, base),
     )
     return figures | {"statistics_seconds": time.perf_counter() - began}, brought
+
+
+def _gaussian(prepared: Prepared, base: Promptable) -> Gaussian | None:
+    if len(prepared.embeddings) < FEWEST:
+        return None
+    natural = None if base.natural is None else Gaussian.from_state(base.natural)
+    return Gaussian.fit(prepared.embeddings, natural)
 
 
 def on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -275,7 +296,7 @@ def _fisher(
     seed: int,
     tune: TuneConfig,
 ) -> dict[str, Tensor]:
-    """Of the training loss of one row at a time, in single precision: it is no likelihood, and its scale
+    """Of the training loss of one row at a time, in single precision: it is not a likelihood, and its scale
     counts."""
     examples = [prepared[i] for i in _drawn(len(prepared), measure.fisher, seed, domain, "fisher")]
 

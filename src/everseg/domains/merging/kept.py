@@ -1,4 +1,4 @@
-"""Rules that want every domain's adapter at each merge, so that all are kept: what is kept grows."""
+"""Rules that need every domain's adapter at each merge, so that all are kept: what is kept grows."""
 
 from __future__ import annotations
 

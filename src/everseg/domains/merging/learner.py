@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everseg.domains.adapters.kinds import AdapterKind, AnyAdapter, fresh_adapter, pairs
 from everseg.domains.cache import CacheConfig, FeatureCache
+from everseg.domains.guard import Guard
 from everseg.domains.merging import Merger, MergerConfig, merger
 from everseg.domains.merging.contribution import (
     Contribution,
@@ -26,11 +27,11 @@ from everseg.domains.merging.contribution import (
 )
 from everseg.domains.merging.removal import forget_domain, reweigh_domain
 from everseg.domains.merging.sums import Sums
-from everseg.domains.tune import TuneConfig, predict, with_adapter
+from everseg.domains.tune import Choice, TuneConfig, predict, with_adapter_where
 from everseg.merge.osrm import osrm
-from everseg.models.promptable.protocol import Promptable
+from everseg.models.promptable.protocol import Features, Promptable
 from everseg.seed import torch_generator
-from everseg.types import PromptPrediction, Query, Scratch, Stage, State, Weighting
+from everseg.types import MERGED, PromptPrediction, Query, Scratch, Stage, State, Weighting
 from everseg.types.abilities import Archive, Forgotten
 
 
@@ -42,6 +43,9 @@ class MergingConfig(Protocol):
 
     @property
     def rank(self) -> int: ...
+
+    @property
+    def abstain(self) -> float: ...
 
     @property
     def start(self) -> str:
@@ -68,7 +72,7 @@ class MergingConfig(Protocol):
 
 
 class MergedLearner:
-    """One merged adapter, and what its rule must keep to go on."""
+    """One merged adapter, and what its rule must keep to continue."""
 
     Config: ClassVar[type[MergingConfig]]
 
@@ -80,6 +84,7 @@ class MergedLearner:
         self.merger = self._fresh_merger()
         self.merged = self._fresh()
         self.weights: dict[str, float] = {}  # of the domains merged, in their order
+        self.guard = Guard(self.config.abstain, base.natural)
         self.last: dict[str, Tensor] | None = None
         self.newest: Contribution | None = None
 
@@ -125,7 +130,7 @@ class MergedLearner:
         if stage.background:  # The base is right there: nothing to tune on, and no adapter to merge.
             return {}
         adapter, config = self._start(), self.config
-        # An OSRM start is the domain's own; the others set out from the common one, or went on from it.
+        # An OSRM start is the domain's own; the others start from the common one or from its successors.
         start = adapter if config.start == "osrm" else self._fresh()
         figures, brought = tune_domain(
             adapter,
@@ -148,6 +153,7 @@ class MergedLearner:
         """Merge one more domain, tuned here or elsewhere; returns figures of the merge."""
         self.merger.add(brought, weight)
         self.weights[brought.domain] = weight
+        self.guard.add(brought.domain, brought.gaussian)
         self.newest = brought
         if self.config.start == "sequ":
             self.last = dict(brought.weights)
@@ -164,7 +170,13 @@ class MergedLearner:
         return merged.figures
 
     def predict(self, queries: Sequence[Query]) -> list[PromptPrediction]:
-        return predict(queries, self.base, self.cache, with_adapter(self.merged))
+        return predict(queries, self.base, self.cache, self.choose)
+
+    def choose(self, features: Features) -> Choice:
+        """The merged adapter, but for images that none of the domains could have brought."""
+        routes = self.guard.routes(self.weights, features)
+        inside = [route is None or route.name == MERGED for route in routes]
+        return with_adapter_where(self.merged, inside, routes)
 
     def exports(self) -> AnyAdapter:
         return self.merged
@@ -185,6 +197,7 @@ class MergedLearner:
             before = archive(order[-2]) if len(order) > 1 else None
             self.last = None if before is None else before["weights"]
         del self.weights[domain]
+        self.guard.known.drop(domain)
         self._serve()
         return found
 
@@ -195,7 +208,9 @@ class MergedLearner:
         self._serve()
 
     def state_dict(self) -> State:
+        known = self.guard.known.state_dict()
         return {
+            **({"gaussians": known} if known else {}),  # Earlier versions had none.
             "adapter": dict(self.merged.state_dict()),
             "rank": self.merged.config.rank,
             "weights": dict(self.weights),
@@ -207,5 +222,6 @@ class MergedLearner:
         self.merged = self._fresh(state["rank"])
         self.merged.load_state_dict(state["adapter"])
         self.weights, self.last, self.newest = dict(state["weights"]), state["last"], None
+        self.guard.known.load_state_dict(state.get("gaussians", {}))
         self.merger = self._fresh_merger()
         self.merger.load_state_dict(state[self.kept_as])

@@ -21,10 +21,11 @@ def forget_domain(
     """`current` without a domain, and how that was done.
 
     By subtraction, which takes the domain's own contribution and nothing else; where the rule cannot, by
-    merging the others anew, which takes theirs. If theirs are there, both are done and compared.
+    merging the others again, which takes theirs. If theirs are there, both are done and compared.
 
-    fresh: a merger that has seen nothing. weights: of the domains merged, in their order. tainted: those
-    whose adapters went on from one that had seen the domain.
+    fresh: a merger that has seen nothing.
+    weights: of the domains merged, in their order.
+    tainted: those whose adapters started from one that had seen the domain.
 
     Raises:
         UserError: the contributions that it takes were not kept; `current` is as it was.
@@ -43,22 +44,22 @@ def forget_domain(
         if anew is None:
             bare = ", ".join(name for name, c in others.items() if c is None)
             raise UserError(
-                f"this rule can forget {domain!r} only by merging the others anew, and what {bare} brought "
-                "was not kept; nothing was changed"
+                f"this rule can forget {domain!r} only by merging the others again, and the contributions "
+                f"of {bare} were not kept; nothing was changed"
             )
-        left, how = anew, "the other domains' contributions were merged anew"
+        left, how = anew, "the other domains' contributions were merged again"
     else:
         if own is None:
             raise UserError(
-                f"what {domain!r} brought was not kept, and without it nothing can be subtracted; name the "
-                "file of its contribution with --from; nothing was changed"
+                f"the contribution of {domain!r} was not kept, and without it nothing can be subtracted; "
+                "name its file with --from; nothing was changed"
             )
         current.subtract(own, weights[domain])
-        left, how = current, f"what {domain!r} brought was subtracted from what is kept of all domains"
+        left, how = current, f"the contribution of {domain!r} was subtracted from the sums of all domains"
         if anew is not None and others:
             gap = difference(left.solve(), anew.solve())
             how += (
-                f"; merged anew from the others' contributions the adapter differs by {gap:.0e} of its size"
+                f"; merged again from the others' contributions the adapter differs by {gap:.0e} of its size"
             )
     remaining = {name: c.fingerprint for name, c in others.items() if c is not None}
     if not tainted:
@@ -66,7 +67,7 @@ def forget_domain(
         rounding = "" if refolds else ", to rounding"
         return left, Forgotten(True, f"{how}: {never}{rounding}", remaining)
     statement = (
-        f"{how}; this is approximate: {', '.join(tainted)} went on from adapters that had seen {domain!r}, "
+        f"{how}; this is approximate: {', '.join(tainted)} started from adapters that had seen {domain!r}, "
         "and their own adapters keep traces of it; learn with start=indi where domains must be forgotten "
         "exactly"
     )
@@ -84,8 +85,8 @@ def reweigh_domain(
     own = _read(domain, archive)
     if own is None:
         raise UserError(
-            f"what {domain!r} brought was not kept, and without it its weight cannot be changed; name the "
-            "file of its contribution with --from"
+            f"the contribution of {domain!r} was not kept, and without it its weight cannot be "
+            "changed; name its file with --from"
         )
     if not current.rule.weighs:
         raise UserError("this rule weighs all domains alike")

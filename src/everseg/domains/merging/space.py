@@ -96,8 +96,8 @@ def back(
 ) -> tuple[dict[str, Tensor], int]:
     """The weights of the adapter that was merged, and its rank.
 
-    rank: of merged products; 0 is that of the adapters. second: the inputs' second moments, to cut products
-    back by what inputs see.
+    rank: of merged products; 0 is that of the adapters.
+    second: the inputs' second moments, to cut products back by what inputs see.
     """
     if place == "pairs":
         merged = from_factors(grouped(merged))

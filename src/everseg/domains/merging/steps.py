@@ -28,7 +28,7 @@ class Steps(Roll[Stepped]):
     def subtract(self, contribution: Contribution, weight: float = 1.0) -> None:
         raise UserError(
             f"rule {self.config.rule} folds one domain into the others, and {contribution.domain!r} cannot "
-            "be taken out of what it keeps; merge the other domains anew with everseg merge"
+            "be taken out of what it keeps; merge the other domains again with everseg merge"
         )
 
     def solve(self) -> Merged:

@@ -1,5 +1,16 @@
-"""Fine-tuning one adapter: domain after domain, which shows what forgetting looks like, or on all domains at
-once."""
+"""Fine-tuning one adapter: on one domain after another, or on all domains at once.
+
+Each of them is a bound. `Sequential` shows what forgetting looks like: nothing protects what earlier domains
+taught. `Joint` shows what one adapter can reach when every old image is still there.
+
+    Sequential   base + adapter --> domain 1 --> domain 2 --> ... --> domain T   each overwrites the last
+
+    Joint        domain 1 --+
+                 domain 2 --+--> base + adapter                                  needs every old image
+                 domain T --+
+
+A stage of `Sequential` continues from the last stage's adapter with a fresh optimiser.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +47,7 @@ class FineTuneConfig(Checked):
 
 
 class Sequential:
-    """One adapter for the whole stream; each stage goes on from the last with a fresh optimiser."""
+    """One adapter for the whole stream; each stage continues from the last with a fresh optimiser."""
 
     Config = FineTuneConfig
 
@@ -83,6 +94,6 @@ class Sequential:
 
 
 class Joint(Sequential):
-    """Trained once, on all domains at once. Needs every old image: a bound, not a way to live."""
+    """Trained once, on all domains at once. Needs every old image: an upper bound, not a continual method."""
 
     all_at_once = True

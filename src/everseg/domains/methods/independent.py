@@ -1,8 +1,12 @@
-"""Independent modules: one AugModule a domain and no selector.
+"""Independent modules: one AugModule per domain and no selector.
 
-Told the domain (`predict_as`) it is the bound that SAMCL's routing is held against. Not told, it tries every
-module and keeps the mask that SAM's own IoU head rates best: routing for nothing, at the cost of T passes
-through the tail.
+                        +--> module 1 --> mask, predicted IoU --+
+    image --> trunk ----+--> module 2 --> mask, predicted IoU --+--> the mask with the highest predicted IoU
+                        +--> module T --> mask, predicted IoU --+
+
+With the domain given (`predict_as`), its score is the upper bound of SAMCL's routing. Without it, every
+module is tried and the mask that SAM's IoU head rates highest is kept: routing without training, at the cost
+of T passes through the tail.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ class IndependentConfig:
 
 
 class Independent:
-    """A module for each domain, chosen by the predicted IoU or by an oracle."""
+    """One module per domain, chosen by the predicted IoU or by an oracle."""
 
     Config = IndependentConfig
 

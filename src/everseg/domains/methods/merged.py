@@ -1,7 +1,12 @@
-"""Model merging as a continual learner: one adapter per domain, merged by any rule into one for all of them.
+"""Merged: one adapter per domain, merged by any rule into one that serves all of them.
 
-The learner is `merging.learner`; the rules, their sources, and what each needs and keeps are in
-docs/merging.md. RegCL, the rule with a method of its own, is in `methods.regcl`.
+    domain 1 --> adapter 1 --+
+    domain 2 --> adapter 2 --+--> rule --> one adapter --> every image
+    domain T --> adapter T --+
+
+Model merging becomes a continual learner by merging again after each domain. The learner is
+`domains.merging.learner`; docs/merging.md compares the rules: their sources, what each needs and what it
+keeps. RegCL, a rule with a method of its own, is `methods.regcl`.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from everseg.config import Checked, Size
+from everseg.config import Checked, Share, Size, before
 from everseg.domains.adapters.kinds import AdapterKind
 from everseg.domains.cache import CacheConfig
 from everseg.domains.merging import MergerConfig
@@ -30,7 +35,7 @@ class MergedConfig(Checked):
     rank: Size = 10
     """Rank of each domain's adapter."""
     merger: MergerConfig = field(default_factory=MergerConfig)
-    """The rule of merging and its options."""
+    """The merging rule and its options."""
     start: Literal["indi", "sequ", "merged"] = "indi"
     """Adapters start from a common start, the last domain's own, or the merged one. [sequ: MagMax]"""
     measure: Literal["needed", "all"] = "needed"
@@ -40,17 +45,20 @@ class MergedConfig(Checked):
     samples: Size = 32
     """Training rows to keep for calibration, where they are kept: features, clicks and truth."""
     weighting: Weighting = "equal"
-    """Whether all domains count the same, or by their images or objects."""
+    """Weight of each domain: equal, or by its images or objects."""
     gram: GramConfig = field(default_factory=GramConfig)
     """How the inputs of the adapter's layers are measured."""
+    abstain: Share = field(default=0.001, metadata=before(0.0))
+    """Use the untouched base where an image's p-value is below this for every domain merged; 0: never.
+    [ours]"""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
-    """How adapters are tuned, as for SAMCL."""
+    """How adapters are trained, as for SAMCL."""
     cache: CacheConfig = field(default_factory=CacheConfig)
     """Where the base's features are kept, as for SAMCL."""
 
     @classmethod
     def presets(cls) -> dict[str, MergedConfig]:
-        return {"paper": cls(), "reference": cls(tune=TuneConfig.reference())}
+        return {"paper": cls(), "reference": cls(tune=TuneConfig.reference(), abstain=0.0)}
 
     @classmethod
     def rules(cls) -> list[str]:
@@ -75,6 +83,6 @@ class MergedConfig(Checked):
 
 
 class MergedLoRA(MergedLearner):
-    """One merged adapter, and what its rule must keep to go on."""
+    """One merged adapter, and what its rule must keep to continue."""
 
     Config = MergedConfig

@@ -1,17 +1,22 @@
-"""RegCL: the domains' adapters merged in closed form into one, which serves them all and never grows.
+"""RegCL: the adapters of all domains, merged in closed form into one whose size does not grow.
 
-"RegCL: Continual Adaptation of Segment Anything Model via Model Merging" (2025), with the closed form of
-RegMean (Jin et al., ICLR 2023).
+Averaging adapters that were trained apart serves no domain well. RegCL asks for the one adapter whose layers
+answer each domain's inputs as that domain's own adapter did. That is a least-squares problem, which needs
+only the second moments of the inputs and no image:
 
-    for each domain:
-        an adapter is tuned on the frozen base, from one common start or from the last domain's adapter
-        one more pass over its images takes the second moments G_k of the adapter's inputs  (everseg.merge)
-        sums over domains:  S += G_k,  R += W_k G_k,  of biases and norms the mean
-        the adapter in use becomes  W* = R S^-1
+    domain 1 --> adapter W_1, moments G_1 --+
+    domain 2 --> adapter W_2, moments G_2 --+--> S = sum G_k,  R = sum W_k G_k --> W* = R S^-1 --> every image
+    domain T --> adapter W_T, moments G_T --+
 
-No image is kept, and of the domains only the sums, whose size does not depend on their number.
+W_k is the weight of one linear layer of the adapter, G_k the mean of x x^T over its inputs x. Each adapter is
+trained on the frozen base, from one common start or from the last domain's adapter; one more pass over the
+images measures G_k (`everseg.merge.gram`). Biases and norms are averaged. Only the sums are kept, whose size
+does not depend on the number of domains.
 
-What the `paper`, `reference`, `robust` and `delta` presets differ in is listed in docs/regcl.md.
+docs/regcl.md lists the differences of the presets `paper`, `reference`, `robust` and `delta`.
+
+Source: "RegCL: Continual Adaptation of Segment Anything Model via Model Merging" (2025); the closed form is
+RegMean's (Jin et al., ICLR 2023).
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from everseg.config import Checked, Count, Size
+from everseg.config import Checked, Count, Share, Size, before
 from everseg.domains.adapters.kinds import AdapterKind
 from everseg.domains.cache import CacheConfig
 from everseg.domains.merging import MergerConfig
@@ -50,22 +55,25 @@ class RegCLConfig(Checked):
     merged_rank: Count = 0
     """Rank of the merged adapter on products; 0 is that of the adapters."""
     weighting: Weighting = "equal"
-    """Whether all domains count the same, or by their images or objects. [equal: RegCL]"""
+    """Weight of each domain: equal, or by its images or objects. [equal: RegCL]"""
     prompt_branch: bool = False
     """Also measure the layers that read the clicks, and merge them in closed form."""
     gram: GramConfig = field(default_factory=GramConfig)
     """How the inputs of the adapter's layers are measured."""
     merge: RegMeanConfig = field(default_factory=RegMeanConfig)
     """How the sums are solved."""
+    abstain: Share = field(default=0.001, metadata=before(0.0))
+    """Use the untouched base where an image's p-value is below this for every domain merged; 0: never.
+    [ours; RegCL: 0]"""
     tune: TuneConfig = field(default_factory=TuneConfig.paper)
-    """How adapters are tuned, as for SAMCL."""
+    """How adapters are trained, as for SAMCL."""
     cache: CacheConfig = field(default_factory=CacheConfig)
     """Where the base's features are kept, as for SAMCL."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.on == "products" and self.adapter == "aug":
-            raise UserError("an AugModule is no product of two matrices; set adapter=lora with on=products")
+            raise UserError("an AugModule is not a matrix product; set adapter=lora with on=products")
         if self.start == "osrm" and self.on != "products":
             raise UserError("start=osrm gives every domain other directions; set on=products with it")
         if self.on == "products" and self.merge.arithmetic != "fp64":
@@ -80,6 +88,7 @@ class RegCLConfig(Checked):
                 start="sequ",
                 gram=gram["reference"],
                 merge=merge["reference"],
+                abstain=0.0,
                 tune=TuneConfig.reference(),
             ),
             "robust": cls(

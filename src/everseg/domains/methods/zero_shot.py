@@ -1,4 +1,11 @@
-"""The untouched base: learns nothing, forgets nothing. The floor that every method must rise above."""
+"""Zero-shot: the untouched base. It learns nothing and forgets nothing, and every method must beat it.
+
+No part of the base is changed:
+
+    image ---> trunk (frozen) --> tail (frozen) --+
+                                                  +--> decoder (frozen) --> mask
+    clicks, box ----------------------------------+
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Base models from the files that Meta publishes, as `sam_vit_b_01ec64.pth` and `sam2.1_hiera_tiny.pt`.
 
-A file is told by what is in it, not by its name. The architecture follows from the tensors' shapes; what
+A file is recognised by its content, not by its name. The architecture follows from the tensors' shapes; what
 leaves no trace in them is in `HIERA` and in the constants that all of Meta's models share.
 
 Source: the builders and configurations of Meta's `segment_anything` and `sam2`.
@@ -45,8 +45,12 @@ SAM2_IMAGE_SIZE = 1024
 
 @dataclass(frozen=True)
 class Hiera:
-    """What a SAM 2 image encoder's tensors do not tell. heads: of the first stage. windows: of each stage.
-    global_blocks: those without windows, counted through all stages."""
+    """What a SAM 2 image encoder's tensors do not tell.
+
+    heads: of the first stage.
+    windows: of each stage.
+    global_blocks: those without windows, counted through all stages.
+    """
 
     name: str
     heads: int
@@ -66,7 +70,7 @@ HIERA: dict[tuple[int, tuple[int, ...]], Hiera] = {
 def load_checkpoint(path: Path, key: str = "") -> SamModel | Sam2Model:
     """The model in a file of Meta's, or in a training checkpoint with Meta's names, in float32.
 
-    key: where in the file the model lies, if there are several; see `stored`.
+    key: where in the file the model is, if there are several; see `stored`.
 
     Raises:
         UserError: the file cannot be read, holds more than tensors or less than a model, or another model.
@@ -162,8 +166,8 @@ def sam2_config(shape: Shapes) -> Sam2Config:
     if size is None:
         known = [f"{hiera.name} ({_size(*key)})" for key, hiera in HIERA.items()]
         raise UserError(
-            f"{shape.where} is a SAM 2 of an unknown size ({_size(widths[0], stages)}); its windows cannot "
-            f"be told from its tensors, and everseg knows those of {', '.join(known)}"
+            f"{shape.where} is a SAM 2 of an unknown size ({_size(widths[0], stages)}); its windows do not "
+            f"follow from its tensors, and everseg knows those of {', '.join(known)}"
         )
     backbone = Sam2HieraDetConfig(
         hidden_size=widths[0],

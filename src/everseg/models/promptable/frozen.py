@@ -10,8 +10,8 @@ from torch import Tensor
 
 from everseg.files import sha256_tensors
 from everseg.models.promptable.linears import linears_in
-from everseg.models.promptable.protocol import Adaptation, stretch
-from everseg.types import Precision
+from everseg.models.promptable.protocol import stretch
+from everseg.types import Precision, State
 
 
 class Frozen:
@@ -26,6 +26,8 @@ class Frozen:
     layer: str
     precision: Precision = "auto"
     image_size: int
+    natural: State | None = None
+    encoded: dict[str, dict[str, Tensor]] | None = None
 
     def __init__(self, model: Any, name: str, adapted: Sequence[int]) -> None:
         self.name = name
@@ -48,9 +50,3 @@ class Frozen:
         mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
         return (square / self.unit - mean) / std
-
-
-def attended(out: Tensor, tokens: Tensor, window: int, adaptation: Adaptation | None, index: int) -> Tensor:
-    """The output of a block's attention with what an adaptation adds beside it."""
-    added = None if adaptation is None else adaptation.attention(index, tokens, window)
-    return out if added is None else out + added

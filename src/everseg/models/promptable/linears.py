@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from everseg.models.promptable.protocol import Adaptation
+from everseg.models.promptable.protocol import Adaptation, plus
 
 
 def linears_in(model: nn.Module, blocks: Iterable[str]) -> dict[str, nn.Linear]:
@@ -53,5 +53,4 @@ class _Adapted(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         out: Tensor = self.layer(inputs)
-        added = self.adaptation.linear(self.name, inputs)
-        return out if added is None else out + added
+        return plus(out, self.adaptation.linear(self.name, inputs))

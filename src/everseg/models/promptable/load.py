@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from everseg.errors import UserError
-from everseg.files import sha256_file
+from everseg.files import load_state, sha256_file
 from everseg.models.hub import no_bar, only_cached
 from everseg.models.names import TINY, file_and_key
 from everseg.models.promptable.names import TWIN
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoConfig
 
 WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+STATISTICS = WEIGHTS.with_name("tiny_natural.safetensors")
+"""Of the images that the embedded base was trained on; `tools/natural.py` writes them."""
 
 
 def load_base(
@@ -39,10 +41,10 @@ def load_base(
     """A frozen base model.
 
     name: "tiny", the embedded base; a file as Meta publishes them, such as sam_vit_b_01ec64.pth or
-    sam2.1_hiera_tiny.pt, or a training checkpoint with such names, in which path#key tells which of several
-    models is meant; a folder written by transformers' `save_pretrained`; or a hub id such as
-    "facebook/sam-vit-base", taken from the local hub cache or downloaded by transformers. The same weights
-    have the same fingerprint in each form.
+        sam2.1_hiera_tiny.pt, or a training checkpoint with such names, in which path#key tells which of
+        several models is meant; a folder written by transformers' `save_pretrained`; or a hub id such as
+        "facebook/sam-vit-base", taken from the local hub cache or downloaded by transformers. The same
+        weights have the same fingerprint in each form.
     first: the first adapted block, by default what suits the family.
     precision: what it computes in.
 
@@ -53,6 +55,8 @@ def load_base(
     kind = Sam2 if model.config.model_type == "sam2" else Sam
     base = kind(model, name, first)
     base.precision = precision
+    if name == TINY and first is None:
+        base.natural = load_state(STATISTICS)
     return base if device is None else base.to(device)
 
 
@@ -72,7 +76,7 @@ def _model(name: str) -> SamModel | Sam2Model:
     except OSError as error:
         raise UserError(f"base {name!r} cannot be read ({error.strerror}); give another path") from error
     if path.suffix.partition("#")[0] in SUFFIXES and not there:
-        raise UserError(f"base {name!r} is no file that is there; give the path of a checkpoint")
+        raise UserError(f"base {name!r} is not a file that is there; give the path of a checkpoint")
     if path.is_absolute() and not there:
         raise UserError(
             f"base {name!r} was found neither as a folder nor on the hub (there is no such path); if it has "
@@ -157,6 +161,13 @@ def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
         raise UserError(
             f"the weights of base {name!r} are incomplete: {missing[0]} and {len(missing) - 1} more missing"
         )
+    if config.model_type == "sam":
+        images, prompts = config.vision_config.image_size, config.prompt_encoder_config.image_size
+        if images != prompts:
+            raise UserError(
+                f"the image encoder of base {name!r} takes images of {images} pixels and its prompt encoder "
+                f"of {prompts}; give image_size in its config.json the same value in both"
+            )
     return model
 
 

@@ -85,7 +85,7 @@ _FEED_FORWARD = re.compile(r"(.+)\.(proj_in|proj_out|layers\.(\d+))\.(weight|bia
 def original_names(model: Weights) -> dict[str, str]:
     """Meta's name for each tensor of a model, by transformers' name.
 
-    `TWIN` is left out, as it is no tensor of its own. One name of SAM 2 stands for several (see `ROW`).
+    `TWIN` is left out, as it is not a tensor of its own. One name of SAM 2 stands for several (see `ROW`).
     """
     ours = set(_state(model))
     rules = _SAM2 if any(name.startswith("vision_encoder.backbone.") for name in ours) else _SAM

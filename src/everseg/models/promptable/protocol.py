@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.types import Precision, Prompts
+from everseg.types import Precision, Prompts, State
 
 Features = dict[str, Tensor]
-"""The trunk's output by name, batch first. "tap" (B, Y, X, D) is the residual stream that the tail goes on
-from; families with a feature pyramid add the levels their decoder wants."""
+"""The trunk's output by name, batch first. "tap" (B, Y, X, D) is the residual stream that the tail continues
+from; families with a feature pyramid add the levels their decoder needs."""
 
 TAP = "tap"
 
@@ -49,9 +49,17 @@ class Adaptation(Protocol):
         """Added to the output of a block's attention.
 
         tokens: what the attention reads, normalised and cut into windows: (B*V, w, w, D), or (B, Y, X, D)
-        where `window` is 0. Returns the same shape, or None.
+            where `window` is 0. Returns the same shape, or None.
         """
         return None
+
+    def add_attention(self, out: Tensor, block: int, tokens: Tensor, window: int) -> Tensor:
+        """The output of a block's attention with what `attention` adds.
+
+        Without gradients it is added to `out` in place: an addition beside it would be as large, and fresh
+        memory costs a CPU more than the product.
+        """
+        return plus(out, self.attention(block, tokens, window))
 
     def neck_in(self) -> Tensor | None:
         """Added to the last block's output before the neck: (B, D, Y, X), or None."""
@@ -60,6 +68,58 @@ class Adaptation(Protocol):
     def neck_out(self) -> Tensor | None:
         """Added to the image embedding: (B, C, Y, X), or None."""
         return None
+
+    def add_neck_in(self, x: Tensor) -> Tensor:
+        """The last block's output (B, D, Y, X) with what `neck_in` adds; as `add_attention`."""
+        return plus(x, self.neck_in())
+
+    def add_neck_out(self, x: Tensor) -> Tensor:
+        """The image embedding (B, C, Y, X) with what `neck_out` adds; as `add_attention`."""
+        return plus(x, self.neck_out())
+
+
+def plus(out: Tensor, added: Tensor | None) -> Tensor:
+    """`out` with what an adaptation adds to it; without gradients it is added in place."""
+    if added is None:
+        return out
+    return out + added if torch.is_grad_enabled() else out.add_(added)
+
+
+def plus_linear(out: Tensor, low: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`out` (..., O), contiguous, with a linear layer of `low` (..., r) added to it.
+
+    Without gradients it is added in place, and the product never lies beside it in memory.
+    """
+    if torch.is_grad_enabled():
+        return out + F.linear(low, weight, bias)
+    low, weight = _with_bias(low, weight, bias, out.dtype)
+    out.view(-1, out.shape[-1]).addmm_(low.reshape(-1, low.shape[-1]), weight.t())
+    return out
+
+
+def plus_channels(out: Tensor, low: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`out` (B, O, Y, X) with a linear layer of `low` (B, Y, X, r) added to it in place; without gradients.
+
+    The memory of `out` has its channels first or last, and either is written to in the order it lies in.
+    """
+    last = out.permute(0, 2, 3, 1)
+    if last.is_contiguous():
+        plus_linear(last, low, weight, bias)
+    elif out.is_contiguous():
+        # Not len(out), which fixes the number of rows when a graph is exported.
+        low, weight = _with_bias(low, weight, bias, out.dtype)
+        rows = low.reshape(out.shape[0], -1, low.shape[-1]).transpose(1, 2)
+        out.flatten(2).baddbmm_(weight.expand(out.shape[0], -1, -1), rows)
+    else:
+        last.add_(F.linear(low, weight, bias))
+    return out
+
+
+def _with_bias(low: Tensor, weight: Tensor, bias: Tensor | None, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Inputs and weights of one type, the bias as one more column, which saves a pass over the output."""
+    if bias is not None:
+        low, weight = F.pad(low, (0, 1), value=1.0), torch.cat([weight, bias[:, None]], 1)
+    return low.to(kind), weight.to(kind)
 
 
 @dataclass(frozen=True)
@@ -84,7 +144,7 @@ class FramePrompts:
 
 
 class Promptable(Protocol):
-    """A base model. It is neutral to gradients; whoever predicts wraps it in inference mode."""
+    """A base model. It does not affect gradient mode; the caller uses inference mode to predict."""
 
     name: str
     fingerprint: str  # sha256 of every weight: identifies the base in caches and runs
@@ -97,6 +157,8 @@ class Promptable(Protocol):
     has_neck: bool  # whether neck_in and neck_out are honoured
     linears: dict[str, nn.Linear]  # the linear layers of the adapted blocks, by name in the state dict
     precision: Precision
+    natural: State | None  # statistics of the taps of natural images, where they are known
+    encoded: dict[str, dict[str, Tensor]] | None  # features of images by key; see domains.prepare
 
     @property
     def device(self) -> torch.device: ...
@@ -116,9 +178,9 @@ class Promptable(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, N, h, w) and predicted IoU (B, N).
 
-        single: the decoder's single-mask output whatever it is like, which is what training wants. Without it
-        a family that takes the best of its three further masks where the single one is unstable does so (SAM
-        2); SAM 1 has no such rule.
+        single: the decoder's single-mask output whatever it is like, which is what training needs. Without it
+            a family that takes the best of its three further masks where the single one is unstable does so
+            (SAM 2); SAM 1 has no such rule.
         """
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everseg.models.precision import mixed
-from everseg.models.promptable.frozen import Frozen, attended
+from everseg.models.promptable.frozen import Frozen
 from everseg.models.promptable.linears import adapted
 from everseg.models.promptable.passes import without_padding
 from everseg.models.promptable.protocol import (
@@ -70,12 +70,10 @@ class Sam(Frozen):
         x = features[TAP]
         for index in self.adapted:
             x = self.block(index, x, adaptation)
-        before = None if adaptation is None else adaptation.neck_in()
-        if before is not None:
-            x = x + before.permute(0, 2, 3, 1)
-        embedding = self.encoder.neck(x)
-        after = None if adaptation is None else adaptation.neck_out()
-        return {"image": embedding if after is None else embedding + after}
+        if adaptation is None:
+            return {"image": self.encoder.neck(x)}
+        x = adaptation.add_neck_in(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return {"image": adaptation.add_neck_out(self.encoder.neck(x))}
 
     @mixed
     def decode(
@@ -84,12 +82,18 @@ class Sam(Frozen):
         return without_padding(self._decode, embedding, prompts)
 
     def _decode(self, embedding: Features, prompts: FramePrompts) -> tuple[Tensor, Tensor]:
-        image = embedding["image"]
         sparse, dense = self.model.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
+        return self.paint(embedding, sparse, dense)
+
+    def paint(
+        self, embedding: Features, sparse: Tensor, dense: Tensor, *, single: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `decode`, for prompts that are embedded already: sparse (B, N, T, C), dense (B, C, Y, X)."""
+        image = embedding["image"]
         position = self.model.get_image_wide_positional_embeddings()
         masks, iou = self.model.mask_decoder(
             image_embeddings=image,
-            image_positional_embeddings=position.expand(len(image), -1, -1, -1),
+            image_positional_embeddings=position.expand(image.shape[0], -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
@@ -100,37 +104,37 @@ class Sam(Frozen):
 def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: int = -1) -> Tensor:
     """One transformer block: x (B, Y, X, D) -> the same, with an adaptation beside the attention."""
     tokens = partition(layer.layer_norm1(x), layer.window_size)
-    out = attended(_attention(layer.attn, tokens), tokens, layer.window_size, adaptation, index)
+    out = _attention(layer.attn, tokens)
+    if adaptation is not None:
+        out = adaptation.add_attention(out, index, tokens, layer.window_size)
     x = x + unpartition(out, layer.window_size, (x.shape[1], x.shape[2]))
     return x + layer.mlp(layer.layer_norm2(x))
 
 
 def _attention(attention: Any, tokens_BYXD: Tensor) -> Tensor:
-    """transformers' attention to the bit. Where no gradient wants them kept, the relative positions are made
+    """transformers' attention to the bit. Where no gradient needs them, the relative positions are made
     in pieces: whole, they are a number for each head and pair of tokens, 805 MB for one image in a global
     block of ViT-B."""
     b, y, x, _ = tokens_BYXD.shape
     heads = attention.num_attention_heads
     one = 4 * heads * (y * x) ** 2
     learning = torch.is_grad_enabled() and tokens_BYXD.requires_grad
-    if learning or not attention.use_rel_pos or b * one <= PIECE:
+    exporting = torch.compiler.is_compiling()  # A graph for any number of rows is not cut by their number.
+    if learning or exporting or not attention.use_rel_pos or b * one <= PIECE:
         return attention(hidden_states=tokens_BYXD)[0]
-    if one <= PIECE:
-        return torch.cat([attention(hidden_states=part)[0] for part in tokens_BYXD.split(PIECE // one)])
     qkv = attention.qkv(tokens_BYXD).reshape(b, y * x, 3, heads, -1).permute(2, 0, 3, 1, 4)
     down = attention.get_rel_pos(y, y, attention.rel_pos_h)
     along = attention.get_rel_pos(x, x, attention.rel_pos_w)
-    rows = max(1, PIECE // (one // y))
-    images = []
-    for query, key, value in zip(*qkv, strict=True):  # (heads, Y*X, c) of one image
-        grid, pieces = query.reshape(heads, y, x, -1), []
+    windows, rows = max(1, PIECE // one), min(y, max(1, PIECE // (one // y)))
+    joined = []
+    for query, key, value in zip(*(part.split(windows) for part in qkv), strict=True):  # (b, heads, Y*X, c)
+        grid, pieces = query.unflatten(2, (y, x)), []
         for first in range(0, y, rows):
-            part = grid[:, first : first + rows]
-            bias = torch.einsum("nywc,ykc->nywk", part, down[first : first + rows])[..., :, None]
-            bias = bias + torch.einsum("nywc,wkc->nywk", part, along)[..., None, :]
-            here = part.flatten(1, 2)
-            mask = bias.reshape(1, heads, here.shape[1], y * x)
-            pieces.append(F.scaled_dot_product_attention(here[None], key[None], value[None], attn_mask=mask))
-        images.append(torch.cat(pieces, 2))
-    joined = torch.cat(images).permute(0, 2, 1, 3)
-    return attention.proj(joined.reshape(b, y, x, -1))
+            part = grid[:, :, first : first + rows]
+            bias = torch.einsum("bnywc,ykc->bnywk", part, down[first : first + rows])[..., :, None]
+            bias = bias + torch.einsum("bnywc,wkc->bnywk", part, along)[..., None, :]
+            here = part.flatten(2, 3)
+            mask = bias.reshape(*here.shape[:3], y * x)
+            pieces.append(F.scaled_dot_product_attention(here, key, value, attn_mask=mask))
+        joined.append(torch.cat(pieces, 2))
+    return attention.proj(torch.cat(joined).permute(0, 2, 1, 3).reshape(b, y, x, -1))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everseg.models.precision import mixed
-from everseg.models.promptable.frozen import Frozen, attended
+from everseg.models.promptable.frozen import Frozen
 from everseg.models.promptable.linears import adapted
 from everseg.models.promptable.passes import without_padding
 from everseg.models.promptable.protocol import (
@@ -126,9 +126,15 @@ class Sam2(Frozen):
         return without_padding(partial(self._decode, single=single), embedding, prompts)
 
     def _decode(self, embedding: Features, prompts: FramePrompts, *, single: bool) -> tuple[Tensor, Tensor]:
+        sparse, dense = self.model.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
+        return self.paint(embedding, sparse, dense, single=single)
+
+    def paint(
+        self, embedding: Features, sparse: Tensor, dense: Tensor, *, single: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `decode`, for prompts that are embedded already: sparse (B, N, T, C), dense (B, C, Y, X)."""
         decoder: Any = self.model.mask_decoder
         position = self.model.get_image_wide_positional_embeddings()
-        sparse, dense = self.model.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
         b, n = sparse.shape[:2]
         image = embedding["image"] + dense
         y, x = image.shape[-2:]
@@ -186,7 +192,9 @@ def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: i
         x = _pool(layer.proj(normed), layer.query_stride)
     window = layer.window_size
     tokens = partition(normed, window)
-    out = attended(_attend(layer.attn, tokens), tokens, window, adaptation, index)
+    out = _attend(layer.attn, tokens)
+    if adaptation is not None:
+        out = adaptation.add_attention(out, index, tokens, window)
     if layer.query_stride is not None:
         window //= layer.query_stride[0]
     x = x + unpartition(out, window, (x.shape[1], x.shape[2]))
@@ -228,4 +236,4 @@ def _in_one(neck: Any, narrow: Any, x: Tensor) -> Tensor:
 
 def _beside(x: Tensor, level: Tensor) -> Tensor:
     """Each image's level (B, C, h, w) added to all of its objects (B*N, C, h, w)."""
-    return (x.unflatten(0, (len(level), -1)) + level[:, None]).flatten(0, 1)
+    return (x.unflatten(0, (level.shape[0], -1)) + level[:, None]).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Where in a file a SAM's weights lie: in a release at its top, in a training checkpoint under some keys.
+"""Where in a file the weights of a SAM are: in a release at its top, in a checkpoint under some keys.
 
 A SAM is found by the names of its image encoder. What precedes them, whether keys of mappings ("model_state",
 "state_dict") or the beginning of names ("module.", "sam."), is its place, and all tensors at that place are
@@ -33,7 +33,7 @@ FOREIGN = (
 
 _PART = re.compile(r"(.*?)((?:image_encoder|(?:sam_)?(?:prompt_encoder|mask_decoder))\..+)")
 _ENCODER = re.compile(r"image_encoder\.(trunk\.)?(patch_embed\.proj|blocks\.\d+\.[\w.]+)\.(weight|bias)")
-"""An optimiser that knows parameters by name goes on after them ("weight.exp_avg")."""
+"""An optimiser that knows parameters by name continues after them ("weight.exp_avg")."""
 _WRAPPER = re.compile(
     r"(?<![^.])(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )

@@ -2,7 +2,7 @@
 
 The vision transformer, neck, prompt encoder and mask decoder are `transformers.SamModel`'s. Only the patch
 embedding
-differs: a MobileNetV2 pyramid (Sandler et al., CVPR 2018) whose stride-4, 8, 16 and 32 features are brought
+differs: a MobileNetV2 pyramid (Sandler et al., CVPR 2018) whose stride-4, 8, 16 and 32 features are resized
 to the stride-16 token grid and summed. Convolutions early in a vision transformer make it learn from few
 images (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021).
 

@@ -1,7 +1,7 @@
 """Encoders of `transformers` as a feature map and the maps on the way to it.
 
 Convolutional ones (ResNet, MobileNetV2) are dilated: the last stages keep the resolution and look further
-apart instead. Transformers give the map that they have.
+apart instead. Transformers give the maps that they have.
 
 Shape suffixes: B images, C channels, H W pixels, h w the feature map.
 """
@@ -23,23 +23,41 @@ MOMENTUM = 0.01
 0.997, which to torch means that only the last batch counts."""
 
 
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's, of values from 0 to 1."""
+
+
 class Maps(NamedTuple):
-    """last (B, C, h, w): what the head reads. stages: the output of each stage, coarser from one to the next,
-    before its last activation, where it has one."""
+    """last (B, C, h, w): the end of the backbone.
+
+    stages: the output of each stage, before its last activation, where it has one; unless the backbone is a
+        plain transformer, coarser from one to the next.
+    """
 
     last: Tensor
     stages: tuple[Tensor, ...]
 
 
 class Backbone(nn.Module):
-    """channels, stride: of the last map. Calling it on normalised pixels (B, 3, H, W) gives `Maps`."""
+    """channels, stride: of the last map.
+    widths: channels of each stage. mean, std: what its pixels were normalised by. Calling it on normalised
+        pixels (B, 3, H, W) gives `Maps`.
+
+    decoder: weights of the head that a checkpoint of segmentation brought along, by the head's names; empty
+    where there were none. They are not part of the backbone's own state.
+    """
 
     channels: int
     stride: int
+    widths: tuple[int, ...]
+    convolutional = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.mean, self.std = MEAN, STD
+        self.decoder: dict[str, Tensor] = {}
 
     def __call__(self, pixels_B3HW: Tensor) -> Maps:
         return super().__call__(pixels_B3HW)
@@ -51,9 +69,10 @@ class Backbone(nn.Module):
         weight = next(self.model.parameters())
         probe = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
         training = self.training
-        last = self.eval()(probe).last
+        last, stages = self.eval()(probe)
         self.train(training)
         self.channels, self.stride = last.shape[1], side // last.shape[2]
+        self.widths = tuple(stage.shape[1] for stage in stages)
 
 
 def dilate(layers: Iterable[nn.Module], before: int) -> int:
@@ -79,6 +98,8 @@ def dilate(layers: Iterable[nn.Module], before: int) -> int:
 class ResNet(Backbone):
     """transformers' ResNet. 42,500,160 parameters for ResNet-101, torchvision's without its classifier."""
 
+    convolutional = True
+
     def __init__(self, model: PreTrainedModel, stride: int = 16) -> None:
         super().__init__(model)
         model.pooler = nn.Identity()
@@ -87,6 +108,7 @@ class ResNet(Backbone):
             stage.layers[-1].activation = nn.Identity()  # forward applies it, after the stage was noted
         _reduce_stride([stage.layers for stage in stages], stride)
         self.channels, self.stride = model.config.hidden_sizes[-1], stride
+        self.widths = tuple(model.config.hidden_sizes)
 
     def forward(self, pixels_B3HW: Tensor) -> Maps:
         x, maps = self.model.embedder(pixels_B3HW), []
@@ -102,6 +124,8 @@ class MobileNetV2(Backbone):
     A block ends without an activation, so that what a stage gives and what is noted of it are the same.
     """
 
+    convolutional = True
+
     def __init__(self, model: PreTrainedModel, stride: int = 16) -> None:
         super().__init__(model)
         model.conv_1x1, model.pooler = nn.Identity(), nn.Identity()
@@ -112,6 +136,7 @@ class MobileNetV2(Backbone):
         _reduce_stride([layers[a:b] for a, b in zip(starts, ends, strict=True)], stride)
         self.channels = layers[-1].reduce_1x1.convolution.out_channels
         self.stride = stride
+        self.widths = tuple(layers[end].reduce_1x1.convolution.out_channels for end in sorted(self.ends))
 
     def forward(self, pixels_B3HW: Tensor) -> Maps:
         x, maps = self.model.conv_stem(pixels_B3HW), []
@@ -131,22 +156,34 @@ def _reduce_stride(stages: Sequence[Iterable[nn.Module]], stride: int) -> None:
 
 
 class Tokens(Backbone):
-    """A plain vision transformer: its patch tokens as a map; four blocks, evenly spaced, are the stages."""
+    """A plain vision transformer (ViT, DINOv2, DINOv3): its patch tokens as a map, without class token and
+    registers; four blocks, evenly spaced, are the stages.
+
+    An image whose sides are not multiples of the patch is stretched to the next ones, so that the map covers
+    all of it.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
+        size = model.config.patch_size
+        self.patch = int(size if isinstance(size, int) else size[0])
+        # ViT alone must be asked to fit its position embeddings to the image; the others do it anyway.
+        self.asked = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
         self._probe()
+        self.stride = self.patch
 
     def forward(self, pixels_B3HW: Tensor) -> Maps:
-        out = self.model(pixels_B3HW, interpolate_pos_encoding=True, output_hidden_states=True)
+        rows, columns = (-(-side // self.patch) for side in pixels_B3HW.shape[-2:])
+        size = (rows * self.patch, columns * self.patch)
+        if size != tuple(pixels_B3HW.shape[-2:]):
+            pixels_B3HW = F.interpolate(pixels_B3HW, size=size, mode="bilinear", align_corners=False)
+        out = self.model(pixels_B3HW, output_hidden_states=True, **self.asked)
         blocks = out.hidden_states[1:]
         picked = [blocks[(i + 1) * len(blocks) // 4 - 1] for i in range(4)] if len(blocks) >= 4 else blocks
-        patch = self.model.config.patch_size
-        grid = tuple(side // patch for side in pixels_B3HW.shape[-2:])
 
         def as_map(tokens: Tensor) -> Tensor:
-            patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]  # without the class token
-            return patches.transpose(1, 2).unflatten(2, grid)
+            patches = tokens[:, tokens.shape[1] - rows * columns :]
+            return patches.transpose(1, 2).unflatten(2, (rows, columns))
 
         return Maps(as_map(out.last_hidden_state), tuple(map(as_map, picked)))
 

@@ -12,9 +12,8 @@ from everseg.errors import UserError
 from everseg.files import sha256_tensors
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.backbones import Backbone
-from everseg.models.semantic.deeplab import WIDTH
 from everseg.models.semantic.load import ARCHITECTURES, load_backbone
-from everseg.models.semantic.segmenter import Segmenter
+from everseg.models.semantic.segmenter import Rule, Segmenter
 from everseg.models.tensors import SUFFIXES
 from everseg.types import Precision
 
@@ -30,7 +29,7 @@ class SemanticBase:
         *,
         device: torch.device | None = None,
         precision: Precision = "auto",
-        width: int = WIDTH,
+        width: int | None = None,
     ) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
         self.name, self.precision, self.width = name, precision, width
@@ -39,12 +38,14 @@ class SemanticBase:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the weights."""
-        return sha256_tensors(dict(self.backbone.state_dict()))
+        return sha256_tensors(dict(self.backbone.state_dict()) | self.backbone.decoder)
 
-    def segmenter(self, *, detached: bool, seed: int = 0) -> Segmenter:
+    def segmenter(self, *, detached: bool, rule: Rule = "sigmoid", seed: int = 0) -> Segmenter:
         """A trainable segmenter without classes on a copy of the backbone."""
         backbone = copy.deepcopy(self.backbone).requires_grad_(True)
-        made = Segmenter(backbone, detached=detached, precision=self.precision, width=self.width, seed=seed)
+        made = Segmenter(
+            backbone, detached=detached, rule=rule, precision=self.precision, width=self.width, seed=seed
+        )
         return made.to(self.device)
 
 
@@ -54,7 +55,7 @@ def load_semantic_base(
     """The base of a run of classes.
 
     name: "mobilenet"; a file of torchvision's under torchvision's name, such as resnet101-63fe2227.pth; or
-    what `load_backbone` takes: a folder of transformers, a hub id.
+    what `load_backbone` takes: a folder of transformers, a hub id such as nvidia/mit-b0.
 
     Raises:
         UserError: there is no such backbone, its weights are not installed, or they do not fit.

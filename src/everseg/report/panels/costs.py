@@ -13,7 +13,9 @@ from everseg.results import Summary, bytes_text
 def context(data: ReportData) -> dict[str, Any] | None:
     kept, stages = storage(data.summary), stage_costs(data.results.stages, data.summary)
     archived = bytes_text(data.summary["archived_bytes"]) if "archived_bytes" in data.summary else ""
-    return {"kept": kept, "archived": archived, "stages": stages} if kept or stages else None
+    earlier = bytes_text(data.summary["history_bytes"]) if "history_bytes" in data.summary else ""
+    told = {"kept": kept, "archived": archived, "earlier": earlier, "stages": stages}
+    return told if kept or stages else None
 
 
 def storage(summary: Summary) -> list[tuple[str, list[Cell | Bar]]]:

@@ -80,7 +80,11 @@ def _strip(example: MapExample, names: Sequence[str]) -> dict[str, Any]:
 
 
 def coloured(image: Tensor, labels: Tensor) -> Image.Image:
-    """The classes of an image in their colours over its greys. image: (3, H, W) uint8; labels: (H, W)."""
+    """The classes of an image in their colours over its greys.
+
+    image: (3, H, W) uint8.
+    labels: (H, W).
+    """
     return _over_grey(image, COLOURS, _shrunk(labels))
 
 

@@ -46,7 +46,7 @@ def _strip(example: MaskExample, results: Results) -> dict[str, Any]:
 
 
 def _rank(example: MaskExample, results: Results) -> str:
-    """Where the image stands among its domain's test images, so that nobody need trust our choice."""
+    """The rank of the image among its domain's test images, so that the choice can be checked."""
     if "iou" not in results.lower_is_better:
         return ""
     scores = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from everseg.report.cells import (
@@ -17,7 +18,7 @@ from everseg.report.cells import (
     stored_card,
 )
 from everseg.report.data import ReportData
-from everseg.report.figures import colour_range, label, with_base
+from everseg.report.figures import colour_range, with_base
 from everseg.results import (
     ResultMatrix,
     Results,
@@ -26,9 +27,9 @@ from everseg.results import (
     base_averages,
     beside_base,
     headline,
-    is_worse,
     routing,
 )
+from everseg.results.labels import label
 
 
 def context(data: ReportData) -> dict[str, Any]:
@@ -38,18 +39,15 @@ def context(data: ReportData) -> dict[str, Any]:
 
 def _metric(results: Results, summary: Summary, metric: str, index: int) -> dict[str, Any]:
     matrix = results.matrix(metric)
-    cards = key_numbers(results, summary, metric)
+    cards, ends = key_numbers(results, summary, metric), beside_base(results, metric)
     return {
         "label": label(metric),
         "lower_is_better": matrix.lower_is_better,
         "meaning": meaning(metric, matrix.lower_is_better),
         "cards": cards,
-        "below": [each.sentence() for each in beside_base(results, metric) if each.worse],
-        "columns": [
-            f"{c} (background)" if b else c if t < len(matrix.stages) else f"{c} (unseen)"
-            for c, b, t in zip(matrix.columns, matrix.background, matrix.learned_at, strict=True)
-        ],
-        "rows": heat_map(matrix),
+        "below": [each.sentence() for each in ends if each.worse],
+        "columns": [f"{each.domain} ({each.state})" if each.state else each.domain for each in ends],
+        "rows": heat_map(matrix, [each.worse for each in ends]),
         "curves": curves(results, metric, f"curves {index}"),
     }
 
@@ -84,8 +82,11 @@ def key_numbers(results: Results, summary: Summary, metric: str) -> list[Card]:
     )
 
 
-def heat_map(matrix: ResultMatrix) -> list[tuple[str, list[Cell]]]:
-    """The rows of the result matrix: a name, a cell per domain, and their mean over learned domains."""
+def heat_map(matrix: ResultMatrix, worse: Sequence[bool]) -> list[tuple[str, list[Cell]]]:
+    """The rows of the result matrix: a name, a cell per domain, and their mean over learned domains.
+
+    worse: for each domain, whether it ends below the untouched base.
+    """
     names, values = with_base(matrix)
     offset = len(names) - len(matrix.stages)
     ends = colour_range(values.ravel().tolist())
@@ -99,7 +100,7 @@ def heat_map(matrix: ResultMatrix) -> list[tuple[str, list[Cell]]]:
                 matrix.lower_is_better,
                 learned=int(matrix.learned_at[j]),
                 stage=i - offset,
-                below=last and is_worse(value, float(matrix.baseline[j]), matrix.lower_is_better),
+                below=last and worse[j],
             )
             for j, value in enumerate(values[i].tolist())
         ]

@@ -21,18 +21,30 @@ from everseg.report.cells import (
     stored_card,
 )
 from everseg.report.data import ReportData
-from everseg.report.figures import colour_range, label
-from everseg.results import ResultMatrix, Results, Summary, average_over_steps, class_means, forgetting
+from everseg.report.figures import colour_range
+from everseg.results import (
+    ResultMatrix,
+    Results,
+    Summary,
+    average_over_steps,
+    class_alarms,
+    class_means,
+    forgetting,
+    setting_names,
+)
+from everseg.results.labels import label
 
 MEANS = ("old", "new", "all", "harmonic")
 
 
 def context(data: ReportData) -> dict[str, Any]:
-    metrics = enumerate(data.results.lower_is_better)
+    metrics, scored = enumerate(data.results.lower_is_better), "iou" in data.results.lower_is_better
+    names = setting_names(data.config.get("settings", {}))
     return {
         "means": MEANS,
         "stages": data.results.stages,
         "metrics": [_metric(data.results, data.summary, metric, i) for i, metric in metrics],
+        "alarms": [a.sentence(names) for a in class_alarms(data.results.matrix("iou"))] if scored else [],
     }
 
 

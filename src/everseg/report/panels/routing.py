@@ -15,11 +15,11 @@ def context(data: ReportData) -> dict[str, Any] | None:
     routes = routing(data.results)
     if routes is None:
         return None
-    rows = []
+    rows, of = [], data.results.domain_of
     for k, domain in enumerate(routes.domains):
         total = int(routes.counts[k].sum())
         cells = [
-            _cell(int(routes.counts[k, m]), total, own=module == domain)
+            _cell(int(routes.counts[k, m]), total, own=of(module) == of(domain))
             for m, module in enumerate(routes.modules)
         ]
         share = routes.right[k]

@@ -21,7 +21,10 @@ def context(data: ReportData) -> dict[str, Any] | None:
 
 
 def chart(trainings: Sequence[TrainingCurve], what: str, name: str) -> Chart | None:
-    """Losses or scores over the epochs. name: keeps several charts of one page apart."""
+    """Losses or scores over the epochs.
+
+    name: keeps several charts of one page apart.
+    """
     if not trainings:
         return None
     values = {t.name: (t.epochs, t.losses if what == "loss" else t.val, t.best) for t in trainings}

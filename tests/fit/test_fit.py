@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from everseg import progress
 from everseg.errors import UserError
 from everseg.fit import FitConfig, Group, Validation, fit, steps_of
-from everseg.schedule import lr_at
+from everseg.fit.schedule import lr_at
 from everseg.seed import torch_generator
 from everseg.types import NoScratch, State
 
@@ -138,6 +138,17 @@ def test_it_is_the_plain_loop_to_the_bit(config: FitConfig) -> None:
     assert not same(net, model())
     assert figures["loss"] == pytest.approx(loss, rel=1e-6)
     assert figures["steps"] == config.epochs * -(-ROWS // config.batch)
+
+
+def test_the_share_of_clipped_steps_is_told_and_survives_an_interruption() -> None:
+    """Norms fall in training: with a bound between the first and the last some steps are clipped."""
+    assert "clipped" not in tuned()[1]
+    shares = {clip: tuned(replace(CONFIG, clip=clip))[1]["clipped"] for clip in (1e-6, 3.0, 1e6)}
+    assert shares[1e-6] == 1 and shares[1e6] == 0 and 0 < shares[3.0] < 1
+    scratch = Kept(saves=2)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(replace(CONFIG, clip=3.0), scratch)
+    assert tuned(replace(CONFIG, clip=3.0), scratch)[1]["clipped"] == shares[3.0]
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
@@ -265,7 +276,7 @@ def test_unfinished_work_of_another_shape_is_refused() -> None:
         )
 
 
-# ---------------------------------------------------------------- groups, momentum, rows drawn anew
+# ---------------------------------------------------------------- groups, momentum, rows drawn again
 
 
 SGD = FitConfig(epochs=3, batch=4, lr=0.05, optimiser="sgd", schedule="poly", drop_last=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from everseg.errors import UserError
-from everseg.schedule import FLOOR, lr_at
+from everseg.fit.schedule import FLOOR, lr_at
 
 
 @pytest.mark.parametrize(

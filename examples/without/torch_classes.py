@@ -1,0 +1,26 @@
+"""The class map of an image with an exported run of classes, with nothing but torch, numpy and Pillow.
+
+everseg export runs/eir --to torch --out classes-torch
+python torch_classes.py classes-torch image.png map.png
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+folder, path, out = Path(sys.argv[1]), *sys.argv[2:4]
+legend = json.loads((folder / "legend.json").read_text())
+module = torch.export.load(folder / "model.pt2").module()
+image = Image.open(path).convert("RGB")
+size = image.size
+if legend["image"]["size"] != "any":  # A transformer's program takes images of one size only.
+    image = image.resize(legend["image"]["size"], Image.Resampling.BILINEAR)
+with torch.no_grad():
+    _, channels = module(torch.tensor(np.asarray(image)).permute(2, 0, 1)[None])
+Image.fromarray(channels[0].numpy()).resize(size, Image.Resampling.NEAREST).save(out)
+for number, one in enumerate(legend["classes"]):
+    print(f"{one['name']}: {100 * float((channels == number).float().mean()):.1f} %")

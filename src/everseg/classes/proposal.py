@@ -1,0 +1,163 @@
+"""Defaults from the data: crop, scoring size, schedule and weights that suit a stream's images.
+
+The published numbers are those of PASCAL VOC on GPUs: crops of 512 pixels, 24 at a time, sixty times over ten
+thousand images. On sixty images of 250 pixels they magnify every image twice and make 150 gradient steps of
+hours each on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everseg.config import plain
+from everseg.data.samples import take_evenly
+from everseg.results import setting_names
+from everseg.types import VOID, Stage
+from everseg.types.proposal import Proposal
+
+LOOKED_AT = 24
+"""Images of each stage that are looked at."""
+STRIDE = 32
+"""Crops are multiples of this."""
+SHOWN = 0.75
+"""Side of a crop as a share of an image's short side, where memory and time allow that."""
+SMALLEST, LARGEST, LARGEST_CPU = 96, 512, 256
+"""Sides of a crop. [DKD, EIR: 512]"""
+BATCH, BATCH_CPU = 24, 8
+"""Examples per gradient step. [DKD, EIR: 24]"""
+FEWEST, MOST_CPU = 300, 900
+"""Gradient steps of a stage: at least, and at most on a CPU."""
+PER_IMAGE = 38.0
+"""Gradient steps on a CPU are so many times the root of the number of images."""
+LIGHTEST, HEAVIEST = 1.0, 6.0
+"""The weights of positive pixels that are proposed. [DKD: 2 on PASCAL VOC, 35 on ADE20K]"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """images: of each stage.
+    short: the median short side of those looked at.
+    share: the share of the pixels of a stage's images that one of its classes covers, the median over
+        classes.
+    """
+
+    images: tuple[int, ...]
+    short: int
+    share: float
+
+
+def facts_of(stages: Sequence[Stage]) -> Facts:
+    """Look at some images of each stage."""
+    sides: list[int] = []
+    shares: list[float] = []
+    for stage in stages:
+        seen = [stage.train[i] for i in take_evenly(range(len(stage.train)), LOOKED_AT)]
+        sides += [min(sample.labels.shape) for sample in seen]
+        shares += _shares([sample.labels for sample in seen])
+    return Facts(
+        tuple(len(stage.train) for stage in stages),
+        int(median(sides)) if sides else LARGEST,
+        median(shares) if shares else 0.5,
+    )
+
+
+def _shares(labels: Sequence[Tensor]) -> list[float]:
+    """Of each class that occurs, the share of the labelled pixels."""
+    counts = sum((torch.bincount(x.flatten().long(), minlength=256) for x in labels), torch.zeros(256))
+    total = float(counts.sum() - counts[VOID])
+    return [float(n) / total for n in counts[1:VOID].tolist() if n and total]
+
+
+def propose(
+    stages: Sequence[Stage],
+    settings: Any,
+    given: Collection[str],
+    scored: Collection[str],
+    *,
+    gpu: bool,
+) -> Proposal:
+    """Values for the settings that are not given.
+
+    stages: those that are learned.
+    settings: the preset's, with what was given.
+    given, scored: dotted names of settings of the method and of scoring that were given.
+    gpu: there is an accelerator.
+    """
+    facts, names = facts_of(stages), setting_names(plain(settings))
+    wanted: dict[str, Any] = {}
+    crop = settings.tune.crop if "tune.crop" in given else _crop(facts.short, gpu)
+    wanted["tune.crop"] = crop
+    wanted["tune.area"] = _area(crop, facts.short)
+    batch = BATCH if gpu else BATCH_CPU
+    first, *others = facts.images
+    later = max(others, default=first)
+    for step, images in (("first", first), ("later", later)):
+        fit = getattr(settings.tune, step)
+        size = fit.batch if f"tune.{step}.batch" in given else batch
+        wanted[f"tune.{step}.batch"] = size
+        if f"tune.{step}.epochs" not in given:
+            wanted[f"tune.{step}.steps"] = _steps(images, size, fit.epochs, gpu)
+    weight = _weight(facts.share)
+    wanted |= {"gamma": max(2.0, weight), "gamma_later": weight}
+    wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
+    if not gpu:
+        wanted |= RATES.get(settings.tune.first.lr, {})
+    chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
+    told = {name: value for name, value in chosen.items() if _value(settings, name) != value}
+    score: dict[str, Any] = {}
+    if "size" not in scored and facts.short <= LARGEST:
+        score["size"] = "original"
+    return Proposal(chosen, score, _why(facts, told, score, gpu))
+
+
+RATES: dict[float, dict[str, Any]] = {
+    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 3e-3},
+}
+"""Learning rates of short schedules, by the published one of the first step."""
+
+
+def _crop(short: int, gpu: bool) -> int:
+    largest = LARGEST if gpu else LARGEST_CPU
+    return max(SMALLEST, min(largest, round(SHOWN * short / STRIDE) * STRIDE))
+
+
+def _area(crop: int, short: int) -> tuple[float, float]:
+    """Shares of an image's area about the one at which a crop has the scale that images are scored at."""
+    own = (crop / min(short, LARGEST)) ** 2
+    return (round(min(0.5, own / 2), 3), round(max(0.5, min(1.0, 2 * own)), 3))
+
+
+def _steps(images: int, batch: int, epochs: int, gpu: bool) -> int:
+    if gpu:
+        return max(FEWEST, epochs * max(1, images // batch))
+    return int(min(MOST_CPU, max(FEWEST, PER_IMAGE * math.sqrt(images))))
+
+
+def _weight(share: float) -> float:
+    """Weight of positive pixels of a class that covers this share of them."""
+    return round(min(HEAVIEST, max(LIGHTEST, 0.5 * math.sqrt((1 - share) / max(share, 1e-4)))), 1)
+
+
+def _value(settings: Any, name: str) -> Any:
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings
+
+
+def _why(facts: Facts, told: dict[str, Any], score: dict[str, Any], gpu: bool) -> tuple[str, ...]:
+    shown = ", ".join(f"{name}={plain(value)}" for name, value in told.items())
+    where = "an accelerator" if gpu else "a CPU"
+    images = " + ".join(map(str, facts.images))
+    what = (
+        f"{images} images with short sides of {facts.short} pixels, of which a class covers {facts.share:.1%}"
+    )
+    lines = [f"chosen for {what}, on {where}: {shown}"] if told else []
+    lines += ["scored at the images' own size (size=original)"] if score else []
+    return tuple(lines)

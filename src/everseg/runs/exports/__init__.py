@@ -1,0 +1,1 @@
+"""What a run has learned as ONNX graphs, with the names that SAM's public runners expect."""

@@ -1,0 +1,92 @@
+"""What a stream's images suggest for settings that nobody gave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from everseg.classes.proposal import FEWEST, LARGEST_CPU, facts_of, propose
+from everseg.config import assign, plain
+from everseg.methods import METHODS, configure, find
+from everseg.results import setting_names
+from everseg.types import SemanticSample, Stage
+
+CLASSES = [name for name in METHODS if getattr(find(name), "learns", "domains") == "classes"]
+
+
+def stage(index: int, count: int, side: int, object_side: int) -> Stage:
+    """Images of a side and half as much again, each with a square of the stage's class."""
+    labels = torch.zeros(side, side * 3 // 2, dtype=torch.uint8)
+    labels[:object_side, :object_side] = index + 1
+    image = torch.zeros(3, side, side * 3 // 2, dtype=torch.uint8)
+    return Stage(index, f"s{index}", [SemanticSample(image, labels, "a")] * count, (), (f"c{index}",))
+
+
+def asked(
+    side: int = 250,
+    counts: tuple[int, ...] = (60, 60),
+    object_side: int = 120,
+    gpu: bool = False,
+    **more: Any,
+) -> Any:
+    stages = [stage(i, n, side, object_side) for i, n in enumerate(counts)]
+    method = more.pop("method", "eir")
+    return propose(stages, configure(method), more.pop("given", ()), more.pop("scored", ()), gpu=gpu)
+
+
+def test_facts_are_those_of_the_images() -> None:
+    facts = facts_of([stage(0, 40, 100, 50), stage(1, 10, 100, 30)])
+    assert facts.images == (40, 10) and facts.short == 100
+    assert facts.share == pytest.approx((50 * 50 + 30 * 30) / 2 / (100 * 150))
+
+
+@pytest.mark.parametrize(
+    ("method", "side", "gpu"),
+    [
+        *((method, *size) for method in CLASSES for size in ((100, False), (500, True))),
+        *(("eir", *size) for size in ((250, False), (1500, False), (100, True), (1500, True))),
+    ],
+)
+def test_every_method_can_take_what_is_proposed(method: str, side: int, gpu: bool) -> None:
+    found = asked(side, method=method, gpu=gpu)
+    settings = assign(configure(method), found.settings)
+    assert set(found.settings) <= setting_names(plain(settings))
+    low, high = settings.tune.area
+    assert 0 < low < high <= 1 and settings.tune.crop % 32 == 0
+    assert (found.score == {"size": "original"}) == (side <= 512)
+    assert all(fit.steps >= FEWEST for fit in (settings.tune.first, settings.tune.later))
+
+
+def test_a_crop_is_no_larger_than_images_or_a_cpu_allow() -> None:
+    crops = {side: asked(side).settings["tune.crop"] for side in (100, 250, 500)}
+    assert crops[100] == 96 and crops[250] <= crops[500] == LARGEST_CPU
+    assert asked(500, gpu=True).settings["tune.crop"] == 384
+
+
+def test_an_epoch_schedule_stays_on_an_accelerator_where_it_is_long_enough() -> None:
+    few, many = (asked(counts=(n, n), gpu=True).settings["tune.first.steps"] for n in (60, 10_000))
+    assert few == FEWEST and many == 60 * (10_000 // 24)
+
+
+def test_small_objects_weigh_more() -> None:
+    large, small = (asked(object_side=side).settings["gamma_later"] for side in (150, 25))
+    assert 1 <= large < small <= 6
+
+
+@pytest.mark.parametrize(
+    ("given", "free"),
+    [("tune.crop", "tune.area"), ("tune.later.epochs", "tune.later.steps"), ("gamma_later", "gamma")],
+)
+def test_what_is_given_wins(given: str, free: str) -> None:
+    found = asked(given=(given,))
+    assert given not in found.settings
+    assert (free in found.settings) == (free != "tune.later.steps"), "epochs that were asked for decide"
+    assert "size" not in asked(scored=("size",)).score
+
+
+def test_one_sentence_says_what_was_chosen_and_why() -> None:
+    first, *_ = asked().why
+    for said in ("60 + 60 images", "250 pixels", "on a CPU", "tune.crop=", "tune.later.steps="):
+        assert said in first

@@ -1,0 +1,242 @@
+"""Tables of results that are means over the rows which a benchmark wrote: by file, a function from its rows.
+
+`tools/tables.py` puts them into pages like tables that stand in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Tables = dict[str, dict[str, Any]]
+
+SETS = {
+    "kvasir": "polyps",
+    "isic": "skin lesions",
+    "nuclei": "nuclei",
+    "cracks": "cracks",
+    "roads": "roads",
+    "coco": "COCO128",
+    "voc": "VOC val",
+}
+
+
+def mean(values: Iterable[float]) -> float:
+    told = list(values)
+    return sum(told) / len(told)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference with its sign; one that rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def where(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+# ---------------------------------------------------------------- images of no domain
+
+
+WAYS = {
+    "selector": "selector alone",
+    "p-values": "with p-values",
+    "both": "and natural images known",
+    "gaussian": "without stored embeddings",
+}
+STRICTER = {"both": "0.001", "0.005": "0.005", "0.01": "0.01"}
+
+
+def outside(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/outside.py: means over seeds and left-out domains."""
+    away, known = where(rows, known=False), where(rows, known=True)
+
+    def cell(name: str, way: str) -> str:
+        own = where(away, set=name, way=way)
+        return f"{signed(mean(r['difference'] for r in own))} ({mean(r['module_used'] for r in own):.2f})"
+
+    def right(way: str) -> float:
+        return mean(r["right"] for r in where(known, way=way))
+
+    def lost(way: str) -> float:
+        return mean(r["difference"] - r["own"] for r in where(known, way=way))
+
+    sets = []
+    for name, label in SETS.items():
+        own = where(away, set=name)
+        begun = f"{label} ({own[0]['images']} images)" if not sets else f"{label} ({own[0]['images']})"
+        sets.append([begun, mean(r["plain"] for r in own), *(cell(name, way) for way in WAYS)])
+    areas = [
+        row["auroc"] for row in where(away, way="both") if row["auroc"] is not None and row["best"] == "plain"
+    ]
+    worst = [min(mean(r["difference"] for r in where(away, set=s, way=w)) for s in SETS) for w in STRICTER]
+    return {
+        "outside": {"columns": ["outside", "untouched base", *WAYS.values()], "rows": sets},
+        "learned": {
+            "columns": ["learned", *WAYS.values()],
+            "rows": [
+                ["images that went to their own module", *(f"{right(way):.4f}" for way in WAYS)],
+                ["IoU less that of always using the own module", *(signed(lost(way), 4) for way in WAYS)],
+            ],
+        },
+        "auroc": {
+            "columns": ["AUROC of the largest p-value, where the untouched base is best", "mean", "worst"],
+            "digits": 4,
+            "rows": [["known against outside images", mean(areas), min(areas)]],
+        },
+        "abstain": {
+            "columns": ["`selector.abstain`", *STRICTER.values()],
+            "rows": [
+                ["IoU of the worst outside set less the untouched base", *map(signed, worst)],
+                [
+                    "IoU of learned domains less that of their own modules",
+                    *(signed(lost(w), 4) for w in STRICTER),
+                ],
+                [
+                    "images of learned domains that went to their own module",
+                    *(f"{right(w):.4f}" for w in STRICTER),
+                ],
+            ],
+        },
+    }
+
+
+KINDS = {
+    "own": "the distance",
+    "beside": "the distance in comparison with natural images",
+    "smaller": "the smaller of the two",
+    "both": "twice the smaller (as it is now)",
+}
+
+
+def plausible(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/plausible.py: shares of held-out images, means over parts and left-out domains."""
+    sets = {name: SETS[name].replace(" val", "") for name in SETS if name != "coco"}
+    lines = []
+    for kind, label in KINDS.items():
+        own = where(rows, kind=kind)
+        taken = [mean(r["accepted"] for r in where(own, set=name, known=False)) for name in sets]
+        away = mean(1 - r["accepted"] for r in where(own, known=True))
+        lines.append([label, f"{away:.4f}", *taken])
+    first, *others = sets.values()
+    heads = ["p-value of", "known images turned away", f"outside images accepted: {first}", *others]
+    return {"shares": {"columns": heads, "rows": lines}}
+
+
+def cost(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/abstain.py."""
+    lines = [[r["domains"], f"{r['with_to_without']:.3f}", f"{r['to_one_domain']:.3f}"] for r in rows]
+    columns = ["domains", "time with p-values to without", "time to that with one domain"]
+    return {"time": {"columns": columns, "rows": lines}}
+
+
+def guard(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/guard.py."""
+    return {
+        "iou": {
+            "columns": ["test images", "untouched base", "merged adapter", "with the guard", "let through"],
+            "rows": [
+                [
+                    f"{SETS[row['set']]} ({row['images']}{', learned' if row['learned'] else ''})",
+                    *(row[key] for key in ("plain", "merged", "guarded")),
+                    f"{row['through']:.2f}",
+                ]
+                for row in sorted(rows, key=lambda row: not row["learned"])
+            ],
+        }
+    }
+
+
+# ---------------------------------------------------------------- domains that are found
+
+
+def discovered(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/discover.py: means over shuffles."""
+    lines = []
+    for pile in dict.fromkeys(row["pile"] for row in rows):
+        own = where(rows, pile=pile)
+        cells = []
+        for batch in sorted({row["batch"] for row in own}, reverse=True):
+            told = where(own, batch=batch)
+            one = f" ({mean(r['rand_nuclei_as_one'] for r in told):.3f})" if pile == "real" else ""
+            cells.append(f"{mean(r['rand'] for r in told):.3f}{one}")
+        lines.append([f"{pile} ({own[0]['images']} images)", *cells])
+    return {"rand": {"columns": ["pile", "all at once", "two batches", "four batches"], "rows": lines}}
+
+
+def learned(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/discovered.py: each domain's IoU after named and after discovered stages, and what was
+    found."""
+    kinds, first = ("named", "discovered"), rows[0]
+    lines = [
+        [SETS.get(row["set"], row["set"]), row["images"], *(row[kind] for kind in kinds)] for row in rows
+    ]
+    lines.append(["mean (AA)", "", *(mean(row[kind] for row in rows) for kind in kinds)])
+    columns = ["domain", "test images", "named stages", "discovered"]
+    found = ["domains", "found", "images that wait", "adjusted Rand index"]
+    return {
+        "iou": {"columns": columns, "rows": lines},
+        "mean": {"columns": columns, "rows": lines[-1:]},
+        "found": {
+            "columns": found,
+            "rows": [[len(rows), first["found"], first["waiting"], first["rand"]]],
+        },
+    }
+
+
+# ---------------------------------------------------------------- the gate, and mixed batches
+
+
+PLANTED = {
+    "none": "nothing",
+    "margin": "every score of every column falls by the margin",
+    "domain": "one domain loses 2 points, each in turn",
+    "box": "box prompts lose 5 points everywhere",
+    "tail": "5 % of the images keep at most 0.3 of their IoU",
+}
+
+
+def gate(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/gate.py."""
+    lines = [
+        [
+            PLANTED[row["planted"]],
+            row["images"],
+            row["failed"],
+            "" if row["planted"] in ("none", "margin") else row["seen"],
+            f"{row['caught']} of {row['seen']}" if row["seen"] else "",
+        ]
+        for row in rows
+    ]
+    columns = ["planted", "images per column", "fail", "can be seen", "of these caught"]
+    return {"planted": {"columns": columns, "rows": lines}}
+
+
+MIXED = ("one module", "grouped", "half", "gathered", "by row")
+
+
+def mixed(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/mixed_batch.py: images per second as a ratio to plain SAM."""
+    lines = []
+    for base, domains in dict.fromkeys((row["base"], row["domains"]) for row in rows):
+        own = where(rows, base=base, domains=domains)
+        told = {row["way"]: f"{row['of_plain']:.3f}" for row in own}
+        lines.append([base, domains, own[0]["repeat"], *(told.get(way) for way in MIXED)])
+    return {"ratios": {"columns": ["base", "domains", "rounds", *MIXED], "rows": lines}}
+
+
+SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
+    "outside.json": outside,
+    "plausible.json": plausible,
+    "guard.json": guard,
+    "abstain.json": cost,
+    "discover-train.json": discovered,
+    "discover-test.json": discovered,
+    "discovered-painted.json": learned,
+    "discovered-real.json": learned,
+    "gate.json": gate,
+    "mixed-batch.json": mixed,
+}
