@@ -2,29 +2,36 @@
 
     python benchmarks/classes.py STREAM --out FOLDER [--seeds 0 1 2] [--jobs 2] [--method eir ...]
         [--first 700] [--later 600 | --later-epochs 5] [--batch 8] [--crop 192] [--bytes 1000000]
-        [--set KEY=VALUE ...] [--set-later KEY=VALUE ...] [--set-family FAMILY KEY=VALUE ...]
+        [--set KEY=VALUE ...] [--set-later KEY=VALUE ...] [--set-family FAMILY KEY=VALUE ...] [--json FILE]
 
-For each seed the first step is learned once for all methods with a softmax, once for DKD and DKD-M and once
-for EIR, and every method goes on from its own. Later steps have `--later` gradient steps each, or go over
-their images `--later-epochs` times, with what a memory adds. Joint training gets as many gradient steps as
-all steps of fine-tuning together. EIR keeps instances and DKD-M images of no more than `--bytes` bytes each.
-Prints, over seeds, the mean IoU (in each image's own pixels) of old, new and all classes after the last step
-and their harmonic mean, the bytes that a method stores of images, and its seconds. Runs lie in FOLDER as
-`everseg learn` makes them: what is there is not run again.
+For each seed the first step is learned once for all methods with a softmax, once for DKD, DKD-M and EIR, and
+once for STAR, and every method continues from its own. Nothing is proposed from the data. Later steps have
+`--later` gradient steps each, or go over their images `--later-epochs` times, with what a memory adds. Joint
+training gets as many gradient steps as all steps of fine-tuning together. EIR keeps instances and DKD-M
+images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in each image's own pixels) of
+old, new and all classes after the last step and their harmonic mean, the bytes that a method stores of
+images, and its seconds; `--json` keeps each run's command, settings, versions and the IoU of every class
+after every step. Runs lie in FOLDER as `everseg learn` makes them: what is there is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from everseg.config import plain
 from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.fit import FitConfig, steps_of
@@ -42,18 +49,21 @@ class Family:
     later: tuple[str, ...]
 
 
+REGION = ("--set", "background=true", "--set", "kind=region")
 SIGMOID = ("lr=0.003",), ("lr=0.001",)
 FAMILIES = {
     "softmax": Family(("--method", "fine-tuning"), ("lr=0.01",), ("lr=0.001",)),
     "bce": Family(("--method", "fine-tuning", "--preset", "sigmoid"), *SIGMOID),
     "dkd": Family(("--method", "dkd"), *SIGMOID),
-    "eir": Family(("--method", "eir"), *SIGMOID),
+    "star": Family(("--method", "star"), *SIGMOID),
+    "region": Family(("--method", "eir", *REGION), *SIGMOID),
 }
 
 Entry = tuple[str, tuple[str, ...]]
 BYTES = ("--set", "max_bytes={bytes}")
-# Short steps: see docs/eir.md.
-SHORT = ("--set", "kind=sigmoid", "--set", "sure=0.5")
+SHORT = ("--set", "sure=0.5")  # See docs/eir.md.
+NEST = ("--set", "tune.nest=5")
+STORED = ("pool", "memory", "prototypes", "features")
 METHODS: dict[str, Entry] = {
     "joint": ("bce", ("--method", "joint-classes", "--preset", "sigmoid")),
     "joint-ce": ("softmax", ("--method", "joint-classes")),
@@ -63,11 +73,17 @@ METHODS: dict[str, Entry] = {
     "ilt": ("softmax", ("--method", "ilt")),
     "mib": ("softmax", ("--method", "mib")),
     "plop": ("softmax", ("--method", "plop")),
+    "mib-nest": ("softmax", ("--method", "mib", *NEST)),
+    "plop-nest": ("softmax", ("--method", "plop", *NEST)),
     "rcil": ("softmax", ("--method", "rcil")),
     "dkd": ("dkd", ("--method", "dkd")),
     "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", *BYTES)),
-    "eir": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES, *SHORT)),
-    "eir-region": ("eir", ("--method", "eir", "--set", "count=10000", *BYTES)),
+    "dkd-nest": ("dkd", ("--method", "dkd", *NEST)),
+    "star": ("star", ("--method", "star")),
+    "star-m": ("star", ("--method", "star", "--set", "memory=10000", *BYTES)),
+    "eir-features": ("dkd", ("--method", "eir-features", "--set", "count=10000", *BYTES)),
+    "eir": ("dkd", ("--method", "eir", "--set", "count=10000", *BYTES, *SHORT)),
+    "eir-region": ("region", ("--method", "eir", "--set", "count=10000", *BYTES, *REGION)),
 }
 WANTED = ["joint", "fine-tuning", "mib", "plop", "dkd", "dkd-m", "eir"]
 
@@ -101,7 +117,8 @@ def job_of(
     own = [word.format(bytes=given.bytes) for word in words]
     if after:
         own += ["--first-stage", str(after)]
-    common = ["--no-baseline", "--score", "size=original", "--seed", str(seed), "--out", str(out)]
+    common = ["--no-baseline", "--score", "size=original", "--defaults", "preset"]
+    common += ["--seed", str(seed), "--out", str(out)]
     return Job(out, (str(given.stream), *own, *(w for s in settings for w in ("--set", s)), *common), after)
 
 
@@ -113,7 +130,7 @@ def later_steps(given: argparse.Namespace, stage: Stage) -> int:
 
 
 def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
-    """All runs: first steps before those that go on from them."""
+    """All runs: first steps before those that continue from them."""
     first, *later = stream.stages
     firsts, rest = [], []
     for seed in given.seeds:
@@ -154,7 +171,7 @@ def line(given: argparse.Namespace, name: str, stream: Stream) -> str:
         means = class_means(done.results.matrix("iou"), old=old)
         rows.append((means.old, means.new, means.all, means.harmonic))
         summary = done.summary()
-        kept.append(sum(v for k, v in summary["stored_bytes"].items() if k in ("pool", "memory")))
+        kept.append(sum(v for k, v in summary["stored_bytes"].items() if k in STORED))
         seconds.append(sum(summary["stage_seconds"]))
     cells = []
     for values in zip(*rows, strict=True):
@@ -162,6 +179,30 @@ def line(given: argparse.Namespace, name: str, stream: Stream) -> str:
         cells.append(f"{statistics.mean(values):.3f}{spread}")
     stored = f"{statistics.mean(kept) / 1000:.0f} kB" if any(kept) else "none"
     return f"| {name} | {' | '.join(cells)} | {stored} | {statistics.mean(seconds):.0f} |"
+
+
+def to_json(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What each run was made of and what it scored."""
+    runs = {}
+    for job in jobs:
+        done = load(job.out)
+        matrix = done.results.matrix("iou")
+        rows = {
+            stage: {name: float(matrix.values[i, k]) for k, name in enumerate(matrix.columns)}
+            for i, stage in enumerate(matrix.stages)
+        }
+        kept = done.summary()["stored_bytes"]
+        runs[job.out.name] = {
+            "command": ["everseg", "learn", *job.words],
+            "settings": plain(done.config.settings),
+            "seed": done.config.seed,
+            "iou": {s: {n: v for n, v in row.items() if v == v} for s, row in rows.items()},
+            "means": done.means(),
+            "bytes_of_images": sum(v for k, v in kept.items() if k in STORED),
+            "figures": {stage.name: dict(stage.figures) for stage in done.record.learned},
+        }
+    versions = {name: version(name) for name in ("everseg", "torch", "numpy")}
+    return {"command": sys.argv, "versions": versions, "machine": platform.machine(), "runs": runs}
 
 
 def main() -> None:
@@ -179,8 +220,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--bytes", type=int, default=1_000_000)
+    parser.add_argument("--json", type=Path, help="write what was run and scored to this file")
     parser.add_argument("--set", dest="settings", nargs="+", default=[], help="of every run alike")
-    parser.add_argument("--set-later", nargs="+", default=[], help="of those that go on from a first step")
+    parser.add_argument("--set-later", nargs="+", default=[], help="of those that continue from a first step")
     parser.add_argument(
         "--set-family",
         nargs="+",
@@ -209,6 +251,8 @@ def main() -> None:
     print("| | old | new | all | harmonic | of images | seconds |\n|---|---|---|---|---|---|---|")
     for name in given.method:
         print(line(given, name, stream))
+    if given.json:
+        given.json.write_text(json.dumps(to_json(jobs_of(given, stream)), indent=1) + "\n")
     print(f"\n{(time.perf_counter() - began) / 60:.0f} minutes for all that was not there yet")
 
 

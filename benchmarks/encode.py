@@ -8,8 +8,8 @@ default tiny, vit-b and hiera-tiny, which takes about four minutes on one idle c
 are filled with pairs, of which there are at least three.
 
 The weights, the pixels and the batch are the same. A pair is one pass of each, in turns first, so that what
-else the machine does meets both alike. Prints for each base the images a second of both (medians), the
-median and the quartiles of the pairs' ratios (ours to theirs in images a second; the requirement is 0.98),
+else the machine does meets both alike. Prints for each base the images per second of both (medians), the
+median and the quartiles of the pairs' ratios (ours to theirs in images per second; the requirement is 0.98),
 and the largest difference between the two outputs. The exit code is 1 where a median is below that.
 """
 

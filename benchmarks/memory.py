@@ -77,7 +77,7 @@ def paint(folder: Path, images: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--base", default="tiny", help="or 'micro', a SAM of random weights in no time")
+    parser.add_argument("--base", default="tiny", help="or 'micro', a small SAM with random weights")
     parser.add_argument("--folder", type=Path, help="where to paint, and to find what was painted before")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()

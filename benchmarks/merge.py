@@ -135,7 +135,7 @@ def orders(domains: list[Domain], repeat: int) -> None:
         for subset in itertools.combinations(range(count), size):
             merged[frozenset(subset)] = summed([domains[k] for k in subset]).solve()[0]
     mine = time.perf_counter() - began
-    # The alternative merges every prefix anew; timed once for each length.
+    # The alternative merges every prefix again; timed once for each length.
     each = [milliseconds(lambda n=n: naive(domains[:n]), max(1, repeat // 5)) for n in range(1, count + 1)]  # type: ignore[misc]
     number = math.factorial(count)
     theirs = number * sum(each) / 1000
