@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def modules(package: Path) -> dict[str, Path]:
     return found
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
 def edges(package: Path) -> list[Edge]:
     """Every import between modules of a package, wherever it stands, in functions and type checking too."""
     found = modules(package)
@@ -77,7 +84,7 @@ def edges(package: Path) -> list[Edge]:
 def _imports(user: str, path: Path, top: str, known: set[str]) -> Iterator[Edge]:
     full = [top, *user.split(".")] if user != "__init__" else [top]
     here = full if path.name == "__init__.py" else full[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -187,7 +194,7 @@ def given_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def bad_names(package: Path) -> list[str]:
     found = []
     for module, path in modules(package).items():
-        names = [(module, 1), *given_names(ast.parse(path.read_text(encoding="utf-8")))]
+        names = [(module, 1), *given_names(parsed(path))]
         found += [
             f"{module}, line {n}: {name!r} says nothing" for name, n in names if BANNED_NAMES.search(name)
         ]

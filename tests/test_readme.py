@@ -29,6 +29,7 @@ def test_the_first_sentence_says_what_it_is() -> None:
 
 
 @pytest.mark.usefixtures("micro_model")  # which makes it run in one thread, see conftest.py
+@pytest.mark.slow
 def test_six_lines_of_python_print_what_the_readme_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

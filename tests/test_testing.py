@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # ---------------------------------------------------------------- methods that keep it
 
 
+@pytest.mark.slow
 def test_the_documented_example_keeps_every_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "write-a-method.md").read_text(encoding="utf-8")
     method, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -129,6 +129,7 @@ def test_the_figures_of_classes(
     assert told["means"]["average_over_steps"] == pytest.approx((cells[0, :3].mean() + cells[1].mean()) / 2)
 
 
+@pytest.mark.slow
 def test_compare_holds_each_class_against_a_joint_run(
     everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
 ) -> None:
@@ -345,6 +346,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert "brings domains of prompted objects, and method 'eir' learns classes; methods for this" in other
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_classes_ends_with_the_same_bytes(
     everseg: Command,
     folder: Path,
@@ -379,6 +381,7 @@ def test_an_interrupted_run_of_classes_ends_with_the_same_bytes(
 # ---------------------------------------------------------------- defaults from the data
 
 
+@pytest.mark.slow
 def test_a_stream_of_classes_is_learned_by_eir_with_defaults_from_its_images(
     everseg: Command, folder: Path, tmp_path: Path
 ) -> None:

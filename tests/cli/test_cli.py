@@ -318,6 +318,7 @@ def test_wrong_gates(everseg_command: Command, made: Made, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_earlier_states_are_listed_and_restored(everseg_command: Command, made: Made, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made.run, tmp_path / "run"))
     shown = everseg_command("history", run)
@@ -728,6 +729,7 @@ def sites(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return runs
 
 
+@pytest.mark.slow
 def test_sites_are_merged_and_the_merge_can_be_used(
     everseg_command: Command, made: Made, sites: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -260,6 +260,7 @@ def everseg_command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_every_verb_takes_an_imported_run(everseg_command: Command, trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "run"
     given = ["--base", trained.base, "--background", "natural"]

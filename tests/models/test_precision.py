@@ -27,7 +27,9 @@ def test_a_cpu_computes_in_float32_unless_told() -> None:
     assert load_base("tiny").precision == "auto"
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.2), ("fp16", 0.005)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("bf16", 0.2), pytest.param("fp16", 0.005, marks=pytest.mark.slow)]
+)
 def test_half_precision_is_close_and_comes_out_whole(precision: Any, tolerance: float) -> None:
     whole, half = load_base("tiny"), load_base("tiny", precision=precision)
     image = SyntheticDomain("lesions", 1)[0].image

@@ -122,7 +122,10 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("planted", "images"), [("none", 38), ("margin", 38), ("box", 100), ("tail", 400)])
+@pytest.mark.parametrize(
+    ("planted", "images"),
+    [("none", 38), ("margin", 38), ("box", 100), pytest.param("tail", 400, marks=pytest.mark.slow)],
+)
 def test_planted_regressions_are_caught_and_nothing_else(benchmark: Any, planted: str, images: int) -> None:
     cell = benchmark.tried(benchmark.read_scores(benchmark.SCORES), planted, images, 3)
     assert cell.good

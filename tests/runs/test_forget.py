@@ -122,6 +122,7 @@ def test_samcl_is_what_it_would_be_to_the_bit(micro: Any, tmp_path: Path) -> Non
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_method_that_can_forgets(micro: Any, tmp_path: Path) -> None:
     for method, more in (
         ("independent", ()),
@@ -305,6 +306,7 @@ def test_it_is_not_learned_again_by_accident(three: Path, micro: Any, tmp_path: 
 # ---------------------------------------------------------------- what cannot be exact, or not at all
 
 
+@pytest.mark.slow
 def test_sequential_starts_leave_traces_and_the_certificate_says_which(micro: Any, tmp_path: Path) -> None:
     more = ("start=sequ",)
     folder = learned(micro, tmp_path / "run", "regcl", "lesions", "cracks", "nuclei", more=more)

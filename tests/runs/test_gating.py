@@ -113,6 +113,7 @@ def numbers(folder: Path) -> list[tuple[int | None, str, str]]:
 # ---------------------------------------------------------------- let in
 
 
+@pytest.mark.slow
 def test_where_every_stage_passes_the_run_is_the_one_without_a_gate(micro: Any, tmp_path: Path) -> None:
     given, gating = stream("lesions", "nuclei", unseen=("polyps",)), Gating()
     plain = run(given, config(), tmp_path / "plain", micro)
@@ -130,6 +131,7 @@ def test_where_every_stage_passes_the_run_is_the_one_without_a_gate(micro: Any, 
     assert second is not None and {c.column for c in second.comparisons} >= {"lesions", "nuclei", "polyps"}
 
 
+@pytest.mark.slow
 def test_a_method_that_trains_ends_with_the_same_bytes(micro: Any, tmp_path: Path) -> None:
     small = ["tune.fit.epochs=1", "tune.fit.batch=2", "selector.size=3", "selector.epochs=2"]
     how = RunConfig("samcl", configure("samcl", assignments=small), "micro")

@@ -301,6 +301,7 @@ class Breaks:
         monkeypatch.setattr(Path, "replace", breaking)
 
 
+@pytest.mark.slow
 def test_broken_off_at_any_write_it_ends_with_the_same_bytes(
     micro: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +438,7 @@ def test_a_run_of_other_settings_is_refused_and_told_apart(
         run(stream(), changed, whole, micro)
 
 
+@pytest.mark.slow
 def test_what_is_this_machines_business_may_change(whole: Path, micro: Any, tmp_path: Path) -> None:
     out = copy(whole, tmp_path / "run")
     settings = ("cache.where=disk", f"cache.folder={tmp_path / 'features'}", "tune.fit.workers=1")

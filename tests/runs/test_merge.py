@@ -65,7 +65,14 @@ def central(micro: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return learn(micro, tmp_path_factory.mktemp("central") / "run", *DOMAINS)
 
 
-@pytest.mark.parametrize("order", [DOMAINS, DOMAINS[::-1], (*DOMAINS[2:], *DOMAINS[:2])])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(DOMAINS, marks=pytest.mark.slow),
+        DOMAINS[::-1],
+        pytest.param((*DOMAINS[2:], *DOMAINS[:2]), marks=pytest.mark.slow),
+    ],
+)
 def test_five_sites_are_one_run(
     sites: dict[str, Path], central: Path, micro: Any, tmp_path: Path, order: tuple[str, ...]
 ) -> None:

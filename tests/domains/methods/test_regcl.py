@@ -62,6 +62,7 @@ def test_one_domain_keeps_its_own_adapter(micro: Any, adapter: str, preset: str)
     assert distance(found.merged, found.last) == 0
 
 
+@pytest.mark.slow
 def test_the_order_of_domains_is_of_no_account(micro: Any) -> None:
     """With one start common to all. Without it each domain's adapter depends on those before."""
     there, back = (("lesions", "cracks", "nuclei"), ("nuclei", "cracks", "lesions"))
