@@ -5,13 +5,13 @@
         [--set KEY=VALUE ...] [--set-later KEY=VALUE ...] [--set-family FAMILY KEY=VALUE ...] [--json FILE]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD, DKD-M and EIR, and
-once for STAR, and every method continues from its own. Nothing is proposed from the data. Later steps have
-`--later` gradient steps each, or go over their images `--later-epochs` times, with what a memory adds. Joint
-training gets as many gradient steps as all steps of fine-tuning together. EIR keeps instances and DKD-M
-images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in each image's own pixels) of
-old, new and all classes after the last step and their harmonic mean, the bytes that a method stores of
-images, and its seconds; `--json` keeps each run's command, settings, versions and the IoU of every class
-after every step. Runs lie in FOLDER as `everseg learn` makes them: what is there is not run again.
+once for STAR, and every method continues from its own; SSUL learns all steps itself. Nothing is proposed from
+the data. Later steps have `--later` gradient steps each, or go over their images `--later-epochs` times, with
+what a memory adds. Joint training gets as many gradient steps as all steps of fine-tuning together. EIR keeps
+instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in each
+image's own pixels) of old, new and all classes after the last step and their harmonic mean, the bytes that a
+method stores of images, and its seconds; `--json` keeps each run's command, settings, versions and the IoU of
+every class after every step. Runs lie in FOLDER as `everseg learn` makes them; none is run twice.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from everseg.types import Stage
 
 @dataclass(frozen=True)
 class Family:
-    """Methods that share a first step. given: what learns it. first, later: settings of the steps."""
+    """Methods that share a first step. given: what learns it; empty: its own. first, later: settings."""
 
     given: tuple[str, ...]
     first: tuple[str, ...]
@@ -57,6 +57,7 @@ FAMILIES = {
     "dkd": Family(("--method", "dkd"), *SIGMOID),
     "star": Family(("--method", "star"), *SIGMOID),
     "region": Family(("--method", "eir", *REGION), *SIGMOID),
+    "ssul": Family((), *SIGMOID),
 }
 
 Entry = tuple[str, tuple[str, ...]]
@@ -76,6 +77,7 @@ METHODS: dict[str, Entry] = {
     "mib-nest": ("softmax", ("--method", "mib", *NEST)),
     "plop-nest": ("softmax", ("--method", "plop", *NEST)),
     "rcil": ("softmax", ("--method", "rcil")),
+    "ssul": ("ssul", ("--method", "ssul")),
     "dkd": ("dkd", ("--method", "dkd")),
     "dkd-m": ("dkd", ("--method", "dkd", "--set", "memory=10000", *BYTES)),
     "dkd-nest": ("dkd", ("--method", "dkd", *NEST)),
@@ -112,7 +114,8 @@ def job_of(
     how += [f"first.steps={steps}"]
     how += [f"later.epochs={given.later_epochs}"] if given.later_epochs else [f"later.steps={given.later}"]
     how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
-    settings = [*(f"tune.{h}" for h in how), *given.settings, *(given.set_later if after else ())]
+    settings = [*(f"tune.{h}" for h in how), *given.settings]
+    settings += given.set_later if after or not FAMILIES[family].given else ()
     settings += [s for name, *of in given.set_family if name == family for s in of]
     own = [word.format(bytes=given.bytes) for word in words]
     if after:
@@ -135,6 +138,7 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
     firsts, rest = [], []
     for seed in given.seeds:
         families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
+        families = {family: None for family in families if FAMILIES[family].given}
         shared = {family: given.out / f"first-{family}-{seed}" for family in families}
         for family, out in shared.items():
             words = (*FAMILIES[family].given, "--until", first.name)
@@ -143,7 +147,7 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
             family, words = METHODS[name]
             joint = name.startswith("joint")
             steps = given.first + (sum(later_steps(given, s) for s in later) if joint else 0)
-            after = None if joint else shared[family]
+            after = None if joint else shared.get(family)
             out = given.out / f"{name}-{seed}"
             rest.append(job_of(given, out, seed, family, words, steps=steps, after=after))
     return [*firsts, *rest]
