@@ -5,7 +5,7 @@
         [--set KEY=VALUE ...] [--set-later KEY=VALUE ...] [--set-family FAMILY KEY=VALUE ...] [--json FILE]
 
 For each seed the first step is learned once for all methods with a softmax, once for DKD, DKD-M and EIR, and
-once for STAR, and every method continues from its own; SSUL learns all steps itself. Nothing is proposed from
+once each for SSUL and STAR, and every method continues from its own. Nothing is proposed from
 the data. Later steps have `--later` gradient steps each, or go over their images `--later-epochs` times, with
 what a memory adds. Joint training gets as many gradient steps as all steps of fine-tuning together. EIR keeps
 instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in each
@@ -42,7 +42,7 @@ from everseg.types import Stage
 
 @dataclass(frozen=True)
 class Family:
-    """Methods that share a first step. given: what learns it; empty: its own. first, later: settings."""
+    """Methods that share a first step. given: what learns it. first, later: settings of the steps."""
 
     given: tuple[str, ...]
     first: tuple[str, ...]
@@ -57,7 +57,7 @@ FAMILIES = {
     "dkd": Family(("--method", "dkd"), *SIGMOID),
     "star": Family(("--method", "star"), *SIGMOID),
     "region": Family(("--method", "eir", *REGION), *SIGMOID),
-    "ssul": Family((), *SIGMOID),
+    "ssul": Family(("--method", "ssul"), *SIGMOID),
 }
 
 Entry = tuple[str, tuple[str, ...]]
@@ -114,8 +114,7 @@ def job_of(
     how += [f"first.steps={steps}"]
     how += [f"later.epochs={given.later_epochs}"] if given.later_epochs else [f"later.steps={given.later}"]
     how += [f"first.{s}" for s in FAMILIES[family].first] + [f"later.{s}" for s in FAMILIES[family].later]
-    settings = [*(f"tune.{h}" for h in how), *given.settings]
-    settings += given.set_later if after or not FAMILIES[family].given else ()
+    settings = [*(f"tune.{h}" for h in how), *given.settings, *(given.set_later if after else ())]
     settings += [s for name, *of in given.set_family if name == family for s in of]
     own = [word.format(bytes=given.bytes) for word in words]
     if after:
@@ -138,7 +137,6 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
     firsts, rest = [], []
     for seed in given.seeds:
         families = dict.fromkeys(METHODS[m][0] for m in given.method if not m.startswith("joint"))
-        families = {family: None for family in families if FAMILIES[family].given}
         shared = {family: given.out / f"first-{family}-{seed}" for family in families}
         for family, out in shared.items():
             words = (*FAMILIES[family].given, "--until", first.name)
@@ -147,7 +145,7 @@ def jobs_of(given: argparse.Namespace, stream: Stream) -> list[Job]:
             family, words = METHODS[name]
             joint = name.startswith("joint")
             steps = given.first + (sum(later_steps(given, s) for s in later) if joint else 0)
-            after = None if joint else shared.get(family)
+            after = None if joint else shared[family]
             out = given.out / f"{name}-{seed}"
             rest.append(job_of(given, out, seed, family, words, steps=steps, after=after))
     return [*firsts, *rest]

@@ -96,6 +96,8 @@ class SSUL(ClassLearner):
         assert isinstance(first, nn.Conv2d)
         self.unknown = copy.deepcopy(first)
         self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
+        objects = f"objects in {self.config.saliency}" if self.config.saliency else "nothing"
+        self.first_loss = f"BCE of background and classes, with {objects} unknown,"
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
@@ -120,8 +122,16 @@ class SSUL(ClassLearner):
         figures = train(
             model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage), groups=groups
         )
-        self.memory.refill(stage.train, model.new(), seed=self.seed, step=len(model.counts))
+        return {**figures, **self.remember(stage)}
+
+    def take_first(self, stage: Stage, other: Any) -> Mapping[str, float]:
+        figures = super().take_first(stage, other)
+        self.unknown.load_state_dict(other.unknown.state_dict())
         return figures
+
+    def remember(self, stage: Stage) -> Mapping[str, float]:
+        self.memory.refill(stage.train, self.model.new(), seed=self.seed, step=len(self.model.counts))
+        return {}
 
     def _unknown(self, out: Output) -> Tensor:
         """The unknown's logits at full size, (B, 1, H, W)."""
