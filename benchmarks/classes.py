@@ -10,28 +10,25 @@ the data. Later steps have `--later` gradient steps each, or go over their image
 what a memory adds. Joint training gets as many gradient steps as all steps of fine-tuning together. EIR keeps
 instances and DKD-M images of no more than `--bytes` bytes each. Prints, over seeds, the mean IoU (in each
 image's own pixels) of old, new and all classes after the last step and their harmonic mean, the bytes that a
-method stores of images, and its seconds; `--json` keeps each run's command, settings, versions and the IoU of
-every class after every step. Runs lie in FOLDER as `everseg learn` makes them; none is run twice.
+method stores of images, and its seconds; `--json` keeps the IoU of every class after every step. Runs lie in
+FOLDER as `everseg learn` makes them; none is run twice.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from everseg.config import plain
+from rows import write_rows
+
 from everseg.data import Stream
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.fit import FitConfig, steps_of
@@ -183,28 +180,24 @@ def line(given: argparse.Namespace, name: str, stream: Stream) -> str:
     return f"| {name} | {' | '.join(cells)} | {stored} | {statistics.mean(seconds):.0f} |"
 
 
-def to_json(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What each run was made of and what it scored."""
-    runs = {}
-    for job in jobs:
-        done = load(job.out)
-        matrix = done.results.matrix("iou")
-        rows = {
-            stage: {name: float(matrix.values[i, k]) for k, name in enumerate(matrix.columns)}
-            for i, stage in enumerate(matrix.stages)
-        }
-        kept = done.summary()["stored_bytes"]
-        runs[job.out.name] = {
-            "command": ["everseg", "learn", *job.words],
-            "settings": plain(done.config.settings),
-            "seed": done.config.seed,
-            "iou": {s: {n: v for n, v in row.items() if v == v} for s, row in rows.items()},
-            "means": done.means(),
-            "bytes_of_images": sum(v for k, v in kept.items() if k in STORED),
-            "figures": {stage.name: dict(stage.figures) for stage in done.record.learned},
-        }
-    versions = {name: version(name) for name in ("everseg", "torch", "numpy")}
-    return {"command": sys.argv, "versions": versions, "machine": platform.machine(), "runs": runs}
+def row_of(out: Path, method: str, seed: int) -> dict[str, Any]:
+    """What a run scored, for the tables: the IoU of each class after each stage, the bytes of images that it
+    keeps, and its figures of each stage."""
+    done = load(out)
+    matrix = done.results.matrix("iou")
+    iou = {
+        stage: {name: float(v) for name, v in zip(matrix.columns, matrix.values[i], strict=True) if v == v}
+        for i, stage in enumerate(matrix.stages)
+    }
+    summary = done.summary()
+    return {
+        "method": method,
+        "seed": seed,
+        "iou": iou,
+        "bytes_of_images": sum(v for k, v in summary["stored_bytes"].items() if k in STORED),
+        "seconds": round(sum(summary["stage_seconds"]), 1),
+        "figures": {s.name: dict(s.figures) for s in done.record.learned if s.figures},
+    }
 
 
 def main() -> None:
@@ -254,7 +247,10 @@ def main() -> None:
     for name in given.method:
         print(line(given, name, stream))
     if given.json:
-        given.json.write_text(json.dumps(to_json(jobs_of(given, stream)), indent=1) + "\n")
+        rows = [
+            row_of(given.out / f"{name}-{seed}", name, seed) for name in given.method for seed in given.seeds
+        ]
+        write_rows(given.json, f"{stream.name}: IoU of every class after every step.", given.seeds, rows)
     print(f"\n{(time.perf_counter() - began) / 60:.0f} minutes for all that was not there yet")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -226,6 +227,62 @@ def mixed(rows: Sequence[Row]) -> Tables:
         told = {row["way"]: f"{row['of_plain']:.3f}" for row in own}
         lines.append([base, domains, own[0]["repeat"], *(told.get(way) for way in MIXED)])
     return {"ratios": {"columns": ["base", "domains", "rounds", *MIXED], "rows": lines}}
+
+
+METHODS = {
+    "joint": "joint (BCE)",
+    "fine-tuning": "fine-tuning",
+    "mib": "MiB",
+    "mib-nest": "MiB, NeST",
+    "plop": "PLOP",
+    "rcil": "RCIL",
+    "ssul": "SSUL",
+    "dkd": "DKD",
+    "dkd-m": "DKD-M",
+    "dkd-m-new": "DKD-M, memory labelled with new classes alone",
+    "star": "STAR",
+    "eir-features": "EIR, features instead of pixels",
+    "eir": "**EIR**",
+}
+
+
+def classes(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/classes.py: mean IoU, and its standard deviation over seeds where there are several."""
+
+    old = next(list(first) for row in rows for first, *later in [row["iou"].values()] if later)
+
+    def scores(row: Row) -> dict[str, float | None]:
+        steps = list(row["iou"].values())  # Joint training has one.
+        second = mean(steps[1][name] for name in old) if len(steps) > 1 else None
+        return {
+            "old after the second step": second,
+            "old at the end": mean(steps[-1][name] for name in old),
+            "new at the end": mean(v for name, v in steps[-1].items() if name not in old),
+            "all at the end": mean(steps[-1].values()),
+        }
+
+    lines, seeds = [], []
+    for method in [name for name in METHODS if where(rows, method=name)]:
+        own = where(rows, method=method)
+        told = [scores(row) for row in own]
+        cells = []
+        for column in told[0]:
+            values = [each[column] for each in told]
+            cells.append(None if None in values else spread([v for v in values if v is not None]))
+        stored = mean(row["bytes_of_images"] for row in own)
+        lines.append([METHODS[method], len(own), *cells, f"{stored / 1000:,.0f} kB" if stored else "nothing"])
+        each = [", ".join("\N{EN DASH}" if t[c] is None else f"{t[c]:.3f}" for t in told) for c in told[0]]
+        seeds.append([METHODS[method], *each])
+    columns = list(told[0])
+    return {
+        "miou": {"columns": ["mIoU", "seeds", *columns, "kept of images"], "rows": lines},
+        "seeds": {"columns": ["mIoU of seeds 0, 1, ...", *columns], "rows": seeds},
+    }
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation of several."""
+    return f"{mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
