@@ -84,7 +84,7 @@ def test_assignments_apply_in_order() -> None:
         ("epochs=1.5", "integer"),
         ("inner.kind=c", "'a', 'b' or 'off'"),
         ("inner=5", "set one of inner.rate, inner.kind, inner.sizes"),
-        ("epochs.more=5", "it has no parts"),
+        ("epochs.more=5", "is a single value without settings of its own"),
         ("name=[", "not valid YAML"),
         ("=5", "unknown setting"),
     ],
@@ -126,7 +126,7 @@ def test_numbers_that_cannot_be_trained_with_are_refused(assignment: str) -> Non
         ("mib", "distil=-1", "distil is -1.0; it must be a number from 0"),
         ("eir", "paste.jitter=[2, 1]", "paste.jitter is [2.0, 1.0]; write the lower number first"),
         ("eir", "tune.area=[0, 1]", "tune.area is 0.0; it must be a number above 0"),
-        ("ssul", "tune.replay=1", "tune.replay is 1; give a share below 1"),
+        ("ssul", "tune.replay=1", "tune.replay is 1, which leaves no new images"),
         ("merged", "merger.options={drop: 2}", "unknown option of rule average"),
     ],
 )

@@ -132,7 +132,10 @@ def override(config: C, assignments: Iterable[str]) -> C:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment!r}: the value is not valid YAML") from error
+            raise UserError(
+                f"--set {assignment!r}: the value is not valid YAML; write a number, true, false, a list "
+                "such as [1,2], or a text in quotes"
+            ) from error
         config = _assign(config, key.strip().split("."), value, text, f"--set {assignment!r}")
     return config
 
@@ -157,7 +160,9 @@ def _assign(config: C, path: list[str], value: Any, text: str, where: str, group
     current = getattr(config, head)
     if rest:
         if not dataclasses.is_dataclass(current):
-            raise UserError(f"{where}: {head!r} is a single value, it has no parts")
+            raise UserError(
+                f"{where}: {head!r} is a single value without settings of its own; write {head}=VALUE"
+            )
         new = _assign(current, rest, value, text, where, (*group, head))
     else:
         if dataclasses.is_dataclass(current):

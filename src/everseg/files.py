@@ -130,12 +130,12 @@ def path_from(root: Path, given: str | Path, what: str) -> Path:
         path = root / Path(given).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{what} is {brief(str(given))!r}, and there is no such user; write it out"
+            f"{what} is {brief(str(given))!r}, but there is no such user; write the whole path"
         ) from error
     if not is_file_name(str(path)):
         raise UserError(
-            f"{what} is {brief(str(given))!r}, which no file can be called: it is too long or holds a NUL "
-            "character; correct it"
+            f"{what} is {brief(str(given))!r}, which cannot be a file name: it is too long or holds a "
+            "NUL character; correct it"
         )
     return path
 
@@ -273,7 +273,9 @@ def load_state(path: Path) -> dict[str, Any]:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return join_state(json.loads(header["__metadata__"]["everseg"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise UserError(f"{path} is truncated or was not written by everseg ({error})") from error
+        raise UserError(
+            f"{path} is truncated or was not written by everseg ({error}); restore it from a copy"
+        ) from error
 
 
 def state_bytes(state: Any) -> int:
@@ -298,8 +300,8 @@ def locked(folder: Path, instead: str = "") -> Iterator[None]:
     """
     if str(folder).startswith("hf:"):
         raise UserError(
-            f"{folder} lies on a hub, where nothing is changed; fetch it with 'hf download OWNER/NAME "
-            "--local-dir DIR' and give that folder"
+            f"{folder} is on a hub and cannot be changed there; download it with 'hf download "
+            "OWNER/NAME --local-dir DIR' and give that folder"
         )
     # A run may be stepped through by several threads, one after the other: the lock is the process's.
     lock = FileLock(folder / ".lock", thread_local=False)

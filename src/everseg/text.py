@@ -42,6 +42,11 @@ def uncapitalised(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
 
 
+def plural(count: int, noun: str) -> str:
+    """A number of things, such as "1 image", "2 images" or "2 classes"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def is_file_name(name: str) -> bool:
     """Whether a file can be called this, with folders before it or without."""
     if not name or "\0" in name:

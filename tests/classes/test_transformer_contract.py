@@ -47,7 +47,7 @@ def test_every_law(law: Law) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_rcil_says_what_it_needs(base: str) -> None:
-    with pytest.raises(UserError, match="RCIL works on convolutions with batch normalisation, which base"):
+    with pytest.raises(UserError, match="RCIL needs a base of convolutions with batch normalisation, and"):
         find("rcil")(BASES[base]())
 
 

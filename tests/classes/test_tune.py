@@ -100,7 +100,7 @@ def test_memory_has_its_share_of_an_epoch(share: float, rows: int) -> None:
 
 def test_a_share_of_memory_wants_new_images_and_a_memory() -> None:
     assert len(Crops([sample()] * 6, replace(CONFIG, replay=0.5), 0, "step")) == 6
-    with pytest.raises(UserError, match="replay is 1; give a share below 1: new images"):
+    with pytest.raises(UserError, match="replay is 1, which leaves no new images"):
         replace(CONFIG, replay=1.0)
 
 
@@ -155,7 +155,7 @@ def test_a_base_by_its_name(
     assert SemanticBase(other, "other").fingerprint != found.fingerprint
     nameless = tmp_path / "weights.pth"
     torch.save({}, nameless)
-    with pytest.raises(UserError, match=r"weights\.pth'.* does not say of which backbone.*resnet101-….pth"):
+    with pytest.raises(UserError, match=r"weights\.pth'.* does not tell the backbone.*resnet101-….pth"):
         load_semantic_base(str(nameless))
 
 

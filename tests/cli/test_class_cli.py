@@ -292,7 +292,7 @@ def test_methods_share_a_first_step(
     assert "holds no run" in refused("dkd", "f", "--first-stage", tmp_path / "nowhere")
     assert "did you mean 'one'" in refused("dkd", "g", "--until", "onn")
     assert learn("dkd", "fresh", "--until", "one", "--seed", 1).code == 0
-    assert "has not taken its first stage from" in refused("dkd", "fresh", "--seed", 1, *shared)
+    assert "did not start from the present state of" in refused("dkd", "fresh", "--seed", 1, *shared)
     assert "from the same data" in refused("dkd", "h", *shared, stream="swapped.yaml")
 
 
@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
 
     two = folder / "two.yaml"
     wrong = refused("learn", two, "--method", "samcl", "--out", tmp_path / "a")
-    assert "brings classes, and method 'samcl' learns domains of prompted objects" in wrong
+    assert "has classes, but method 'samcl' learns domains of prompted objects" in wrong
     assert all(m in wrong for m in METHODS if problem_of(m).name == "classes")
     swapped = command(folder / "swapped.yaml", "eir", micro_backbone_folder, learned)
     assert "the run learned red, green as 'one', and there" in refused(*swapped)
@@ -328,8 +328,8 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert "the run learned blue as 'two', and there" in refused(*shorter)
     unknown = refused("learn", two, "--method", "eir", "--base", "nowhere", "--out", tmp_path / "b")
     assert "mobilenet_v2" in unknown
-    assert "learns classes; give the stream file that brings them" in refused("doctor", "--method", "eir")
-    assert "brings classes, and method 'samcl' learns domains" in refused(
+    assert "learns classes; give the stream file that has them" in refused("doctor", "--method", "eir")
+    assert "has classes, but method 'samcl' learns domains" in refused(
         "doctor", "--method", "samcl", "--stream", two
     )
     assert "only domains are forgotten" in refused("forget", learned, "--stage", "one")
@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     other = refused(
         "learn", domains, "--method", "eir", "--base", micro_backbone_folder, "--out", tmp_path / "e"
     )
-    assert "brings domains of prompted objects, and method 'eir' learns classes; methods for this" in other
+    assert "has domains of prompted objects, but method 'eir' learns classes; methods for this" in other
 
 
 @pytest.mark.slow

@@ -450,8 +450,8 @@ def test_wrong_flags(
     [
         ("stages: [", "is not valid YAML"),
         ("stages: []", "has no stages"),
-        ("[1, 2]", "holds no mapping"),
-        ("", "holds no mapping"),
+        ("[1, 2]", "is not a mapping"),
+        ("", "is not a mapping"),
         ("stagse: []", "did you mean 'stages'"),
         ("stages: [{name: a, train: x, test: y, claks: 3}]", "did you mean 'clicks'"),
         ("stages: [{name: a, train: nowhere, test: nowhere}]", "nowhere"),
@@ -562,7 +562,7 @@ def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path)
     refused(predicted("--point", "nan,4"), "'nan,4'")
     refused(predicted("--point", "3,4", "--stage", "nuclei"), "no stage 'nuclei'")
     refused(predicted("--point", "3,4", image=tmp_path / "no.png"), "no.png does not exist")
-    refused(predicted("--point", "3,4", "--halo", "9"), "give --tile too")
+    refused(predicted("--point", "3,4", "--halo", "9"), "give --tile as well")
     refused(predicted("--point", "3,4", "--tile", "9"), "--tile is 9")
     refused(predicted("--point", "3,4", "--prompts", tmp_path / "p.csv"), "give one of them")
     (tmp_path / "text.png").write_text("hello")
@@ -793,7 +793,7 @@ def test_a_domain_is_forgotten_and_another_counts_double(
         (["forget", "{a}", "--stage", "cracks"], "has not learned 'cracks'; it learned lesions"),
         (["forget", "{nowhere}", "--stage", "cracks"], "holds no run"),
         (["reweigh", "{a}", "--stage", "lesions", "--weight", "0"], "a number above 0"),
-        (["reweigh", "{samcl}", "--stage", "lesions", "--weight", "2"], "weighs no domains"),
+        (["reweigh", "{samcl}", "--stage", "lesions", "--weight", "2"], "cannot weigh domains"),
     ],
 )
 def test_mistakes_with_what_domains_brought(

@@ -265,7 +265,7 @@ def test_mask_files_of_a_dataset_mean_one_thing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hold the values 0 .*38 .*255 .*mask_values: \[38, 255\]"):
         Stream.from_arrays({"a": Pairs(files)}, {"a": GOOD})
     mixed = Stream.from_arrays({"a": Pairs([(IMAGE, MASK), files[0]])}, {"a": GOOD}).stages[0].train
-    with pytest.raises(UserError, match=r"has the mask .*0\.png, where the first one is not a file"):
+    with pytest.raises(UserError, match=r"the mask .*0\.png is a file, but the first one is not"):
         mixed[1]
 
 
@@ -285,7 +285,7 @@ GOOD = ([IMAGE], [MASK])
 @pytest.mark.parametrize(
     ("train", "test", "how", "said"),
     [
-        ({"a": ([IMAGE, IMAGE], [MASK])}, {"a": GOOD}, {}, r"train\['a'\] has 2 images and 1 masks"),
+        ({"a": ([IMAGE, IMAGE], [MASK])}, {"a": GOOD}, {}, r"train\['a'\] has 2 images and 1 mask;"),
         ({"a": GOOD}, {"a": ([], [])}, {}, r"test\['a'\] has no images"),
         ({"a": GOOD}, {}, {}, "domain 'a' and test does not"),
         ({}, {"a": GOOD}, {}, "no domains"),

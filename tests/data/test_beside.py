@@ -149,5 +149,5 @@ def test_annotations_that_name_their_classes_do_so_through_a_reader_beside(tmp_p
     path.write_text(text)
     assert [s.name for s in Stream.from_yaml(path).stages[0].train] == ["x.png"]
     path.write_text("classes: [dog, cat]\n" + text)
-    with pytest.raises(UserError, match="the annotations name the classes themselves"):
+    with pytest.raises(UserError, match="the annotations already name their classes"):
         Stream.from_yaml(path)

@@ -119,10 +119,10 @@ def test_what_masks_mean_is_said(scene: Path) -> None:
         (
             MASK,
             {"transform": MOVED},
-            r"lies up to 60 map units \(6.0 pixels\) beside",
+            r"is shifted by up to 60 map units \(6.0 pixels\) against",
         ),
         (MASK, {"crs": "EPSG:32634"}, "is in EPSG:32634, its image .* in EPSG:32633"),
-        (np.stack([MASK, MASK]), {}, "has 2 bands; a mask has one"),
+        (np.stack([MASK, MASK]), {}, "has 2 bands, and a mask has one"),
         (MASK * 7, {}, r"hold the values 0 .*1 .*7 .*mask_values: \[1, 7\]"),
         (MASK * 0, {}, "is an empty mask"),
         (MASK, {"nodata": 1}, "is an empty mask"),
@@ -143,7 +143,7 @@ def test_other_faults(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match=r"x0\.tif is not a raster or is damaged"):
         GeotiffReader(scene, bands=(1, 2, 3))[0]
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(UserError, match=r"needs rasterio; pip install 'everseg\[geo\]'"):
+    with pytest.raises(UserError, match=r"needs the package rasterio; run: pip install 'everseg\[geo\]'"):
         GeotiffReader(scene, bands=(1, 2, 3))[1]
 
 

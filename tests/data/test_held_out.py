@@ -133,7 +133,7 @@ def test_validation_images_that_are_not_there(tmp_path: Path, more: str, said: s
 def test_the_background_takes_none(tmp_path: Path) -> None:
     path = write_synthetic_stream(tmp_path, ("lesions",), train=2, test=2, size=64)
     path.write_text(f"{path.read_text()}  val: natural/test\n")
-    with pytest.raises(UserError, match=r"background: no module is trained for it.*remove val:"):
+    with pytest.raises(UserError, match=r"background: 'val' has no effect.*remove val:"):
         Stream.from_yaml(path)
 
 

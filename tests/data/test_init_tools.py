@@ -324,7 +324,7 @@ def test_classes_are_of_one_data_set(tmp_path: Path) -> None:
     made.labelme(tmp_path / "clinic")
     written = write_stream_for(tmp_path)
     assert any("run everseg data init on this data set's folder alone" in doubt for doubt in written.doubts)
-    with pytest.raises(UserError, match=r"holds 2 data sets \(clinic, roads\)"):
+    with pytest.raises(UserError, match=r"contains 2 data sets \(clinic, roads\)"):
         write_stream_for(tmp_path, force=True, classes=True)
     assert "# mask_values: [1, 2" in written.path.read_text()
     with pytest.raises(UserError, match="the training maps hold one class"):
@@ -364,7 +364,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [made.labelme(root), [file.unlink() for file in root.glob("*.jpg")]],
         r"its images, such as im 00\.jpg, are not in",
     ),
-    "one image": (lambda root: made.labelme(root, 1), "it has 1 image with a mask; a stream needs two"),
+    "one image": (
+        lambda root: made.labelme(root, 1),
+        "it has 1 image with a mask; add some until there are two",
+    ),
     "bad yaml": (
         lambda root: (made.roboflow(root) / "data.yaml").write_text("names: [a\n"),
         r"data\.yaml is not valid YAML",

@@ -243,14 +243,12 @@ def test_files_that_were_not_looked_at_are_held_to_the_meaning(tmp_path: Path) -
     meaning = settled(files, mask_rule())
     other = files[1]
     grey(TRUTHS[0], 1).save(other)
-    with pytest.raises(
-        UserError, match=r"im001\.png has the value 1, where the masks of this split are 0/255"
-    ):
+    with pytest.raises(UserError, match=r"im001\.png has the value 1, but the masks of this split are 0/255"):
         meaning.mask(other)
     soft(TRUTHS[0]).save(other)
     assert (meaning.mask(other) != TRUTHS[0]).mean() < 0.02
     red(TRUTHS[0]).save(other)
-    with pytest.raises(UserError, match=r"im001\.png is in colour, where the masks of this split are in"):
+    with pytest.raises(UserError, match=r"im001\.png is in colour, but the masks of this split are in"):
         meaning.mask(other)
     Image.new("L", (64, 48)).save(other)
     with pytest.raises(UserError, match=r"im001\.png is an empty mask"):
@@ -344,7 +342,7 @@ def test_drawn_values_have_an_inside_and_blur_has_none() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"threshold": 9, "values": [1]}, "mask_threshold and mask_values both say"),
+        ({"threshold": 9, "values": [1]}, "mask_threshold and mask_values both define"),
         ({"colours": []}, "mask_colours is empty"),
         ({"colours": ["red"]}, "'red', which is not a colour"),
         ({"colours": [[1, 2, 300]]}, "which is not a colour"),

@@ -224,17 +224,17 @@ def test_patterns_that_do_not_fit(tmp_path: Path) -> None:
     assert "the images im2.png without a mask like {id}_mask.png" in problems
     assert "the masks im3_mask.png without an image" in problems
     for images, masks, what in (
-        ("*.jpg", "{id}_mask.png", "no file in .* is like '\\*.jpg'; correct images:"),
-        ("*.png", "*.png", "are like images: and like masks:"),
+        ("*.jpg", "{id}_mask.png", "no file in .* matches '\\*.jpg'; correct images:"),
+        ("*.png", "*.png", "match both images: and masks:"),
         ("none/*.png", "*.png", "none is not a folder"),
         ("", "*.png", "is empty"),
         ((), "*.png", "is empty"),
     ):
         with pytest.raises(UserError, match=what):
             pair_files(tmp_path, images, masks)
-    with pytest.raises(UserError, match="into each or none"):
+    with pytest.raises(UserError, match="in all or in none"):
         pair_files(tmp_path, "*.png", ("{id}_mask.png", "*_seg.png"))
-    with pytest.raises(UserError, match="write the suffix behind"):
+    with pytest.raises(UserError, match="write the suffix after"):
         pair_files(tmp_path, "*.png", "{id}_mask.png", "_mask")
     touch(tmp_path, "x/p1_a.png", "x/p1_b.png", "y/p1.png")
     assert "p1_a.png, p1_b.png have the same id" in said(tmp_path, images="x/*.png", masks="y/{id}.png")
@@ -295,7 +295,7 @@ def test_several_masks_of_an_image(several: Path) -> None:
     assert [(s.name, int(s.masks.sum())) for s in merged] == [("a/images/a.png", 18), ("b/images/b.png", 9)]
     assert len({reader.fingerprint() for reader in (each, merged)}) == 2
     draw(several / "a" / "masks" / "m8.png", np.full((5, 5), 255, np.uint8))
-    with pytest.raises(UserError, match=r"m8\.png is 5x5 .* masks of one image have one size"):
+    with pytest.raises(UserError, match=r"m8\.png is 5x5 .* make all masks of an image the same size"):
         merged[0]
     with pytest.raises(UserError, match="has 2 maps"):
         folder_maps(several, **patterns)
@@ -316,7 +316,7 @@ def test_masks_of_another_size(make_folder: Make) -> None:
     assert resized[1].masks.equal(before) and resized[:2][1].masks.equal(before)
     assert resized.fingerprint() != full.fingerprint()
     draw(folder / "masks/im0.png", np.full((80, 60), 255, np.uint8))
-    with pytest.raises(UserError, match="lies on its side"):
+    with pytest.raises(UserError, match="is rotated by 90 degrees"):
         resized[0]
     dot = np.zeros((300, 400), np.uint8)
     dot[1, 1] = 255

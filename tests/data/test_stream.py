@@ -67,7 +67,7 @@ def test_later_images_name_their_domain(write_stream: Write) -> None:
         ),
         (
             "stages: [{name: a, %s}, {name: b, later_of: B-1, %s}]",
-            "'b': later_of: 'B-1' is not a domain that is learned before it; name one of a$",
+            "'b': later_of: 'B-1' is not a domain that an earlier stage learns; name one of a$",
         ),
         (
             "stages: [{name: a, %s}, {name: b, later_of: a/b, %s}]",
@@ -75,9 +75,12 @@ def test_later_images_name_their_domain(write_stream: Write) -> None:
         ),
         (
             "stages: [{name: a, %s}, {name: b, later_of: a, %s}, {name: c, later_of: b, %s}]",
-            "'c': later_of: 'b' is itself later images of 'a'; name 'a'$",
+            "'c': later_of: 'b' itself has later_of: 'a'; name 'a' instead$",
         ),
-        ("stages: [{name: a, %s}]\nbackground: {name: b, later_of: a, %s}", "takes no 'later_of'; remove"),
+        (
+            "stages: [{name: a, %s}]\nbackground: {name: b, later_of: a, %s}",
+            "'later_of' has no effect.*remove",
+        ),
     ],
 )
 def test_later_images_of_what_is_not_learned_are_refused(write_stream: Write, stages: str, says: str) -> None:
@@ -133,7 +136,7 @@ def test_a_reader_of_ones_own(write_stream: Write, monkeypatch: pytest.MonkeyPat
 
 
 MISTAKES = {
-    "": "holds no mapping",
+    "": "is not a mapping",
     "stages: [": "not valid YAML in line",
     "seed: 1\nseed: 2\nstages: []": "'seed' is given twice",
     "name: x": "has no 'stages'",
@@ -158,7 +161,7 @@ MISTAKES = {
     "stages: [{name: a, train: {kind: voc, path: d}, test: d}]": "needs the option 'split'",
     "stages: [{name: a, train: {kind: 3}, test: d}]": "kind is 3",
     "stages: [{name: a, test: d, train: {kind: synthetic, domain: polyp, count: 1}}]": "'polyps'",
-    "stages: [{name: a, train: d, test: d, classes: [cat]}]": "nothing names the classes",
+    "stages: [{name: a, train: d, test: d, classes: [cat]}]": "the numbers in the class maps have no names",
     "seed: many\nstages: [{name: a, train: d, test: d}]": "'seed' is 'many'",
     "stages: [{name: a, train: d, test: d}]\nunseen: [{name: b, train: d, test: d}]": "stage 'b'.*'train'",
     "stages: [{name: a, train: d, test: d}]\nbackground: {name: b, train: d}": "background has no 'test'",

@@ -151,9 +151,9 @@ def test_a_stream_file_says_bands_and_window(deep_folder: Path, write_stream: Ca
         (None, None, r"has 5 bands; say .*bands: \[3, 2, 1\]"),
         ((1,), (9, 9), r"window is \[9.*the lower one first"),
         ((1,), ("2%", 98.0), "two values, as in .*or two percentiles"),
-        ((1,), ("two", "3"), "window has the end 'two'"),
+        ((1,), ("two", "3"), "window contains 'two'"),
         ((1,), ("-1%", "3%"), "from 0% to 100%"),
-        ((1,), (float("nan"), 3.0), "window has the end nan"),
+        ((1,), (float("nan"), 3.0), "window contains nan"),
     ],
 )
 def test_wrong_options(tmp_path: Path, bands: Any, window: Any, said: str) -> None:
@@ -208,4 +208,4 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, DEEP, planarconfig="separate", photometric="minisblack")
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    refused(r"needs tifffile; pip install 'everseg\[tiff\]'")
+    refused(r"needs the package tifffile; run: pip install 'everseg\[tiff\]'")

@@ -314,7 +314,7 @@ def test_importing_with_a_stream_and_learning_on(
     told = json.loads(said)
     assert [e["images"] for e in told["learned"]] == [4, 4, 4]
     doubtful = [e["name"] for e in told["learned"] if e["figures"]["selector_accuracy"] < 0.5]
-    assert all(f"{name}: the selector knows only" in err for name in doubtful)
+    assert all(f"{name}: the selector recognises only" in err for name in doubtful)
     # The stream is the run's own now.
     assert everseg_command("evaluate", out)[0] == 0
     assert everseg_command("report", out)[0] == 0

@@ -263,7 +263,7 @@ def test_unfinished_work_of_another_shape_is_refused() -> None:
     scratch = Kept()
     tuned(CONFIG, scratch)
     net = nn.Linear(5, 2)
-    with pytest.raises(UserError, match="does not fit its settings"):
+    with pytest.raises(UserError, match="was begun with other settings"):
         fit(
             list(net.parameters()),
             Rows(),
@@ -347,7 +347,7 @@ def test_rows_drawn_anew_statistics_and_momentum_go_on_with_the_same_bits() -> N
     resumed, seen_too = trained(scratch)
     assert same(whole, resumed) and torch.equal(seen, seen_too)
     assert float(seen) > 1  # Later epochs were shifted.
-    with pytest.raises(UserError, match="does not fit its settings"):
+    with pytest.raises(UserError, match="was begun with other settings"):
         fit(
             list(whole.parameters()),
             Shifted(),

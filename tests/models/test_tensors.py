@@ -158,7 +158,7 @@ def test_torchscript_is_said(tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):  # It is deprecated; people have such files.
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "sam.pt")
     refused(
-        tmp_path / "sam.pt", r"is a TorchScript program, which is not opened; give the model's state_dict\(\)"
+        tmp_path / "sam.pt", r"is a TorchScript program and was not opened; save the model's state_dict\(\)"
     )
 
 

@@ -92,7 +92,7 @@ def test_labels_become_a_stage_that_is_learned(
     learning = session.learn(tmp_path / "kept", "fields")
     assert next(learning) == "begun"
     session.stop()
-    with pytest.raises(UserError, match="it was stopped; learning again resumes"):
+    with pytest.raises(UserError, match="learning was stopped; learn again to resume"):
         next(learning)
 
 

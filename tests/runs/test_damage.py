@@ -193,7 +193,7 @@ def test_a_line_that_was_cut_short_is_left_out_with_a_remark(
     log.write_bytes(lines[0][:30] + b"\n" + lines[1])
     assert [event.stage for event in load(folder, micro).events()] == ["cracks"]
     said = capsys.readouterr().err
-    assert "events.jsonl, line 1 is cut short and left out" in said and said.count("\n") == 1
+    assert "events.jsonl, line 1 is incomplete and was left out" in said and said.count("\n") == 1
     assert read_record(folder).names == ["lesions", "cracks"]
 
 

@@ -305,7 +305,7 @@ def test_a_correction_and_a_name_are_respected(pile: Path, micro: Any) -> None:
     ("wrong", "sentence"),
     [
         ("batch,image\n", "does not begin with batch,split,image,domain,use,round,p"),
-        ("{head}\nb1,train,x.png,domain-1,train,1\n", "line 2: there are 6 values, not 7"),
+        ("{head}\nb1,train,x.png,domain-1,train,1\n", "line 2: there are 6 values, but 7 columns"),
         ("{head}\nb1,train,x.png,a b,train,1,0.5\n", "line 2: the domain 'a b' cannot be a stage's name"),
         ("{head}\nb1,train,x.png,a,both,1,0.5\n", "each is train or test"),
         ("{head}\nb1,train,x.png,a,train,one,0.5\n", "the round 'one' is not a number"),

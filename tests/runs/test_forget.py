@@ -392,7 +392,7 @@ def test_weights_that_are_none_are_refused(three: Path, micro: Any, tmp_path: Pa
         with pytest.raises(UserError, match="number above 0"):
             reweigh(folder, "cracks", weight, base=micro)
     other = learned(micro, tmp_path / "samcl", "samcl", "lesions")
-    with pytest.raises(UserError, match=r"'samcl' weighs no domains; methods that do: regcl, merged"):
+    with pytest.raises(UserError, match=r"'samcl' cannot weigh domains; methods that can: regcl, merged"):
         reweigh(other, "lesions", 2.0, base=micro)
     with pytest.raises(UserError, match="weighs all domains alike"):
         opcm = learned(micro, tmp_path / "opcm", "merged", "lesions", more=("merger.rule=opcm",))

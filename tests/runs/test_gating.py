@@ -318,7 +318,7 @@ def test_the_commands_say_what_became_of_each_stage(
     out = tmp_path / "run"
     given = ["learn", path, "--out", out, "--base", micro_folder, "--method", METHOD]
     code, said, err = everseg_command(*given, "--margin", "0.1")
-    assert code == 2 and "--margin says how the gate decides; give it with --gate" in err
+    assert code == 2 and "--margin is an option of the gate; give --gate as well" in err
     code, said, err = everseg_command(*given, "--gate", "--until", "shadows")
     assert code == 3 and "gate: cannot tell:" in err and "it is kept aside in" in err
     assert "repeat the command with --undecided accept" in err

@@ -164,7 +164,7 @@ def test_what_cannot_be_merged_leaves_nothing(sites: dict[str, Path], micro: Any
         ([], "nothing to merge"),
         ([tmp_path / "nowhere"], "neither a run folder nor"),
         ([lesions, twin], "both named 'lesions'"),
-        ([lesions, elsewhere], "set out from different starts"),
+        ([lesions, elsewhere], "started from different weights"),
         ([modules], "kept nothing that can be merged"),
         ([lesions, damaged], "is gone or is not what its run wrote"),
     ):

@@ -161,7 +161,7 @@ def test_files_that_leave_their_picture_open_are_refused_with_the_option(
         (("--bands", "4,3"), "give one band or three"),
         (("--bands", "red"), "--bands is 'red'; give numbers"),
         (("--window", "9"), "--window is '9'; give two values"),
-        (("--window", "9,x"), "window has the end 'x'"),
+        (("--window", "9,x"), "window contains 'x'"),
         (("--window", "9,1"), "the lower one first"),
     ):
         code, said = predict(paths[0], *CLICK, *words)

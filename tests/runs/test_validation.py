@@ -150,7 +150,9 @@ def test_methods_of_classes_keep_their_best_epoch(micro_backbone: Any, tmp_path:
 
 
 def test_what_validation_cannot_do_is_said(micro: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'lesions' has val:, and method 'zero-shot' chooses no epoch by it"):
+    with pytest.raises(
+        UserError, match=r"'lesions' has val:, but method 'zero-shot' does not choose an epoch"
+    ):
         how = RunConfig("zero-shot", configure("zero-shot"), "micro")
         run(stream("lesions", val=2), how, tmp_path / "zero", micro)
     with pytest.raises(UserError, match=r"unknown setting in --set 'val=0.1': 'val'"):

@@ -107,7 +107,7 @@ def test_what_a_live_session_does_not_do_is_a_sentence(
     monkeypatch.setattr(live, "LIVE", 1)
     assert page.teaches(MASK).status_code == 200
     refused = Page(client).teaches(MASK)
-    assert refused.status_code == 503 and "1 pages teach already" in refused.json()["error"]
+    assert refused.status_code == 503 and "the limit of 1 live session is reached" in refused.json()["error"]
 
 
 def test_a_session_sets_out_from_the_one_adapter_of_a_method_that_merges(

@@ -157,8 +157,9 @@ def _compared(run: Any, graph: Graph, example: Tensor, free: bool) -> float:
         differ = float((chosen != channels).float().mean())
         if gap > CLOSE or differ > 0.001:
             raise UserError(
-                f"the graph's scores differ from torch's by {gap:.1e} and {differ:.1%} of its channels, so "
-                "it is not written; install the versions that constraints.txt names"
+                f"the exported graph differs from torch (scores by up to {gap:.1e}, the predicted class in "
+                f"{differ:.1%} of the pixels), so it was not written; install the versions of "
+                "constraints.txt"
             )
     return gap
 

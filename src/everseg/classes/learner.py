@@ -43,8 +43,8 @@ class ClassLearner:
         self.config = config or self.Config.presets()["paper"]
         if self.convolutional and not base.backbone.convolutional:
             raise UserError(
-                f"{type(self).__name__} works on convolutions with batch normalisation, which base "
-                f"{base.name!r} is not made of; choose a ResNet or MobileNetV2 with --base, or another method"
+                f"{type(self).__name__} needs a base of convolutions with batch normalisation, and "
+                f"{base.name!r} is not one; choose a ResNet or MobileNetV2 with --base, or another method"
             )
         self.model = base.segmenter(detached=self.detached, rule=self.rule, seed=seed).eval()
 
@@ -60,8 +60,8 @@ class ClassLearner:
         theirs = getattr(other, "first_loss", "")
         if not self.first_loss or self.first_loss != theirs:
             raise UserError(
-                f"{_trains(self)}, and {_trains(other)}; take the first step from a run of a method that "
-                "trains the same in it, or let this one train its own"
+                f"{_trains(self)}, but {_trains(other)}; reuse the first step of a method with the same "
+                "loss, or leave --first-stage out"
             )
         self.model.load(other.model.state_dict())
         return self.remember(stage)

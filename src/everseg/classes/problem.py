@@ -82,9 +82,9 @@ class Classes:
             now = () if stage is None else (stage.name, *stage.classes)
             if now != (entry.name, *entry.classes):
                 raise UserError(
-                    f"the run learned {', '.join(entry.classes)} as {entry.name!r}, and there "
-                    f"{stream.source or 'the stream'} has {', '.join(now[1:]) or 'nothing'}; leave what was "
-                    "learned as it is and add new classes behind it, or choose another --out"
+                    f"the run learned {', '.join(entry.classes)} as {entry.name!r}, but there "
+                    f"{stream.source or 'the stream'} now has {', '.join(now[1:]) or 'nothing'}; leave "
+                    "learned stages unchanged and append new classes after them, or choose another --out"
                 )
 
     def scored(
@@ -126,7 +126,7 @@ class Classes:
 
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
         if oracle:
-            raise UserError("--oracle tells a run each image's domain; this one learns classes: leave it out")
+            raise UserError("--oracle is for runs of domains, and this run learns classes; leave it out")
         confusion = score_classes(run.learner.predict, self._last(run, stream).test, run.classes, how)
         empty = Results(run.results.lower_is_better)
         return with_class_row(empty, "now", run.classes, {"iou": confusion.scores(how.absent)})
@@ -137,7 +137,10 @@ class Classes:
 
     def sides(self, new: RunView, old: RunView | None) -> tuple[Any, Any]:
         if old is None:
-            raise UserError("a backbone knows no class, so plain is not a run of classes; name a run")
+            raise UserError(
+                "'plain' stands for an untouched base, and an untouched backbone predicts no classes; "
+                "name a run instead"
+            )
         return old.learner.predict, new.learner.predict
 
     def measure(
@@ -159,9 +162,9 @@ class Classes:
             common.append(ours)
         if len(common) < 2:
             raise UserError(
-                f"the two runs have no class in common in the same place: one learned "
-                f"{', '.join(runs[0].classes[1:])}, the other {', '.join(runs[1].classes[1:])}; compare runs "
-                "of one stream"
+                "the two runs have no class at the same position: one learned "
+                f"{', '.join(runs[0].classes[1:])}, the other {', '.join(runs[1].classes[1:])}; compare "
+                "runs of one stream"
             )
         stage, _ = tested[0]
         return Measurement(tuple(measure(old, new, stage.test, common, runs[0].config.score)), None)
@@ -183,7 +186,9 @@ class Classes:
 
     def check_prompted(self, prompted: bool, what: str) -> None:
         if prompted:
-            raise UserError(f"{what} gives every pixel a class; leave clicks and boxes out")
+            raise UserError(
+                f"{what} predicts a class for every pixel and ignores prompts; leave clicks and boxes out"
+            )
 
     def query(self, image: Tensor, prompts: Prompts | None, key: str) -> ImageQuery:
         return ImageQuery(image, key)
@@ -208,7 +213,7 @@ class Classes:
             return labels.numpy()
         if not isinstance(run.learner, ScoresPixels):
             raise UserError(
-                f"method {run.config.method!r} does not tell its scores of pixels; leave --tile out"
+                f"method {run.config.method!r} gives no scores per pixel, which tiles need; leave --tile out"
             )
         with torch.inference_mode():
             return tiled(run.learner, image, tiling).numpy()

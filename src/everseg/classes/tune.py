@@ -75,7 +75,7 @@ class ClassTuneConfig(Checked):
         check_validation(self)
         ascending(self, "area")
         if self.replay == 1:
-            raise SettingError("replay", "is 1; give a share below 1: new images are trained on, too")
+            raise SettingError("replay", "is 1, which leaves no new images to train on; give a share below 1")
 
     @classmethod
     def sigmoid(cls) -> ClassTuneConfig:

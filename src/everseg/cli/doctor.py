@@ -65,7 +65,9 @@ def doctor(
         check_fits(opened, method)
     if kind.name == "classes":
         if opened is None:
-            raise UserError(f"method {method!r} learns classes; give the stream file that brings them")
+            raise UserError(
+                f"method {method!r} learns classes; give the stream file that has them with --stream"
+            )
         config = with_defaults(config, opened, None, names_of(method, settings), ())
         told = examine_classes(config, opened)
         print(json.dumps(told.to_json()) if as_json else class_text(told))

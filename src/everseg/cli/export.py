@@ -61,7 +61,9 @@ def export(
     found = load(run, base)
     prompted = to == "onnx" and not isinstance(found.learner, WritesModel)
     if not prompted and (domain is not None or routed or quantize is not None):
-        raise UserError("--domain, --routed and --quantize are for --to onnx and runs of domains")
+        raise UserError(
+            "--domain, --routed and --quantize are for --to onnx and runs of domains; leave them out"
+        )
     if prompted and size is None:
         manifest = export_onnx(found, out, domain=domain, routed=routed, quantized=quantize)
     else:

@@ -59,15 +59,16 @@ def import_samcl(
     )
     if stream is None:
         remark(
-            "the files hold no embeddings of the domains' images, so every image is given a module, whatever "
-            "it shows; with --stream and --set selector.abstain=0.001 images of no domain get none"
+            "the files hold no embeddings of training images, so every image gets a module, whatever "
+            "it shows; to leave images of unknown domains to the base, give --stream and --set "
+            "selector.abstain=0.001"
         )
     for entry in run.record.learned:
         known = entry.figures.get("selector_accuracy")
         if known is not None and known < DOUBT:
             remark(
-                f"{entry.name}: the selector knows only {known:.0%} of its training images; "
-                "check --base and the order"
+                f"{entry.name}: the selector recognises only {known:.0%} of this stage's training images; "
+                "check --base and --order"
             )
     if as_json:
         values = run.record.to_json()

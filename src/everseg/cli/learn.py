@@ -29,6 +29,7 @@ from everseg.cli.shared import (
 from everseg.errors import UserError
 from everseg.methods import METHODS
 from everseg.progress import remark
+from everseg.text import plural
 from everseg.types import Defaults, Evaluate, Precision, Undecided
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def learn(
         if current is None or rejected:
             current = load(out)
             if not rejected:
-                remark(f"{out}: nothing new in {stream}; {len(current.learned)} stages are learned")
+                remark(f"{out}: nothing new in {stream}; learned: {plural(len(current.learned), 'stage')}")
         if as_json:
             told = {"gate": gating.to_json()} if gating else {}
             print(json.dumps(current.figures() | told))
@@ -193,7 +194,7 @@ def _gating(
     given = {name: value for name, value in settings.items() if value is not None}
     if not gate:
         for name in [*given, *(["undecided"] if undecided else [])]:
-            raise UserError(f"--{name} says how the gate decides; give it with --gate")
+            raise UserError(f"--{name} is an option of the gate; give --gate as well, or leave it out")
     before = None if gate is False else gated_before(out)
     if not gate and before is None:
         return None

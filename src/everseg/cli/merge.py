@@ -23,6 +23,7 @@ from everseg.cli.shared import (
 from everseg.errors import UserError
 from everseg.merge import RULES
 from everseg.progress import remark
+from everseg.text import plural
 from everseg.types import Weighting
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def merge(
         show(table(run.results, "iou"))
         show(compare_table([(out.name, run.results, run.summary())]))
     told = "".join(_told(figures) for figures in [list(merged.values())[-1]])
-    print(f"{len(merged)} domains ({', '.join(merged)}) merged by {chosen}{told}\n{out}")
+    print(f"{plural(len(merged), 'domain')} ({', '.join(merged)}) merged by {chosen}{told}\n{out}")
 
 
 def _told(figures: dict[str, float]) -> str:
@@ -102,7 +103,7 @@ def _told(figures: dict[str, float]) -> str:
     if "merge_objective" not in figures:
         return ""
     worse = int(figures["merge_worse_than_mean"])
-    warning = f"; in {worse} layers the plain mean would have been better" if worse else ""
+    warning = f"; in {plural(worse, 'layer')} the plain mean would have been better" if worse else ""
     return (
         f": objective {figures['merge_objective']:.3f} of the plain mean's, condition up to "
         f"{figures['merge_condition']:.0e}{warning}"
@@ -201,6 +202,6 @@ def _asked(
     own = read_record(run).stream
     source = stream or (Path(own) if own else None)
     if source is None or not source.is_file():
-        remark(f"not scored again: the stream of {run} is not at hand; name one with --stream")
+        remark(f"the merge was not scored again: the stream of {run} is not known; name it with --stream")
         return name, None
     return name, open_stream(source, run)

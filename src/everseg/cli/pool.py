@@ -10,6 +10,7 @@ import typer
 
 from everseg.cli.shared import AsJson, BaseHere, pool_app, show
 from everseg.progress import remark
+from everseg.text import plural
 
 Place = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a folder that holds a pool.")]
 SHOWN = 3
@@ -51,8 +52,8 @@ def show_pool(
     sources = {item.image for item in pool.items.values()}
     room = f" of {bytes_text(pool.max_bytes)}" if pool.max_bytes else ""
     print(
-        f"{len(pool)} of at most {pool.count} instances, {len(counted)} classes, {bytes_text(pool.nbytes)}"
-        f"{room}, from {len(sources)} images"
+        f"{len(pool)} of at most {plural(pool.count, 'instance')}, {plural(len(counted), 'class')}, "
+        f"{bytes_text(pool.nbytes)}{room}, from {plural(len(sources), 'image')}"
     )
     drawn = Table(box=SIMPLE_HEAD)
     for column in ("class", "instances", "size", "images", "such as"):
@@ -86,4 +87,4 @@ def remove(
     if as_json:
         print(json.dumps({"removed": gone, "left": len(left)}))
         return
-    print(f"removed {', '.join(gone)}; {len(left)} instances are left in {place}")
+    print(f"removed {', '.join(gone)}; left in {place}: {plural(len(left), 'instance')}")

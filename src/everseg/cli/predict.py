@@ -13,6 +13,7 @@ import typer
 
 from everseg.cli.shared import AsJson, BaseHere, RunFolder, app
 from everseg.errors import UserError, printable
+from everseg.text import plural
 
 if TYPE_CHECKING:
     from everseg.data.decoding import Decoding
@@ -97,7 +98,7 @@ def predict(
     from everseg.runs.prompts import assign, prompts_of
 
     if halo is not None and tile is None:
-        raise UserError("--halo is the margin of tiles; give --tile too")
+        raise UserError("--halo is the margin of tiles; give --tile as well, or leave it out")
     sources = find_images(images, out, axis)
     typed = prompts_of(point or [], negative or [], box or [])
     wanted: list[ImagePrompts | None] = [typed] * len(sources)
@@ -221,11 +222,14 @@ def _predict(
         if tool is not None:
             numbered = [(source, _number(prompts[n], n)) for n, source in finished]
             if tool == "coco":
-                _say(f"{_count(len(finished))} -> {write_coco(folder, iter(numbered))}", error=as_json)
+                _say(
+                    f"{plural(len(finished), 'image')} -> {write_coco(folder, iter(numbered))}", error=as_json
+                )
             records = ((source, number, folder.record(source.name)) for source, number in numbered)
             images = (Annotated(source, number, record) for source, number, record in records if record)
             _say(
-                f"{_count(len(finished))} -> {write_annotations(tool, folder, images, named)}", error=as_json
+                f"{plural(len(finished), 'image')} -> {write_annotations(tool, folder, images, named)}",
+                error=as_json,
             )
         if as_json:
             for place, (_, source) in enumerate(finished):
@@ -235,7 +239,7 @@ def _predict(
             without = f", {unprompted} without prompts" if unprompted else ""
             where = f"; results are in {out}" if finished else ""
             _say(
-                f"{_count(len(sources) + unprompted)}: {len(finished) - skipped} predicted, "
+                f"{plural(len(sources) + unprompted, 'image')}: {len(finished) - skipped} predicted, "
                 f"{skipped} finished before, {len(failed)} failed{without}{where}",
                 error=True,
             )
@@ -248,10 +252,6 @@ def _as_typed(text: str) -> str:
     """A reader's message with its options as they are given to this command: `bands: [3, 2, 1]` as
     `--bands 3,2,1`."""
     return re.sub(r"\b(bands|window): \[([^]]*)\]", lambda m: f"--{m[1]} {m[2].replace(', ', ',')}", text)
-
-
-def _count(images: int) -> str:
-    return f"{images} image" if images == 1 else f"{images} images"
 
 
 def _number(prompts: ImagePrompts | None, place: int) -> int | str:

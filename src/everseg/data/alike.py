@@ -43,8 +43,8 @@ def file_names(folder: Path, problems: list[str]) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is not a folder; a folder of samples holds images/ and masks/ (or instances/); say by "
-            "images: and masks: where they are if not there"
+            f"{folder} is not a folder; give a folder with images/ and masks/ (or instances/), or name "
+            "the folders with images: and masks:"
         )
     with os.scandir(folder) as entries:  # which knows folders without asking for each file
         files, folders = list[str](), list[str]()
@@ -58,7 +58,5 @@ def file_names(folder: Path, problems: list[str]) -> list[str]:
         )
     files.sort()
     if not files:
-        raise UserError(
-            f"{folder} holds no files; a folder of samples holds images/ and masks/ (or instances/)"
-        )
+        raise UserError(f"{folder} has no files; give a folder with images/ and masks/ (or instances/)")
     return files

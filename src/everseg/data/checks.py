@@ -20,12 +20,11 @@ from everseg.data.names import some, twice
 from everseg.data.stream import Stream, open_leniently
 from everseg.data.views import Severity, View, view_of
 from everseg.errors import UserError, printable
+from everseg.text import plural
 from everseg.types import VOID
 
 OFF_MASK_ERROR = 0.05
-"""Share of stored clicks off their masks from which on they are an error: resizing alone puts under 1 %
-there.
-"""
+"""Share of stored clicks off their masks above which they are an error. Resizing puts under 1 % there."""
 
 FLAT = 24
 """An image whose grey values span less than this is reported: most likely 12-bit data in a 16-bit file."""
@@ -131,7 +130,8 @@ class Report:
         lines += [f"masks of {', '.join(names)}: {masks}" for masks, names in alike.items() if masks]
         lines += counted(sorted(self.findings, key=lambda f: f.severity))
         errors = sum(f.severity == "error" for f in self.findings)
-        lines.append(f"{errors} errors, {len(self.findings) - errors} warnings")
+        warnings = len(self.findings) - errors
+        lines.append(f"{plural(errors, 'error')}, {plural(warnings, 'warning')}")
         return "\n".join(lines)
 
 

@@ -163,7 +163,7 @@ def _end(given: float | str) -> tuple[float, bool]:
         value = float("nan")
     percent = text.endswith("%")
     if not np.isfinite(value) or (percent and not 0 <= value <= 100):
-        raise UserError(f"window has the end {given!r}; give a number, or a percentile from 0% to 100%")
+        raise UserError(f"window contains {given!r}; give numbers, or percentiles from 0% to 100%")
     return value, percent
 
 

@@ -20,4 +20,6 @@ def needed(package: str, extra: str, file: Path | str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"{file} needs {package}; pip install 'everseg[{extra}]'") from error
+        raise UserError(
+            f"reading {file} needs the package {package}; run: pip install 'everseg[{extra}]'"
+        ) from error

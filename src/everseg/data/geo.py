@@ -36,7 +36,9 @@ def opened(path: Path) -> Iterator[Any]:
         try:
             with rasterio.open(path) as raster:
                 if raster.width * raster.height > MOST_PIXELS:
-                    raise UserError(f"{path} is {raster.width}x{raster.height}; cut it into tiles")
+                    raise UserError(
+                        f"{path} is {raster.width}x{raster.height}, which is too large; cut it into tiles"
+                    )
                 yield raster
         except rasterio.errors.RasterioError as error:
             raise UserError(
@@ -83,7 +85,9 @@ def read_band(path: Path) -> Raster:
     """
     with opened(path) as raster:
         if raster.count != 1:
-            raise UserError(f"{path} has {raster.count} bands; a mask has one")
+            raise UserError(
+                f"{path} has {raster.count} bands, and a mask has one; save the band of the mask alone"
+            )
         return raster_of(np.where(raster.read_masks(1) > 0, raster.read(1), 0), path)
 
 
@@ -113,8 +117,8 @@ def refuse_elsewhere(path: Path, image: Path) -> None:
                 )
             if apart > 0.5 * pixel:
                 raise UserError(
-                    f"{path} lies up to {apart:.3g} map units ({apart / pixel:.1f} pixels) beside its image "
-                    f"{image}; resample it to the image's grid"
+                    f"{path} is shifted by up to {apart:.3g} map units ({apart / pixel:.1f} pixels) against "
+                    f"its image {image}; resample it to the image's grid"
                 )
 
 

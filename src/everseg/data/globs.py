@@ -52,7 +52,9 @@ class Glob:
         if not self.parts and start.is_file():
             return [(start, composed(start.name))]
         if not start.is_dir():
-            raise UserError(f"{start} is not a folder; the pattern {self.text!r} starts there, so correct it")
+            raise UserError(
+                f"{start} is not a folder, but the pattern {self.text!r} starts there; correct the pattern"
+            )
         parts = self.parts or ["*"]
         found = sorted(set(_walk(start, parts)))
         return [(path, composed(path.relative_to(start).as_posix())) for path in found]

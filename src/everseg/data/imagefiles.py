@@ -109,7 +109,7 @@ def _chosen(frame: int | None, count: int, path: Path, what: str) -> int:
         UserError: it is unknown which of several, or there is no such frame.
     """
     if frame is None and count > 1:
-        raise UserError(f"{path} has {count} {what}; say which is read, as in frame=0")
+        raise UserError(f"{path} has {count} {what}; choose one, as in frame=0")
     if frame is not None and not 0 <= frame < count:
         raise UserError(f"{path} has {count} {what} and no frame {frame}; frames are counted from 0")
     return frame or 0

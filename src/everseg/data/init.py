@@ -30,6 +30,7 @@ from everseg.data.stream import Stream, open_leniently
 from everseg.data.streamtext import rename, stream_text
 from everseg.errors import UserError, printable
 from everseg.files import atomic_path
+from everseg.text import plural
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def found_in(
             count = len(getattr(opened, split))
             waits = not count and (opened.name, split) in closed
             known = stage.counts.get(split, "all")
-            sizes.append(f"{known} {word} images (not readable yet)" if waits else f"{count} {word} samples")
+            sizes.append(
+                f"{known} {word} images (not readable yet)" if waits else plural(count, f"{word} sample")
+            )
         found.append(f"stage {opened.name!r}: {' and '.join(sizes)}")
         found += [f"  {sentence}" for sentence in stage.found]
     # What a stream of classes was found in has no stage of its name.
@@ -190,8 +193,8 @@ def _nothing(site: Site) -> str:
             except UserError as error:
                 return str(error)
     return (
-        f"{root} holds {count} images ({some(str(group) for group in groups)}), and none of them seem to be "
-        "masks of others; write the stream file by hand, as docs/data.md shows"
+        f"{root} holds {plural(count, 'image')} ({some(str(group) for group in groups)}), but none seems "
+        "to be a mask of another; write the stream file by hand, as docs/data.md shows"
     )
 
 
@@ -284,7 +287,8 @@ def _options(pair: DataSet, root: Path, stage: StageProposal, split: str) -> Opt
         doubt = f"some masks {shown[1]} are empty; images without an object are left out"
         stage.doubts += [] if doubt in stage.doubts else [doubt]
     stage.found.append(
-        f"{split}: {len(pair.images.files)} images {shown[0]}, {len(pair.masks.files)} masks {shown[1]}{said}"
+        f"{split}: {plural(len(pair.images.files), 'image')} {shown[0]}, "
+        f"{plural(len(pair.masks.files), 'mask')} {shown[1]}{said}"
     )
     return {**({"kind": meaning["kind"]} if "kind" in meaning else {}), **options, **meaning}
 

@@ -63,11 +63,11 @@ def mask_rule(
     named = {"mask_threshold": threshold, "mask_values": values, "mask_colours": colours}
     given = [name for name, value in named.items() if value is not None]
     if len(given) > 1:
-        raise UserError(f"{given[0]} and {given[1]} both say what the object is; give one of them")
+        raise UserError(f"{given[0]} and {given[1]} both define the object; give one of them")
     nothing = tuple(int(v) for v in void)
     for name in ("mask_values", "mask_colours"):
         if named[name] is not None and not len(named[name]):  # type: ignore[arg-type]
-            raise UserError(f"{name} is empty; list what the object is, as in {_EXAMPLES[name]}")
+            raise UserError(f"{name} is empty; list the values of the object, as in {_EXAMPLES[name]}")
     if values is not None:
         return MaskRule(values=tuple(int(v) for v in values), void=nothing)
     if colours is not None:

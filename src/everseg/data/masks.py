@@ -28,6 +28,7 @@ from everseg.data.raster import (
     unpacked,
 )
 from everseg.errors import UserError
+from everseg.text import plural
 from everseg.types import VOID
 
 BORDER = (224, 224, 192)
@@ -78,9 +79,7 @@ class Meaning:
         return f"{self.rule}, shown greys" if self.redrawn else str(self.rule)
 
     def __str__(self) -> str:
-        return self.words + (
-            f" ({self.files} {self.unit}{'' if self.files == 1 else 's'})" if self.files else ""
-        )
+        return self.words + (f" ({plural(self.files, self.unit)})" if self.files else "")
 
     @property
     def words(self) -> str:
@@ -149,8 +148,8 @@ class Meaning:
         rule = self.rule if not self.rule.open else f"masks of {self}"
         what = {"grey": "values", "palette": "palette indices", "colour": "colours"}[raster.form]
         return UserError(
-            f"{path} has no object under {rule} (it has the {what} {some}); {todo}, "
-            "or set mask_threshold, mask_values or mask_colours to what is the object"
+            f"{path} has no object under {rule} (it has the {what} {some}); {todo}, or correct "
+            "mask_threshold, mask_values or mask_colours"
         )
 
     def _said(self, raster: Raster, path: Path | str) -> NDArray[np.bool_]:
@@ -163,9 +162,7 @@ class Meaning:
         values: NDArray[Any] = raster.values
         if rule.values is not None:
             if raster.form == "colour":
-                raise UserError(
-                    f"{path} is in colour, where mask_values are numbers; set mask_colours instead"
-                )
+                raise UserError(f"{path} is in colour, but mask_values are numbers; set mask_colours instead")
             others = {colour for index, colour in self.palette.items() if index not in rule.values}
             for index in rule.values if raster.form == "palette" else ():
                 if raster.colour(index) in others and raster.colour(index) != self.palette.get(index):
@@ -202,8 +199,8 @@ class Meaning:
                 strange = [v for v in strange if v > self.drawn[0] and not (white and near_white(v))]
             if strange and self.drawn:
                 raise UserError(
-                    f"{path} has the value {self.shown(strange[0])}, where the masks of this split are "
-                    f"{self}; correct the file, or say what the object is by mask_values or mask_colours"
+                    f"{path} has the value {self.shown(strange[0])}, but the masks of this split are {self}; "
+                    "correct the file, or define the object with mask_values or mask_colours"
                 )
         if self.form == "palette":
             return np.isin(values, [v for v in distinct(values).tolist() if self._is_object(v, raster)])
@@ -250,8 +247,8 @@ class Meaning:
             return in_steps(raster)
         forms = {"grey": "in grey", "palette": "with a palette in colour", "colour": "in colour"}
         raise UserError(
-            f"{path} is {forms[raster.form]}, where the masks of this split are {forms[self.form]}; save all "
-            "in one form, or set mask_colours"
+            f"{path} is {forms[raster.form]}, but the masks of this split are {forms[self.form]}; save "
+            "all masks in one form, or set mask_colours"
         )
 
 

@@ -48,11 +48,12 @@ def labels_of(raster: Raster, path: Path, colours: Table | None = None) -> NDArr
         return _looked_up(values, path, colours)
     if values.dtype.kind == "f" and not (np.asarray(values) == np.rint(values)).all():
         raise UserError(
-            f"{path} does not number anything: it has values between whole numbers; save it as png"
+            f"{path} has values between whole numbers, which cannot number classes or objects; save it as png"
         )
     if values.min() < 0 or values.max() > 65535:
         raise UserError(
-            f"{path} does not number anything: values must be whole, 0 to 65535; save it as 16-bit png"
+            f"{path} has values that cannot number classes or objects: they must be whole, from 0 to "
+            "65535; save it as 16-bit png"
         )
     return values.astype(np.int32)
 

@@ -201,15 +201,19 @@ def pair_files(
     mask_globs = _globs(f"{folder}/*" if masks is None else masks)
     by_id = any(glob.has_id for glob in mask_globs)
     if by_id and not all(glob.has_id for glob in mask_globs):
-        raise UserError(f"some of the patterns of masks: have {ID} and some not; write it into each or none")
+        raise UserError(
+            f"some of the patterns of masks: contain {ID} and some do not; use it in all or in none"
+        )
     if by_id and suffix:
-        raise UserError(f"mask_suffix is {suffix!r} and masks: has {ID}; write the suffix behind {ID}")
+        raise UserError(
+            f"mask_suffix is {suffix!r} and masks: contains {ID}; write the suffix after {ID} instead"
+        )
     base = fixed_folder("images/*" if images is None else images)
     found, truths = _without_overlap(_found(root, image_globs), _found(root, mask_globs))
     for what, given, files in (("images", image_globs, found), ("masks", mask_globs, truths)):
         if not files:
             said = " and ".join(repr(glob.text) for glob in given)
-            raise UserError(f"no file in {root} is like {said}; correct {what}: in the stream file")
+            raise UserError(f"no file in {root} matches {said}; correct {what}: in the stream file")
     if by_id:
         problems = _match_ids(found, truths)
     else:
@@ -308,8 +312,8 @@ def _without_overlap(images: list[_Hit], masks: list[_Hit]) -> tuple[list[_Hit],
     more = {path: of_image[path] - of_mask[path] for path in of_mask.keys() & of_image.keys()}
     if equal := sorted(Path(path) for path, difference in more.items() if not difference):
         raise UserError(
-            f"{some(equal)} are like images: and like masks:; write patterns that tell them apart, such as "
-            'images: "{id}.jpg" and masks: "{id}_mask.png"'
+            f"{some(equal)} match both images: and masks:; write patterns that tell them apart, such "
+            'as images: "{id}.jpg" and masks: "{id}_mask.png"'
         )
     return (
         [hit for hit in images if more.get(os.path.normpath(hit.path), 1) > 0],

@@ -88,14 +88,16 @@ def read_table(table: Path) -> list[Row]:
             continue
         where = f"{table}, line {number}"
         if len(line) != len(columns):
-            raise UserError(f"{where}: there are {len(line)} values, not {len(columns)}; correct the line")
+            raise UserError(
+                f"{where}: there are {len(line)} values, but {len(columns)} columns; correct the line"
+            )
         batch, split, image, domain, use, turn, p = line
         if not is_name(domain):
             raise UserError(
                 f"{where}: the domain {domain!r} cannot be a stage's name; use letters, digits, . _ -"
             )
         if use not in USES or split not in USES:
-            raise UserError(f"{where}: split and use are {split!r} and {use!r}; each is train or test")
+            raise UserError(f"{where}: split and use are {split!r} and {use!r}; set each to train or test")
         if not (turn.isascii() and turn.isdigit()):
             raise UserError(f"{where}: the round {turn!r} is not a number; restore it")
         row = Row(batch, split, image, domain, use, int(turn), p)

@@ -97,7 +97,7 @@ def decode_raster(content: bytes, path: Path) -> Raster:
         rgb = np.asarray(image.convert("RGB"))
     except ValueError as error:
         raise UserError(
-            f"{path} has colour mode {image.mode}, which is not a mask; save it as 8-bit png"
+            f"{path} has colour mode {image.mode}, which masks cannot have; save it as 8-bit png"
         ) from error
     if lossy and _nearly_grey(rgb):
         return Raster(np.asarray(image.convert("L")), "grey", lossy=True)

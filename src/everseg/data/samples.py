@@ -109,7 +109,8 @@ class Samples(Described[PromptSample]):
         if mask.shape != tuple(image.shape[1:]):
             raise UserError(
                 f"{entry.image} is {image.shape[2]}x{image.shape[1]} (after EXIF orientation) but its mask "
-                f"is {mask.shape[1]}x{mask.shape[0]}; make it as large and turned as the image is shown"
+                f"is {mask.shape[1]}x{mask.shape[0]}; give it the size and orientation in which the image "
+                "is shown"
             )
         prompts = self.rule.prompts(mask, entry.name, entry.stored)
         return PromptSample(image, prompts, torch.from_numpy(mask)[None], entry.name, key)
@@ -178,8 +179,8 @@ def _resized(mask: NDArray[np.bool_], size: tuple[int, int], image: Path) -> NDA
     (height, width), (own_height, own_width) = size, mask.shape
     if (height - width) * (own_height - own_width) < 0:
         raise UserError(
-            f"{image} is {width}x{height} and its mask {own_width}x{own_height}: one lies on its side, which "
-            "resize_masks does not change; turn it"
+            f"{image} is {width}x{height} and its mask {own_width}x{own_height}: one is rotated by 90 "
+            "degrees, which resize_masks does not change; rotate it"
         )
     rows = (np.arange(height) + 0.5) * own_height / height
     columns = (np.arange(width) + 0.5) * own_width / width

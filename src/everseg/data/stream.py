@@ -34,6 +34,7 @@ from everseg.data.streamfile import (
 from everseg.errors import UserError, unknown
 from everseg.files import path_from
 from everseg.progress import remark
+from everseg.text import plural
 from everseg.types import RESERVED, PromptSample, SemanticSample, Setting, Stage
 
 
@@ -100,17 +101,20 @@ class Stream:
             seen.add(stage.name.lower())
             if stage.index != index:
                 raise UserError(
-                    f"{where}stage {stage.name!r} has index {stage.index}, not {index}; count on into unseen"
+                    f"{where}stage {stage.name!r} has index {stage.index}, not {index}; number the stages "
+                    "from 0, and continue in unseen"
                 )
             if (names := described(stage.test).names()) is not None:
                 refuse_twice(names, f"{where}stage {stage.name!r}, test")
 
     def __repr__(self) -> str:
-        lines = [f"Stream({self.name!r}) of {len(self.stages)} stages"]
+        lines = [f"Stream({self.name!r}) of {plural(len(self.stages), 'stage')}"]
         for index, stage in enumerate((*self.stages, *self.unseen)):
             unseen = index >= len(self.stages)
             kind = " (background)" if stage.background else " (unseen)" if unseen else ""
-            lines.append(f"  {stage.name}{kind}: {len(stage.train)} training, {len(stage.test)} test images")
+            lines.append(
+                f"  {stage.name}{kind}: {len(stage.train)} training, {plural(len(stage.test), 'test image')}"
+            )
         return "\n".join(lines)
 
     @staticmethod

@@ -169,7 +169,7 @@ def read_stream_file(path: Path) -> StreamSpec | PileSpec | ClassStreamSpec:
         reason = " ".join(str(getattr(error, "problem", error)).split())
         raise UserError(f"{path} is not valid YAML{place} ({reason}); correct it") from error
     if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no mapping; a stream file begins with name:, root: and stages:")
+        raise UserError(f"{path} is not a mapping; a stream file begins with name:, root: and stages:")
     kind: _Kind = PileSpec if "domains" in tree else ClassStreamSpec if of_classes(tree) else StreamSpec
     try:
         spec = kind.model_validate(_expand(tree, path))
@@ -191,7 +191,8 @@ def read_stream_file(path: Path) -> StreamSpec | PileSpec | ClassStreamSpec:
     for key in ("val", "later_of"):
         if spec.background and getattr(spec.background, key) is not None:
             raise UserError(
-                f"{path}: background: no module is trained for it, so it takes no {key!r}; remove {key}:"
+                f"{path}: background: {key!r} has no effect, because the background has no module that is "
+                f"trained; remove {key}:"
             )
     if isinstance(spec, StreamSpec):
         _check_later(spec, path)
@@ -209,9 +210,9 @@ def _check_later(spec: StreamSpec, path: Path) -> None:
             place, given = f"{path}: stage {stage.name!r}: later_of:", stage.later_of
             if given in later:
                 first = later[given]
-                raise UserError(f"{place} {given!r} is itself later images of {first!r}; name {first!r}")
+                raise UserError(f"{place} {given!r} itself has later_of: {first!r}; name {first!r} instead")
             known = f"name one of {', '.join(domains)}" if domains else "there is none, so remove later_of:"
-            raise UserError(f"{place} {given!r} is not a domain that is learned before it; {known}")
+            raise UserError(f"{place} {given!r} is not a domain that an earlier stage learns; {known}")
         else:
             later[stage.name] = stage.later_of
 
@@ -219,9 +220,14 @@ def _check_later(spec: StreamSpec, path: Path) -> None:
 def _check(spec: ClassStreamSpec, path: Path) -> None:
     """What one key of a stream of classes asks of another."""
     if bool(spec.stages) == bool(spec.steps):
-        raise UserError(f"{path}: give either steps: 15-1 or a list of stages: with their classes")
+        raise UserError(
+            f"{path}: give either steps:, such as 15-1, or a list of stages: with their classes, not "
+            "both or neither"
+        )
     if spec.order is not None and not spec.steps:
-        raise UserError(f"{path}: order: belongs to steps:; stages list their classes themselves")
+        raise UserError(
+            f"{path}: order: works with steps: only; remove it, because stages list their own classes"
+        )
     for split in ("train", "test"):
         lacking = [s.name for s in spec.stages if getattr(s, split) is None]
         if getattr(spec, split) is None and (lacking or not spec.stages):

@@ -149,7 +149,7 @@ def _clicks(points: Sequence[Any]) -> Prompts:
 def _asked(sample: PromptSample, name: str, seed: int, *, health: bool) -> dict[str, Prompts]:
     """All prompts of one sample, by what they are for."""
     if empty := [n for n, mask in enumerate(sample.masks) if not mask.any()]:
-        raise UserError(f"{name} has no object in mask {empty[0]}; leave out what has no object")
+        raise UserError(f"{name} has no object in mask {empty[0]}; leave out masks without an object")
     own = prompted(sample, CLICKS, name, seed)
     asked = {CLICKS: own, BOX: prompted(sample, BOX, name, seed)}
     if not health:

@@ -160,8 +160,8 @@ class LiveSession:
     def __init__(self, learner: Any, config: LiveConfig | None = None, *, seed: int = 0) -> None:
         if not isinstance(learner, Chooses):
             raise UserError(
-                "the method chooses no module for an image, so that a live session has nothing to set out "
-                "from; use a run of samcl, regcl or merged"
+                "the method chooses no module for an image, so a live session has none to start from; use "
+                "a run of samcl, regcl or merged"
             )
         self.learner, self.config, self.seed = learner, config or LiveConfig(), seed
         self.base = learner.base
@@ -197,10 +197,12 @@ class LiveSession:
         objects = objects_of(to_frame(query.prompts, size, self.base.image_size))
         if len(objects) != 1:
             raise UserError(
-                f"a correction is of one object, and there are {len(objects)}; teach each by itself"
+                f"a correction is for one object, but there are {len(objects)}; send one at a time"
             )
         if mask is not None and (tuple(mask.shape) != size or not bool(mask.any())):
-            raise UserError("an accepted mask has the size of its image and at least one pixel; correct it")
+            raise UserError(
+                "an accepted mask must have the size of its image and at least one pixel; correct it"
+            )
         features = self.held.features([query])
         optimiser = self._begin(features)
         now = objects[0]

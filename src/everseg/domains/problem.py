@@ -139,7 +139,10 @@ class Domains:
     def now(self, run: RunView, stream: Stream, how: Any, *, oracle: bool) -> Results:
         learner = run.learner
         if oracle and not isinstance(learner, PredictsAs):
-            raise UserError(f"method {run.config.method!r} keeps no module per domain; leave --oracle out")
+            raise UserError(
+                f"method {run.config.method!r} keeps no module per domain, so there is none to choose; "
+                "leave --oracle out"
+            )
         rows = []
         tested = [s for s in [*stream.stages, *stream.unseen] if len(s.test)]
         for stage in tested:
@@ -208,7 +211,7 @@ class Domains:
     def check_prompted(self, prompted: bool, what: str) -> None:
         if not prompted:
             raise UserError(
-                "nothing points at the object; give points (x, y) or a box (x0, y0, x1, y1), in pixels"
+                "no prompt points at the object; give points (x, y) or a box (x0, y0, x1, y1), in pixels"
             )
 
     def query(self, image: Tensor, prompts: Prompts | None, key: str) -> Query:

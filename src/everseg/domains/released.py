@@ -201,8 +201,8 @@ def read_folder(folder: Path, order: Sequence[str] = (), background: str = BACKG
     names = _order(chooser, tuple(order), folder)
     if len(names) > chooser.classes:
         raise UserError(
-            f"{folder / SELECTOR} has {chooser.classes} classes, but --order names {len(names)}: "
-            f"{', '.join(names)}"
+            f"{folder / SELECTOR} has {chooser.classes} classes, but --order names {len(names)} "
+            f"({', '.join(names)}); name all of them in their order"
         )
     bare = [name for name in names if name not in files and name != background]
     if bare:
@@ -212,8 +212,8 @@ def read_folder(folder: Path, order: Sequence[str] = (), background: str = BACKG
         )
     if odd := sorted(set(files) - set(names)):
         raise UserError(
-            f"{files[odd[0]]} is none of the selector's classes {', '.join(names)}; give the right --order, "
-            "or move the file elsewhere"
+            f"{files[odd[0]]} belongs to none of the selector's classes {', '.join(names)}; give the "
+            "right --order, or move the file elsewhere"
         )
     modules = {name: read_module(files[name]) for name in names if name in files}
     found = Released(names, modules, chooser)
@@ -304,7 +304,7 @@ def _load(path: Path, allowed: Sequence[Any]) -> tuple[dict[str, Any], str]:
             "is not read: get it from those who published it"
         ) from error
     except Exception as error:  # A damaged file can make the reader stumble anywhere.
-        raise UserError(f"{path} is truncated or no file of torch.save; fetch it again") from error
+        raise UserError(f"{path} is truncated or not a file of torch.save; fetch it again") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise UserError(f"{path} holds no dict of names, as SAMCL's files do; fetch it again")
     return tree, hashlib.sha256(content).hexdigest()

@@ -51,7 +51,7 @@ def forget_stage(learner: Selects, domain: str) -> Forgotten:
     if bare := [name for name in others if name not in remembered]:
         raise UserError(
             f"the buffer holds no embeddings of {', '.join(bare)}, from which the selector would be "
-            "learned again; import the modules again with --stream and their training images"
+            "trained again; import the modules again with --stream and their training images"
         )
     known = all(name in counts for name in others)
     learner.modules.pop(domain, None)
@@ -81,8 +81,8 @@ def _check_nothing_later(learner: Selects, domain: str) -> None:
     after = later[later.index(domain) + 1 if domain in later else 0 :]
     if after:
         raise UserError(
-            f"{after[-1]!r} was learned later from images of {of!r} too, by what the run knew of the domain; "
-            f"forget {after[-1]!r} first"
+            f"{after[-1]!r} was learned later, from images of {of!r} as well, and builds on "
+            f"{domain!r}; forget {after[-1]!r} first"
         )
 
 

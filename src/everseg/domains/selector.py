@@ -202,7 +202,7 @@ def train_selector(
     """
     strangers = sorted(set(buffer) - set(selector.names))
     if strangers:
-        raise UserError(f"the selector has no class {strangers[0]!r}; grow it before training")
+        raise UserError(f"the selector has no class {strangers[0]!r}; add it before training")
     device = selector.layer1.weight.device
     present = [(i, buffer[name]) for i, name in enumerate(selector.names) if name in buffer]
     for i, rows in present:

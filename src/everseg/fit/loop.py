@@ -328,7 +328,7 @@ def _resume(
     found = [*kept["parameters"], *kept.get("buffers", ())]
     if [p.shape for p in (*parameters, *buffers)] != [v.shape for v in found]:
         raise UserError(
-            f"{name}: the unfinished work kept in this run does not fit its settings; use another --out"
+            f"{name}: the unfinished work in this run was begun with other settings; use another --out"
         )
     with torch.no_grad():
         for p, value in zip((*parameters, *buffers), found, strict=True):

@@ -39,7 +39,7 @@ def check_validation(config: ValidationConfig) -> None:
         SettingError: it does not.
     """
     if config.val == 1:
-        raise SettingError("val", "is 1; give a share below 1: the other images are trained on")
+        raise SettingError("val", "is 1, which leaves no images to train on; give a share below 1")
 
 
 def validation_of(

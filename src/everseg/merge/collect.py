@@ -40,7 +40,10 @@ class GramCollector:
         self.config = config or GramConfig()
         for name, module in modules.items():
             if not isinstance(module, nn.Linear):
-                raise UserError(f"{name!r} is a {type(module).__name__}; statistics are of nn.Linear layers")
+                raise UserError(
+                    f"{name!r} is a {type(module).__name__}; statistics are collected for nn.Linear layers "
+                    "only, so leave it out"
+                )
         self.modules = dict(modules)
         # One seed for all: layers that see the same rows then draw the same ones and can share a Gram.
         self.grams = {

@@ -40,7 +40,7 @@ class GramConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.running_mean and self.max_rows:
-            raise UserError("running_mean measures every row; set max_rows to 0, or running_mean to false")
+            raise UserError("running_mean needs every row; set max_rows to 0, or running_mean to false")
 
     @classmethod
     def presets(cls) -> dict[str, GramConfig]:

@@ -119,7 +119,9 @@ class RegMeanSums:
         for layer, moment in moments.items():
             weight = weights.get(f"{layer}.weight")
             if weight is None or weight.dim() != 2:
-                raise UserError(f"statistics of {layer!r}, but there is no matrix {layer + '.weight'!r}")
+                raise UserError(
+                    f"there are statistics of {layer!r}, but no matrix {layer + '.weight'!r}; leave them out"
+                )
             plain, wanted = weight.shape[1], weight.shape[1] + self._is_affine(layer, weights)
             if moment.shape not in ((wanted, wanted), (plain + 1, plain + 1)):
                 raise UserError(

@@ -80,13 +80,15 @@ def _content(path: Path, known: str) -> Any:
         raise UserError(_damaged(path, error)) from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors ({_asked_for(error)}) and is not opened, because that could run "
-            "code; if you trust its source, save the model's state_dict() alone and give that file"
+            f"{path} holds more than tensors ({_asked_for(error)}) and was not opened, because that "
+            "could run code; if you trust its source, save only the model's state_dict() and give "
+            "that file"
         ) from error
     except Exception as error:  # A damaged pickle fails with whatever it runs into.
         if "TorchScript" in str(error):
             raise UserError(
-                f"{path} is a TorchScript program, which is not opened; give the model's state_dict()"
+                f"{path} is a TorchScript program and was not opened; save the model's state_dict() and "
+                "give that file"
             ) from error
         raise UserError(_damaged(path, error)) from error
 
@@ -133,7 +135,9 @@ def _kind(path: Path, known: str) -> str:
         return "pickle"
     text = head.decode("utf-8", "ignore").strip().lower()
     if text.startswith("version https://git-lfs"):
-        raise UserError(f"{path} is a Git LFS pointer, not the file itself; run 'git lfs pull' where it lies")
+        raise UserError(
+            f"{path} is a Git LFS pointer, not the file itself; run 'git lfs pull' in its repository"
+        )
     if "<html" in text or text.startswith(("<!doctype", "<?xml")):
         raise UserError(
             f"{path} is a web page, not a checkpoint (the download link led to one); fetch it again"

@@ -66,7 +66,7 @@ class Session:
             found = self.run.predict(image, boxes=corners)
             masks, said = [*masks, *found.masks], said or _said(found.route)
         if not masks:
-            raise UserError("nothing points at an object; click on one, or draw a rectangle around it")
+            raise UserError("no prompt points at an object; click on one, or draw a rectangle around it")
         size = (int(image.shape[0]), int(image.shape[1]))
         return Found(numbered([Region.of(mask, 0, 0, size) for mask in masks], size), said)
 

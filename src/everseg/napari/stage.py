@@ -80,8 +80,8 @@ class Annotations:
         train = [one for one in found if one not in test]
         if not train:
             raise UserError(
-                f"{len(found)} annotated images are too few: give masks of at least two, of which "
-                "one is tested on"
+                f"{len(found)} annotated images are too few; give masks of at least two, because one is "
+                "used for testing"
             )
         for name, rows in (("train", train), ("test", test)):
             write_json(self.folder / f"{name}.json", _coco(rows))
@@ -179,7 +179,7 @@ class Learning:
                     last = line.strip()
                     yield last
         if self.stopped:
-            raise UserError("it was stopped; learning again resumes where it stopped")
+            raise UserError("learning was stopped; learn again to resume it")
         if process.returncode:
             raise UserError(last.removeprefix("error: ") or f"exit code {process.returncode}")
 

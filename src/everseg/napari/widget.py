@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from everseg.errors import UserError
+from everseg.text import plural
 
 if TYPE_CHECKING:
     from everseg.napari.session import Session
@@ -99,7 +100,7 @@ class EversegWidget(QWidget):  # type: ignore[misc]  # Qt has no types here.
         else:
             self.viewer.add_labels(found.labels, name=MASKS)
         self.module.setText(found.said)
-        self.status.setText(_count(int(np.count_nonzero(np.unique(found.labels))), "object"))
+        self.status.setText(plural(int(np.count_nonzero(np.unique(found.labels))), "object"))
 
     def keep(self) -> None:
         """Keep the image and its labels, as they are or as they were corrected, for the domain."""
@@ -108,7 +109,7 @@ class EversegWidget(QWidget):  # type: ignore[misc]  # Qt has no types here.
         labels = np.asarray(self.viewer.layers[MASKS].data)
         count = self._opened().keep(self._folder(), self.domain.text(), self._picture(), labels)
         kept = len(list((self._folder() / self.domain.text() / "annotations").glob("*.json")))
-        told = f"{_count(count, 'object')} kept; {_count(kept, 'image')} of {self.domain.text()}"
+        told = f"{plural(count, 'object')} kept; {plural(kept, 'image')} of {self.domain.text()}"
         self.status.setText(told)
 
     def learn(self) -> None:
@@ -182,7 +183,3 @@ class EversegWidget(QWidget):  # type: ignore[misc]  # Qt has no types here.
             work()
         except UserError as error:
             self.status.setText(str(error))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -174,7 +174,8 @@ def paired_difference(
     domains = tuple(column for column in ours if column in theirs)
     if not domains:
         raise UserError(
-            "the two runs have no learned domain with per-image scores in common: nothing to compare"
+            "the two runs share no learned domain with per-image scores, so there is nothing to "
+            "compare; choose runs of one stream"
         )
     rng = numpy_generator(seed, "paired")
     estimate, images = 0.0, 0
@@ -183,8 +184,8 @@ def paired_difference(
         a, b = ours[domain], theirs[domain]
         if set(a) != set(b):
             raise UserError(
-                f"the two runs scored different images of {domain!r} ({len(set(a) - set(b))} only the first, "
-                f"{len(set(b) - set(a))} only the second): compare runs of one stream"
+                f"the two runs scored different images of {domain!r} ({len(set(a) - set(b))} only in the "
+                f"first, {len(set(b) - set(a))} only in the second); compare runs of one stream"
             )
         names = sorted(a)
         difference = np.array([a[name] - b[name] for name in names]) / len(names)

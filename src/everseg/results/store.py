@@ -265,7 +265,8 @@ class Results:
         try:
             if value["format"] != FORMAT:
                 raise UserError(
-                    f"{where} has format {value['format']!r}; this version of everseg reads {FORMAT}"
+                    f"{where} has format {value['format']!r}, but this version of everseg reads {FORMAT}; "
+                    "use the version that wrote it"
                 )
             lower_is_better, columns = dict(value["lower_is_better"]), _texts(value["columns"])
             stages = _texts(value["stages"])

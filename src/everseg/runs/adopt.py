@@ -108,8 +108,9 @@ def _stages(found: Released, stream: Stream) -> dict[str, Stage]:
     by_name = {stage.name: stage for stage in stream.stages}
     if bare := [name for name in found.names if name not in by_name]:
         raise UserError(
-            f"{where} has no stage {bare[0]!r}; to learn on, the selector needs training images of all its "
-            f"classes, under these names: {', '.join(found.names)}"
+            f"{where} has no stage {bare[0]!r}; name the stages after the selector's classes, because "
+            "it needs training images of all of them to learn further domains: "
+            f"{', '.join(found.names)}"
         )
     stages = {name: by_name[name] for name in found.names}
     for name, stage in stages.items():

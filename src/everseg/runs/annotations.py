@@ -96,8 +96,8 @@ def check_free(tool: Tool, out: Path, sources: Sequence[Source]) -> None:
     """
     if tool == "labelme" and (frames := [s for s in sources if s.frame is not None]):
         raise UserError(
-            f"labelme opens image files and no frames or slices, as {frames[0].place} is; choose --format "
-            "coco or cvat"
+            f"labelme opens image files, not frames or slices such as {frames[0].place}; choose "
+            "--format coco or cvat"
         )
     if tool == "coco":
         _check_dataset(out / DATASET)
@@ -239,7 +239,7 @@ def _cvat(out: Path, images: Sequence[Annotated], categories: Mapping[int, str])
     names = list(dict.fromkeys(label for image in images for label in image.labels(categories)))
     colours = {name: COLOURS[1 + n % 254] for n, name in enumerate(names)}
     if len(names) > 254:
-        raise UserError(f"there are {len(names)} labels and 254 colours for them; choose --format coco")
+        raise UserError(f"there are {len(names)} labels, but only 254 colours for them; choose --format coco")
     for image in images:
         classes, objects = (np.zeros((*image.size, 3), np.uint8) for _ in range(2))
         labels, regions = image.labels(categories), image.regions()

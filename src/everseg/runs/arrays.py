@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everseg.data.imagefiles import read_image
 from everseg.errors import UserError
+from everseg.text import plural
 from everseg.types import Prompts
 from everseg.types.pixels import image_tensor
 
@@ -29,7 +30,7 @@ def as_image(
     if isinstance(image, str | Path):
         return read_image(image, bands=bands, window=window)
     if bands is not None or window is not None:
-        raise UserError("bands and window say how a file is read; give its path, or leave them out")
+        raise UserError("bands and window apply to files only; give the path of the image, or leave them out")
     return image_tensor(image, "the image")
 
 
@@ -42,7 +43,9 @@ def as_prompts(points: Any, labels: Any, boxes: Any, image: Tensor) -> Prompts |
     """
     if points is None and boxes is None:
         if labels is not None:
-            raise UserError("labels say whether points lie on the object; give points with them")
+            raise UserError(
+                "labels belong to points, and there are none; give points as well, or leave labels out"
+            )
         return None
     clicks = None if points is None else _numbers(points, "points", 2)
     corners = None if boxes is None else _numbers(boxes, "boxes", 4)
@@ -50,23 +53,27 @@ def as_prompts(points: Any, labels: Any, boxes: Any, image: Tensor) -> Prompts |
         clicks = clicks[None] if clicks.ndim == 2 else clicks
         if clicks.ndim != 3 or not clicks.numel():
             raise UserError(
-                f"points have shape {tuple(clicks.shape)}; give (P, 2) of one object or (N, P, 2) of N"
+                f"points have shape {tuple(clicks.shape)}; give (P, 2) for one object or (N, P, 2) for N "
+                "objects"
             )
     if corners is not None:
         corners = corners[None] if corners.ndim == 1 else corners
         if corners.ndim != 2 or not corners.numel():
-            raise UserError(f"boxes have shape {tuple(corners.shape)}; give (4,) or (N, 4)")
+            raise UserError(
+                f"boxes have shape {tuple(corners.shape)}; give (4,) for one object or (N, 4) for N objects"
+            )
         if bool((corners[:, 2:] <= corners[:, :2]).any()):
             raise UserError("a box is empty; give x0, y0, x1, y1 with x1 > x0 and y1 > y0")
     if clicks is not None and corners is not None and len(clicks) != len(corners):
         raise UserError(
-            f"there are points of {len(clicks)} objects and {len(corners)} boxes; give one box per object"
+            f"there are points of {plural(len(clicks), 'object')}, but the number of boxes is "
+            f"{len(corners)}; give one box per object"
         )
     on = None if clicks is None else _labels(labels, clicks)
     if on is not None and corners is None and not bool(on.any(1).all()):
         raise UserError(
-            "the labels of an object are all 0, so that nothing points at it; give at least one click on it "
-            "(label 1), or a box"
+            "the labels of an object are all 0, so no click points at it; give at least one click on "
+            "it (label 1), or a box"
         )
     prompts = Prompts(clicks, on, corners)
     check_inside(prompts, image, "the prompt")

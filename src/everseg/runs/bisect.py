@@ -105,8 +105,8 @@ def bisect(
     rows = sorted(scores)
     if len(rows) < 2:
         raise UserError(
-            f"{folder} was scored on {domain!r} after one stage only, so there is nothing to compare; learn "
-            "further stages or keep its test images in the stream"
+            f"{folder} was scored on {domain!r} after one stage only, so there is nothing to compare; "
+            "learn further stages, and keep its test images in the stream"
         )
     numbers = states_of_rows(folder, run.record, results)
     means = {row: results.cells.get((row, domain), {}).get(metric) for row in rows}
@@ -137,7 +137,7 @@ def _scored(
     stage = _tested(run, domain, stream) if able else None
     if len(able) < len(rows) or stage is None:
         left = [run.results.stages[row] for row in rows if stage is None or row not in able]
-        remark(f"{domain} was not scored after {', '.join(left)}, and cannot be now")
+        remark(f"{domain} was not scored after {', '.join(left)}, and the states or images to do so are gone")
     if stage is None:
         return {}
     opened = load(run.folder, base)

@@ -75,8 +75,8 @@ def check_learned(stream: Stream, stages: Sequence[Stage], record: Record) -> li
             if stage in stream.stages:
                 advice = f"give new data a new stage name, or {advice}"
             raise UserError(
-                f"stage {stage.name!r} was learned from other data than "
-                f"{stream.source or 'the stream'} names now; {advice}"
+                f"stage {stage.name!r} was learned from other data than {stream.source or 'the stream'} "
+                f"has now; {advice}"
             )
         if learned[stage.name].test and learned[stage.name].test != now.test:
             retested.append(stage)

@@ -33,6 +33,7 @@ from everseg.runs.folder import base_of, is_run, learned_stages, new_run
 from everseg.runs.natural import begun_with, check_begun_with, with_natural
 from everseg.runs.problem import refuse_classes
 from everseg.runs.run import RunConfig
+from everseg.text import plural
 from everseg.types import State
 
 KEPT = 300
@@ -64,9 +65,9 @@ class Discovered:
             if domain == PENDING:
                 continue
             opened = "new domain" if not before else f"{before} before"
-            said.append(f"{domain}: {new} images added ({opened})")
+            said.append(f"{domain}: {plural(new, 'image')} added ({opened})")
         waiting = sum(self.counts.get(PENDING, (0, 0)))
-        return [*said, f"pending: {waiting} images, too few of their kind"] if waiting else said
+        return [*said, f"pending: {plural(waiting, 'image')}, too few of their kind"] if waiting else said
 
 
 def pile_of(path: Path) -> PileSpec:
@@ -78,7 +79,7 @@ def pile_of(path: Path) -> PileSpec:
     spec = read_stream_file(path)
     if not isinstance(spec, PileSpec):
         raise UserError(
-            f"{path} names its stages itself; write domains: discover and batches: to have them discovered"
+            f"{path} lists its own stages; write domains: discover and batches: to have them discovered"
         )
     return spec
 
@@ -242,8 +243,8 @@ class _Memory:
         state = load_state(path)
         if state["base"] != base.fingerprint:
             raise UserError(
-                f"{path} was made with another base; name another file with table: in the stream file, or "
-                "learn with the base of before"
+                f"{path} was made with another base; learn with that base, or name another file with "
+                "table: in the stream file"
             )
         begun: State = state.get("natural", self.natural)  # Earlier versions did not keep them.
         if natural and (not begun or sha256_tensors(natural) != sha256_tensors(begun)):

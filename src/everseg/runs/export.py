@@ -89,7 +89,7 @@ def _export_model(
     if form not in ("onnx", "torch"):
         raise UserError(f"{run.folder} learned classes; export it with --to onnx or --to torch")
     if not run.learned:
-        raise UserError(f"{run.folder} has learned nothing yet")
+        raise UserError(f"{run.folder} has learned nothing yet; learn a stage first")
     check_replaceable(out)
     side = size or (run.config.score.size if isinstance(run.config.score.size, int) else SIDE)
     manifest = manifest_of(run, form)
@@ -108,8 +108,8 @@ def _adapter(run: Run) -> LinearLoRA:
     )
     if not isinstance(learner, Exports):
         raise UserError(
-            f"{run.folder} was made with method {method!r}, which does not answer every image with one and "
-            f"the same adapter, so that no one model is what it has learned; {instead}"
+            f"{run.folder} was made with method {method!r}, which does not use one adapter for all "
+            f"images, so it cannot be exported as one model; {instead}"
         )
     adapter: nn.Module = learner.exports()
     if not isinstance(adapter, LinearLoRA):

@@ -33,7 +33,9 @@ def located(folder: Path | str) -> Path:
 def _fetched(given: str) -> Path:
     found = HERE.fullmatch(given)
     if found is None or not OWNED.fullmatch(found["repo"]):
-        raise UserError(f"{given} names no repository; write hf://owner/name or hf://owner/name@revision")
+        raise UserError(
+            f"{given} is not the address of a repository; write hf://owner/name or hf://owner/name@revision"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 

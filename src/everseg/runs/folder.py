@@ -100,7 +100,7 @@ def read_events(folder: Path | str) -> list[Line]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             if line.strip():
-                remark(f"{path}, line {number} is cut short and left out")
+                remark(f"{path}, line {number} is incomplete and was left out")
             continue
         events.append(read_line(values, f"{path}, line {number}"))
     return events
@@ -173,7 +173,7 @@ def base_of(config: RunConfig, base: Any = None) -> Any:
         return problem_of(config.method).load_base(base or config.base, world().device, config.precision)
     ours, theirs = (resolved(p, base.device) for p in (config.precision, base.precision))
     if ours != theirs:
-        raise UserError(f"the run computes in {ours} and its base in {theirs}; give both one precision")
+        raise UserError(f"the run computes in {ours} and its base in {theirs}; give both the same precision")
     return base
 
 

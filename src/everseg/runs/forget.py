@@ -115,14 +115,14 @@ def reweigh(
     folder = Path(folder)
     if not 0 < weight < float("inf"):
         raise UserError(
-            f"the weight is {weight}; it is a number above 0 (to take a domain out: everseg forget)"
+            f"the weight is {weight}; give a number above 0, or remove the domain with everseg forget"
         )
     with locked(folder):
         run = load(folder, base)
         _check_learned(run, domain)
         if not isinstance(run.learner, Reweighs):
             able = ", ".join(name for name in METHODS if issubclass(find(name), Reweighs))
-            raise UserError(f"method {run.config.method!r} weighs no domains; methods that do: {able}")
+            raise UserError(f"method {run.config.method!r} cannot weigh domains; methods that can: {able}")
         run.learner.reweigh(domain, weight, _archive(run, domain, contribution))
         row = _fresh_name(run, f"{domain} x {weight:g}")
         _rescore(run, row, stream)

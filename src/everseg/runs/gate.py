@@ -303,7 +303,9 @@ def _check_alike(new: Path, ours: Problem, old: Path, theirs: Problem) -> None:
 def _check_comparable(new: Run, old: Run, extra: Stream | None) -> None:
     _check_alike(new.folder, new.problem, old.folder, old.problem)
     if new.record.base.fingerprint != old.record.base.fingerprint:
-        raise UserError(f"{new.folder} and {old.folder} were made with other bases; compare runs of one base")
+        raise UserError(
+            f"{new.folder} and {old.folder} were made with different bases; compare runs of one base"
+        )
     ours, theirs = new.results.learned_at, old.results.learned_at
     if not set(ours) & set(theirs) and extra is None:
         raise UserError(
@@ -315,9 +317,9 @@ def _check_comparable(new: Run, old: Run, extra: Stream | None) -> None:
     for stage in new.record.learned:
         if stage.test and tests.get(stage.name, stage.test) != stage.test and stage.name not in named:
             raise UserError(
-                f"{new.folder} and {old.folder} were tested on other images of {stage.name!r}; name the "
-                "images that both are to be compared on with --stream, or score one run again with "
-                "`everseg learn --retest`"
+                f"{new.folder} and {old.folder} were scored on different images of {stage.name!r}; name "
+                "the images to compare them on with --stream, or score one run again with `everseg learn "
+                "--retest`"
             )
 
 
@@ -343,7 +345,7 @@ def _streams(new: Run, old: Run | None, extra: Stream | None) -> Sequence[Stream
         if changed := [s.name for s in tested if described(s.test).fingerprint() != tests[s.name]]:
             remark(
                 f"the test images of {', '.join(changed)} have changed since {run.folder} was scored; both "
-                "runs are compared on those that are there now"
+                "runs are compared on the present images"
             )
         found.append(own)
     return found

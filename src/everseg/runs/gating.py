@@ -94,7 +94,7 @@ class Gating:
         """
         if not scored(run, stream, stage):
             raise UserError(
-                f"stage {stage.name!r} cannot be gated: {stream.source or 'the stream'} names no test images "
+                f"stage {stage.name!r} cannot be gated: {stream.source or 'the stream'} has no test images "
                 "of it, of a learned stage or of an unseen domain; add some or leave --gate out"
             )
 

@@ -191,8 +191,8 @@ def _kept(folder: Path, now: Record, number: int) -> Entry:
     able = [str(n) for n, entry in found.items() if not entry.gone and n != now.number]
     if not found:
         raise UserError(
-            f"{folder} keeps no earlier state: it has had one state only, or an earlier version of everseg "
-            "learned it; states that it learns from now on are kept"
+            f"{folder} keeps no earlier state: it has had only one, or an earlier version of everseg "
+            "learned it; learn a stage, and the present state will be kept"
         )
     choice = f"restore one of {', '.join(able)}" if able else "no other state is kept"
     if number not in found:

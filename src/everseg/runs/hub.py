@@ -38,7 +38,7 @@ def push(
         UserError: the name is invalid, no user is logged in, or the hub refuses it.
     """
     if not OWNED.fullmatch(repo) or repo.count("/") != 1:
-        raise UserError(f"{repo!r} names no repository; write owner/name")
+        raise UserError(f"{repo!r} is not the name of a repository; write owner/name")
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as place:
@@ -54,8 +54,8 @@ def push(
             )
         except Exception as error:  # Network, permissions and quotas, each with an error of its own.
             raise UserError(
-                f"the hub did not take {repo} ({first_line(error)}); log in with 'hf auth login' and "
-                "check the name and your rights"
+                f"cannot upload to {repo} ({first_line(error)}); log in with 'hf auth login' and check the "
+                "name and your rights"
             ) from error
     return str(getattr(done, "repo_url", None) or f"{api.endpoint}/{repo}")
 

@@ -96,7 +96,9 @@ def _expand(path: Path, out: Path) -> Iterator[Source]:
             raise UserError(f"no file matches {path}; check the pattern, or give a folder")
         yield from (Source(file, _without_suffix(file.relative_to(fixed))) for file in files)
     elif os.path.exists(path):
-        raise UserError(f"{path} is neither a file nor a folder")
+        raise UserError(
+            f"{path} is neither a file nor a folder; give image files, folders or quoted patterns"
+        )
     else:
         raise UserError(f"{path} does not exist; give image files, folders or quoted patterns")
 

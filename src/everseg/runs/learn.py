@@ -243,7 +243,7 @@ def run_stages(
                     with listening(Journal(current, stage.name), *listeners):
                         figures = dict(current.learner.learn(taught, scratch))
                 if len(taught.val) and "best_epoch" not in figures and world().main:
-                    remark(f"{config.method} has not used the validation images of {stage.name!r}")
+                    remark(f"{config.method} did not use the validation images of {stage.name!r}")
                 learned_in = scratch.seconds
             scoring_began = time.perf_counter()
             current.results, oracle = problem.row(current, stream, stage, columns, last=last)
@@ -276,7 +276,7 @@ def _giver(first: Path, current: Run) -> Run:
     ours = current.record.first
     if current.learned and (ours is None or ours.sha256 != giver.record.sha256.state):
         raise UserError(
-            f"{current.folder} has not taken its first stage from {first} as it is now; choose another --out"
+            f"{current.folder} did not start from the present state of {first}; choose another --out"
         )
     return giver
 
@@ -285,8 +285,8 @@ def _take_first(giver: Run, current: Run, stage: Stage, data: Fingerprints) -> M
     """Learn the first stage by taking over what another run made of it."""
     if giver.learned != [stage.name] or not learned_from(giver.record.learned[0], data):
         raise UserError(
-            f"{giver.folder} has learned {', '.join(giver.learned)}; the first stage can be taken from a run "
-            f"that has learned {stage.name!r} alone, from the same data"
+            f"{giver.folder} has learned {', '.join(giver.learned)}; give a run that has learned "
+            f"{stage.name!r} only, from the same data"
         )
     if not isinstance(current.learner, TakesFirstStage):
         raise UserError(
@@ -316,7 +316,7 @@ def _found(config: RunConfig, out: Path, base: Any) -> Run:
     asked, (found, config) = config, continued(config, out, base)
     new, old = (configuration.plain(c, machine=False) for c in (asked, config))
     if world().main and (kept := configuration.differences(old, new)):
-        remark(f"{out} was begun by an earlier version and continues as it was begun: {'; '.join(kept)}")
+        remark(f"{out} was begun by an earlier version of everseg and keeps its settings: {'; '.join(kept)}")
     if config != found.config:  # In what is this machine's business only.
         learner = build(config.method, base, config.settings, config.seed)
         learner.load_state_dict(found.learner.state_dict())
@@ -334,8 +334,8 @@ def _check_not_forgotten(stream: Stream, todo: Sequence[Stage], current: Run) ->
     forgotten = {certificate.forgotten for certificate in current.record.forgotten}
     if again := [s.name for s in todo if s.name in forgotten]:
         raise UserError(
-            f"{current.folder} has forgotten {again[0]!r}, and {stream.source or 'the stream'} still names "
-            "it; take the stage out of the stream, or give it a new name to learn it again"
+            f"{current.folder} has forgotten {again[0]!r}, but {stream.source or 'the stream'} still "
+            "has it; remove the stage from the stream, or give it a new name to learn it again"
         )
 
 

@@ -114,9 +114,11 @@ def _read(source: Path, weighting: Weighting, weights: Mapping[str, float]) -> l
             )
         for path, entry in paths:
             if not path.is_file() or sha256_file(path) != entry.contribution:
-                raise UserError(f"{path} is gone or is not what its run wrote; restore it from a copy")
+                raise UserError(
+                    f"{path} is missing or was changed after its run wrote it; restore it from a copy"
+                )
     else:
-        raise UserError(f"{source} is neither a run folder nor a contribution's file")
+        raise UserError(f"{source} is neither a run folder nor a contribution file; give one of them")
     out = []
     for path, entry in paths:
         contribution = read_contribution(path)
@@ -163,20 +165,21 @@ def _check_base(found: Sequence[Given], model: Promptable, config: RunConfig) ->
     if first.base != model.fingerprint:
         raise UserError(
             f"{first.domain!r} adapts the base {first.base[:12]}, but {model.name} is "
-            f"{model.fingerprint[:12]}; name its own with --base"
+            f"{model.fingerprint[:12]}; give --base the one that it adapts"
         )
     generator = torch_generator(config.seed, "adapter")
     start = fresh_adapter(first.adapter, model, first.rank, generator, mix=first.mix)
     chosen: RegCLConfig | MergedConfig = config.settings
     if (chosen.adapter, chosen.rank) != (first.adapter, first.rank):
         raise UserError(
-            f"{first.domain!r} is an adapter={first.adapter} of rank={first.rank}, but the settings say "
-            f"adapter={chosen.adapter}, rank={chosen.rank}"
+            f"{first.domain!r} has adapter={first.adapter} and rank={first.rank}, but the settings "
+            f"have adapter={chosen.adapter} and rank={chosen.rank}; set adapter and rank to those of "
+            f"{first.domain!r}"
         )
     if sha256_tensors(dict(start.state_dict())) != sha256_tensors(dict(first.start)):
         raise UserError(
-            f"{first.domain!r} did not set out from the start that seed {config.seed} draws; name one of "
-            "the runs it comes from first"
+            f"{first.domain!r} did not start from the weights that seed {config.seed} draws; list a "
+            "run that it comes from first"
         )
 
 
@@ -189,7 +192,10 @@ def _row(
         run.results = run.results.with_stage(name)
         return
     if name not in stages:
-        raise UserError(f"{stream.source or 'the stream'} has no stage {name!r}, whose merge is to be scored")
+        raise UserError(
+            f"{stream.source or 'the stream'} has no stage {name!r}, which is merged; add it with its "
+            "test images, or leave --stream out"
+        )
     known = [s for n, s in stages.items() if n in {*run.learned, name}]
     following = (
         [stages[rest[0].contribution.domain]] if rest and rest[0].contribution.domain in stages else []

@@ -49,11 +49,11 @@ def check_begun_with(folder: Path | str | None, run: Run) -> None:
     assert isinstance(run.learner, KnowsNatural), "checked by with_natural"
     ours, theirs = run.base.natural, run.learner.natural_images()
     if theirs is None and not run.learned:
-        raise UserError("natural images are left out by the settings of this run; leave out --natural")
+        raise UserError("the settings of this run exclude natural images; leave out --natural")
     if theirs is None or sha256_tensors(ours) != sha256_tensors(theirs):
         raise UserError(
             f"{run.folder} was not begun with the natural images in {folder}; leave out --natural to "
-            "continue with it as it is, or choose another --out"
+            "continue it, or choose another --out"
         )
 
 

@@ -110,15 +110,20 @@ def _is_run(place: Path) -> bool:
         return True
     if (place / MANIFEST).is_file():
         return False
-    raise UserError(f"{place} holds neither a run (run.json) nor a pool ({MANIFEST}); check the path")
+    raise UserError(f"{place} is neither a run (run.json) nor a pool ({MANIFEST}); check the path")
 
 
 def _pool_in(state: Mapping[str, Any], place: Path) -> InstancePool:
     if KEY not in state:
-        raise UserError(f"{place} keeps no pool: its method replays no instances")
+        raise UserError(
+            f"{place} has no pool, because its method replays no instances; give a run of a method "
+            "that does, such as eir"
+        )
     pool = InstancePool()
     try:
         pool.load_state_dict(state[KEY])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the pool in {place} is not one of this version of everseg ({error})") from error
+        raise UserError(
+            f"the pool in {place} was written by another version of everseg ({error}); use that version"
+        ) from error
     return pool

@@ -229,8 +229,8 @@ def check_fits(stream: Stream, method: str) -> Problem:
             raise UserError(f"{source} has stages with classes and stages without; split it into two streams")
         able = ", ".join(name for name in METHODS if problem_of(name) is brings)
         raise UserError(
-            f"{source} brings {brings.what}, and method {method!r} learns {problem.what}; methods for this "
-            f"stream: {able}"
+            f"{source} has {brings.what}, but method {method!r} learns {problem.what}; methods for "
+            f"this stream: {able}"
         )
     return problem
 

@@ -85,7 +85,7 @@ class _Object:
 
 def _csv(text: str, path: Path) -> tuple[dict[str, ImagePrompts], list[str]]:
     if not text.strip():
-        raise UserError(f"{path} is empty; write the header {FORMS} and a row per click or box")
+        raise UserError(f"{path} is empty; write the header {FORMS} and one row per click or box")
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

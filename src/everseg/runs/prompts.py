@@ -104,7 +104,7 @@ def prompts_of(points: Sequence[str], negatives: Sequence[str], boxes: Sequence[
     if not points and not boxes:
         if negatives:
             raise UserError(
-                "nothing points at the object; give --point x,y (repeatable) or --box x0,y0,x1,y1"
+                "no prompt points at the object; give --point x,y (repeatable) or --box x0,y0,x1,y1"
             )
         return None
     if len(boxes) > 1 and (points or negatives):
@@ -168,7 +168,8 @@ def assign(
         if len(set(places)) > 1:
             first, second = (sources[n].place for n in places[:2])
             raise UserError(
-                f"{prompts.where} is about {name}, which may be {first} or {second}; write more of its path"
+                f"{prompts.where} has a row for {name}, which may be {first} or {second}; write more of "
+                "its path"
             )
         if places[0] in names:
             raise UserError(

@@ -380,7 +380,10 @@ def read_values(values: Any, where: str) -> Record:
     if version is None:
         raise UserError(f"{where} is damaged (it names no format); restore it from a copy")
     if version != FORMAT:
-        raise UserError(f"{where} has format {version!r}; this version reads {FORMAT}")
+        raise UserError(
+            f"{where} has format {version!r}, but this version of everseg reads {FORMAT}; use the "
+            "version that wrote it"
+        )
     record = parse(Record, values, where)
     if not (record.state and record.results and record.sha256):
         raise UserError(f"{where} is damaged (it names no state or results); restore it from a copy")

@@ -70,12 +70,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
-            raise UserError(f"the seed is {self.seed!r}; it is a whole number")
+            raise UserError(f"the seed is {self.seed!r}; give a whole number")
         for name, allowed in (("evaluate", Evaluate), ("precision", Precision)):
             if getattr(self, name) not in get_args(allowed):
                 raise unknown(name, getattr(self, name), get_args(allowed))
         if self.keep is not None and (type(self.keep) is not int or self.keep < 0):
-            raise UserError(f"keep is {self.keep!r}; it is a whole number from 0, or None for all")
+            raise UserError(f"keep is {self.keep!r}; give a whole number from 0, or None to keep all")
         problem = problem_of(self.method)
         object.__setattr__(self, "base", self.base or problem.base)
         object.__setattr__(self, "score", self.score or problem.Score())

@@ -64,7 +64,9 @@ def _tracker(name: str, folder: Path, stage: str) -> Iterator[Listener]:
     try:
         tracker.start()
     except Exception as error:
-        raise UserError(f"the tracker {name!r} does not start: {error}; leave --track {name} out") from error
+        raise UserError(
+            f"the tracker {name!r} cannot be started ({error}); leave --track {name} out"
+        ) from error
     working = True
 
     def log(what: Reading | Curve) -> None:
@@ -78,7 +80,7 @@ def _tracker(name: str, folder: Path, stage: str) -> Iterator[Listener]:
             tracker.log({k: v for k, v in values.items() if math.isfinite(v)}, step=what.step)
         except Exception as error:  # A server that is gone must not cost a training.
             working = False
-            remark(f"{name} takes no more of {stage!r} ({error}); learning continues without it")
+            remark(f"{name} records nothing more of {stage!r} ({error}); learning continues without it")
 
     try:
         yield log

@@ -21,8 +21,8 @@ def with_validation(stage: Stage, run: Run) -> Stage:
     share = run.learner.held_out if isinstance(run.learner, Validates) else None
     if len(stage.val) and share is None:
         raise UserError(
-            f"stage {stage.name!r} has val:, and method {run.config.method!r} chooses no epoch by it; "
-            "remove val:"
+            f"stage {stage.name!r} has val:, but method {run.config.method!r} does not choose an "
+            "epoch; remove val:"
         )
     if len(stage.val) or stage.background or not share:
         return stage

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from everseg.results.gate import EVERYTHING, Comparison
 from everseg.results.paired import Kind
 from everseg.runs.gate import Gate
+from everseg.text import plural
 
 KINDS: dict[Kind, str] = {
     "learned": "learned",
@@ -27,8 +28,7 @@ def place(c: Comparison) -> str:
 
 def units(gate: Gate, count: int) -> str:
     """A number of images, or of the groups that stand for them."""
-    word = "group" if gate.judgement.config.group else "image"
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    return plural(count, "group" if gate.judgement.config.group else "image")
 
 
 def headline(gate: Gate) -> str:

@@ -89,9 +89,9 @@ class Answers:
         if len(asked) > self.limits.objects:
             raise Refused(413, f"{len(asked)} objects; an image has at most {self.limits.objects}")
         if self.prompted and not asked:
-            raise UserError("nothing points at an object; click on one or draw a box around it")
+            raise UserError("no prompt points at an object; click on one or draw a box around it")
         if not self.prompted and asked:
-            raise UserError("a run of classes takes no clicks and no boxes; send no objects")
+            raise UserError("a run of classes uses neither clicks nor boxes; send no objects")
         image = self.gallery.pixels(entry)
         prompts = ImagePrompts(tuple(asked)) if asked else None
         objects = [] if prompts is None else prompts.tensors(*image.shape[-2:])

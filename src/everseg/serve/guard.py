@@ -59,8 +59,8 @@ def checked_token(host: str, given: str) -> str:
         return "" if is_local(host) else secrets.token_urlsafe(24)
     if len(given) < SHORTEST or not all(c.isascii() and (c.isalnum() or c in "-_") for c in given):
         raise UserError(
-            f"the token is too weak: give at least {SHORTEST} letters, digits, '-' or '_', or leave it out "
-            "and one is made"
+            f"the token is too weak; give at least {SHORTEST} letters, digits, '-' or '_', or leave it "
+            "out and everseg will make one"
         )
     return given
 

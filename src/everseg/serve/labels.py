@@ -140,12 +140,14 @@ class Labels:
             raise UserError("there is no object to accept; click on one first")
         for number, one in enumerate(objects, 1):
             if not one.mask.any():
-                raise UserError(f"object {number} has no pixel; click on it or remove it")
+                raise UserError(f"object {number} has no pixels; click on it or remove it")
         digest = content_key(pixels)
         with self.lock:
             twin = next((name for name in self._domains if name.lower() == domain.lower()), domain)
             if twin != domain:
-                raise Refused(409, f"there is a domain {twin!r} already; names must differ, not only in case")
+                raise Refused(
+                    409, f"a domain {twin!r} exists already; choose a name that differs in more than case"
+                )
             labels = self._domains.setdefault(domain, [])
             known = next((label for label in labels if label.pixels == digest), None)
             name = known.name if known else _free_name(shown, labels)

@@ -129,7 +129,7 @@ class Learning:
         with self._lock:
             job = self._job(name)
             if job.state not in ("queued", "learning", "checking"):
-                raise Refused(409, f"{job.stage} is {job.state}; only what is queued or learns is cancelled")
+                raise Refused(409, f"{job.stage} is {job.state}; only jobs that wait or run can be cancelled")
             self._stopped.add(name)
             if job.state == "queued":
                 self._drop(job, "cancelled")
@@ -165,7 +165,7 @@ class Learning:
             if job.state != "ready":
                 raise Refused(409, f"{job.stage} is {job.state}; there is nothing to accept")
             if job.verdict == "fail" and not anyway:
-                raise Refused(409, f"{job.stage} makes the run worse; say so to accept it all the same")
+                raise Refused(409, f"{job.stage} makes the run worse; confirm to accept it all the same")
             self._save(replace(job, state="accepting"))
             try:
                 self._accept(job)
@@ -262,7 +262,7 @@ class Learning:
         changes = draw_changes(old, new, streams, gate, place / "pictures")
         with self._lock:
             if job.id in self._stopped:
-                raise UserError("it was cancelled")
+                raise UserError("learning was cancelled")
             took = time.monotonic() - began
             ready = replace(self._jobs[job.id], state="ready", verdict=gate["verdict"], pid=0, seconds=took)
             self._save(replace(ready, changes=tuple(changes)))
@@ -276,7 +276,7 @@ class Learning:
         log = self.folder / job.id / "log.txt"
         with self._lock:
             if self._closed or job.id in self._stopped:
-                raise UserError("it was stopped")
+                raise UserError("learning was stopped")
             process = self._process = begin(words, log)
             self._save(replace(self._jobs[job.id], pid=process.pid))
         code = process.wait()
@@ -328,7 +328,9 @@ class Learning:
         try:
             return TypeAdapter(Job).validate_python(read_json(path))
         except ValidationError as error:
-            raise UserError(f"{path} is damaged; delete its folder, the labels are elsewhere") from error
+            raise UserError(
+                f"{path} is damaged; delete its folder (the labels are stored elsewhere)"
+            ) from error
 
     def _told(self, job: Job, undecided: list[str]) -> dict[str, Any]:
         told: dict[str, Any] = TypeAdapter(Job).dump_python(job, mode="json")

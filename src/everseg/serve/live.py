@@ -17,6 +17,7 @@ from everseg.serve.gallery import Entry
 from everseg.serve.limits import Refused
 from everseg.serve.runlengths import Counts, mask_of
 from everseg.serve.sessions import Sessions
+from everseg.text import plural
 from everseg.types import Query
 
 LIVE = 8
@@ -64,7 +65,11 @@ class Live:
             if session not in self._taught or self._taught[session][0] is not answers:
                 self._taught.pop(session, None)
                 if len(self._taught) >= LIVE:
-                    raise Refused(503, f"{LIVE} pages teach already; switch live off on one of them")
+                    raise Refused(
+                        503,
+                        f"the limit of {plural(LIVE, 'live session')} is reached; "
+                        "switch live off on another page",
+                    )
                 self._taught[session] = answers, Taught(answers.run)
             return self._taught[session][1]
 
@@ -107,7 +112,7 @@ class Live:
         image, objects, key = answers.opened(entry, asked)
         height, width = int(image.shape[-2]), int(image.shape[-1])
         if answers.tiling is not None and max(height, width) > answers.tiling.tile:
-            raise Refused(409, f"{entry.shown} is cut into tiles, from which a live session does not learn")
+            raise Refused(409, f"{entry.shown} is cut into tiles, and a live session cannot learn from tiles")
         pixels = [None if one is None else torch.from_numpy(mask_of(one, height, width)) for one in masks]
         with taught.lock:
             for prompts, mask in zip(objects, pixels, strict=True):

@@ -33,7 +33,9 @@ def check_learns(run: Run) -> None:
     if run.problem.name != "domains":
         raise Refused(409, "a run of classes does not learn from clicks; give it a run of domains")
     if isinstance(run.learner, LearnsAllAtOnce):
-        raise Refused(409, f"method {run.config.method!r} learns all domains at once and none afterwards")
+        raise Refused(
+            409, f"method {run.config.method!r} learns all domains at once and cannot add one later"
+        )
     if run.record.stream and Path(run.record.stream).is_file():
         spec = read_stream_file(Path(run.record.stream))
         if not isinstance(spec, StreamSpec):

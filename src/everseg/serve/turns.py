@@ -57,7 +57,7 @@ class Turns:
         ticket = _Ticket(owner, work)
         with self._change:
             if self._closed or len(self._waiting) >= self.most:
-                raise Refused(503, f"{len(self._waiting)} jobs are waiting; try again in a moment")
+                raise Refused(503, f"{len(self._waiting)} requests are waiting; try again in a moment")
             self._waiting.append(ticket)
             self._change.notify()
         try:

@@ -139,7 +139,7 @@ def test_legends_from_files(tmp_path: Path) -> None:
     [
         ("cat\ncat\n", "two numbers are named 'cat'"),
         ("", "names no class"),
-        ("Idx\tName\nx\tcat\n", "does not name classes"),
+        ("Idx\tName\nx\tcat\n", "is not a list of class names"),
     ],
 )
 def test_a_faulty_file_of_names_is_a_sentence(tmp_path: Path, text: str, says: str) -> None:
@@ -149,7 +149,7 @@ def test_a_faulty_file_of_names_is_a_sentence(tmp_path: Path, text: str, says: s
 
 
 def test_a_class_beyond_eight_bits() -> None:
-    with pytest.raises(UserError, match="the number 256; class maps hold 8 bits"):
+    with pytest.raises(UserError, match="the number 256; class maps have 8 bits"):
         Legend.of({256: "cat"})
 
 
@@ -393,5 +393,5 @@ def test_colours_that_were_told_count_more_than_the_order_of_a_palette(tmp_path:
 
 
 def test_a_split_that_no_folder_can_be_called(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="names no folder; write training or validation"):
+    with pytest.raises(UserError, match="is not the name of a folder; write training or validation"):
         ade20k_maps(tmp_path, "x" * 5000)

@@ -242,9 +242,9 @@ MISTAKES = {
     "steps: 1-2": "the stream has no 'train'",
     "train: train\nsteps: 1-2": "the stream has no 'test'",
     "stages: [{name: a, classes: [cat], train: train}]": "stage 'a' has no 'test'",
-    "train: train\ntest: test": "give either steps: 15-1 or a list of stages",
+    "train: train\ntest: test": "give either steps:, such as 15-1, or a list of stages",
     "train: train\ntest: test\nsteps: 1-2\nstages: [{name: a, classes: [cat]}]": "give either steps",
-    "train: train\ntest: test\norder: [cat]\nstages: [{name: a, classes: [cat]}]": "order: belongs to steps",
+    "train: train\ntest: test\norder: [cat]\nstages: [{name: a, classes: [cat]}]": "order: works with steps",
     "train: train\ntest: test\nsteps: 1-1-1": "not of the form A-B",
     "train: train\ntest: test\nsteps: 2-2": "leaves 1 classes, which is not a multiple of 2",
     "train: train\ntest: test\nseting: disjoint\nsteps: 1-2": "'seting': did you mean 'setting'",
@@ -467,5 +467,5 @@ def test_lossy_maps_are_named_where_numbers_are_strange(make_maps: Make, write_s
             Image.fromarray(np.full((30, 40), 3, np.uint8)).save(file.with_suffix(".jpg"))
             file.unlink()
     text = "classes: [cat]\ntrain: train\ntest: test\nstages: [{name: a, classes: [cat]}]\n"
-    with pytest.raises(UserError, match=r"number 3, which is not a class, and is saved in a lossy format"):
+    with pytest.raises(UserError, match=r"number 3, which is not a class; the file has a lossy format"):
         Stream.from_yaml(write_stream(text))

@@ -191,7 +191,7 @@ def test_outlines_that_cross_themselves_and_leave_the_image(tmp_path: Path, tool
         (crossed,) = read(given).notes
         assert "line b.txt:1 has an outline that crosses itself" in crossed
         file.write_text("0 .7 .7 .9 .95\n1 .1 .1 .2 .2\n")
-        with pytest.raises(UserError, match=r"the boxes of line b\.txt:1 reach beyond .* left, top, right"):
+        with pytest.raises(UserError, match=r"the boxes of line b\.txt:1 extend beyond .* left, top, right"):
             read(given, boxes=True)
         file.write_text("0 .5 .5 .8 .9\n1 .7 .7 .2 .2\n")
         assert not read(given, boxes=True).notes

@@ -150,7 +150,7 @@ def test_wrong_files(export: Callable[..., Path], what: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("labelmap", "how", "said"),
     [
-        ("cat 250 50 83\n", {}, r"labelmap\.txt, line 1: .*is not as in cat:128,0,0::"),
+        ("cat 250 50 83\n", {}, r"labelmap\.txt, line 1: .*does not have the form cat:128,0,0::"),
         ("cat:250,50,830::\n", {}, "line 1"),
         ("cat:250,50,83::\ndog:250,50,83::\n", {}, "line 2: .*of an earlier line"),
         ("background:0,0,0::\n", {}, "names no label"),

@@ -88,7 +88,9 @@ def test_values_are_objects(saved: Callable[..., Path]) -> None:
         HfReader(path)
     with pytest.raises(UserError, match="row 2 has no object; set skip_empty"):
         HfReader(path, mask_values=(1, 2))[2]
-    with pytest.raises(UserError, match="mask_threshold and mask_colours do not go with instances: each"):
+    with pytest.raises(
+        UserError, match="mask_threshold and mask_colours cannot be combined with instances: each"
+    ):
         HfReader(path, instances="each", mask_threshold=127)
 
 
@@ -122,7 +124,7 @@ def test_classes_are_values(saved: Callable[..., Path], write_stream: Callable[[
     assert [len(s.train) for s in stream.stages] == [2, 1]
     assert torch.equal(stream.stages[1].test[0].labels, torch.from_numpy(LABELS))
     assert pickle.loads(pickle.dumps(stream.stages[1].train))[0].key == stream.stages[1].train[0].key
-    with pytest.raises(UserError, match="has the splits train, test; say which"):
+    with pytest.raises(UserError, match="has the splits train, test; choose one"):
         Stream.from_yaml(write_stream(text.replace(", split: train", "")))
     saved([LABELS.astype(np.uint16) * 300], [LABELS], name="deep")
     with pytest.raises(UserError, match="row 0, mask has numbers up to 600, and class maps hold 0 to 255"):
@@ -163,7 +165,7 @@ def test_what_is_wrong_is_said(
     with pytest.raises(UserError, match=r"empty cannot be opened .*a name on the hub"):
         HfReader(str(tmp_path / "empty"))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs datasets; pip install 'everseg\[hf\]'"):
+    with pytest.raises(UserError, match=r"needs the package datasets; run: pip install 'everseg\[hf\]'"):
         HfReader(path)
 
 

@@ -63,12 +63,12 @@ def test_slices_with_an_object(volumes: Path) -> None:
 
 
 def test_several_labels_are_not_merged_unasked(volumes: Path) -> None:
-    said = r"have the labels 1, 2; say which are the object, as in mask_values: \[1\], or set instances: each"
+    said = r"have the labels 1, 2; list those of the object, as in mask_values: \[1\], or set instances: each"
     with pytest.raises(PartlyReadable, match=said):
         NiftiReader(volumes, window=(0, 1))
     one = NiftiReader(volumes, window=(0, 1), mask_values=(2,))
     assert [s.name for s in one] == one.names() == ["a.nii.gz@3"]
-    assert one.masks() == "labels 2, 1 samples in 1 volumes"
+    assert one.masks() == "labels 2, 1 samples in 1 volume"
     assert one.truth_file(0).endswith("masks/a.nii.gz")
     save(volumes / "masks" / "a.nii.gz", LABELS % 2)
     assert len(NiftiReader(volumes, window=(0, 1))) == 2
@@ -137,7 +137,7 @@ MOVED[0, 3] = 40
     ("labels", "affine", "said"),
     [
         (LABELS[:, :, :7], AFFINE, "is 20x16x8 but its mask .* is 20x16x7"),
-        (LABELS, MOVED, "lies up to 40 mm beside its image"),
+        (LABELS, MOVED, "is shifted by up to 40 mm against its image"),
         (LABELS / 3, AFFINE, "values that are not whole"),
     ],
 )
@@ -150,9 +150,9 @@ def test_masks_that_are_refused(volumes: Path, labels: Any, affine: Any, said: s
 
 
 def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"values from -1000 to 99\d; say .*window: \[-160, 240\]"):
+    with pytest.raises(UserError, match=r"values from -1000 to 99\d; set the range .*window: \[-160, 240\]"):
         merged(volumes)[0]
-    with pytest.raises(UserError, match="has no object in any mask"):
+    with pytest.raises(UserError, match="no mask in .* has an object"):
         merged(volumes, mask_values=(9,))
     with pytest.raises(UserError, match="is not a folder; give the folders"):
         merged(tmp_path / "none")
@@ -168,7 +168,7 @@ def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     flat = bytearray(save(tmp_path / "flat.nii", LABELS).read_bytes())
     flat[312:328] = bytes(16)  # srow_z
     (volumes / "masks" / "b.nii.gz").write_bytes(gzip.compress(bytes(flat)))
-    with pytest.raises(PartlyReadable, match="an affine without three directions"):
+    with pytest.raises(PartlyReadable, match="an affine matrix without three directions"):
         merged(volumes)
     (volumes / "masks" / "b.nii").write_bytes(b"")
     with pytest.raises(UserError, match="are of one name"):

@@ -149,7 +149,7 @@ def test_wrong_lines(make: Callable[..., Path], text: str, said: str) -> None:
     ("yaml", "how", "said"),
     [
         ("train: images/train\n", {}, "has no names: of classes"),
-        ("train: images/train\nkpt_shape: [17, 3]\n" + NAMES, {}, "is of key points"),
+        ("train: images/train\nkpt_shape: [17, 3]\n" + NAMES, {}, "describes key points"),
         ("train: images/train\nnames: {1: cat, 2: dog}\n", {}, "does not number the classes from 0"),
         ("names: [a", {}, r"^[^\n]*is not valid YAML in line 1 [^\n]*$"),
         (f"train: {'x' * 5000}\n" + NAMES, {}, "which is not at"),

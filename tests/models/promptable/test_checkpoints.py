@@ -290,7 +290,7 @@ def test_the_published_mobile_sam_is_recognised(data_root: Path, tmp_path: Path)
         ),
         (
             lambda t: t.update(adapter=torch.zeros(1)),
-            "is of a changed model: adapter is not SAM's; give the weights",
+            "is a modified model: adapter is not SAM's; give the weights",
         ),
         (
             lambda t: t.update({"image_encoder.pos_embed": torch.zeros(1, 8, 8)}),
@@ -304,7 +304,7 @@ def test_the_published_mobile_sam_is_recognised(data_root: Path, tmp_path: Path)
             lambda t: [
                 t.update({f"image_encoder.blocks.{n}.attn.rel_pos_h": torch.zeros(15, 0)}) for n in range(4)
             ],
-            r"has SAM's names, but shapes that make no model",
+            r"has the tensor names of a SAM, but shapes that fit no SAM",
         ),
         (
             lambda t: t.update({"image_encoder.neck.1.bias": torch.zeros(32, dtype=torch.int8)}),
@@ -333,11 +333,11 @@ def test_a_sam2_of_another_size_is_said(theirs2: dict[str, Tensor], tmp_path: Pa
         (lambda t: t.pop("no_mem_embed"), "incomplete: no_mem_embed is missing"),
         (
             lambda t: t.pop("sam_prompt_encoder.point_embeddings.2.weight"),
-            "is of a changed model|is incomplete",
+            "is a modified model|is incomplete",
         ),
         (
             lambda t: t.update({"memory_bank.weight": torch.zeros(1)}),
-            "changed model: memory_bank.weight is not",
+            "modified model: memory_bank.weight is not",
         ),
         (lambda t: t.update({"no_mem_embed": torch.zeros(1, 1, 8)}), "no_mem_embed is 1 x 1 x 8, where"),
     ],

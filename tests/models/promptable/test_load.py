@@ -54,7 +54,7 @@ def test_encoders_of_different_images_are_refused(micro_folder: Path, tmp_path: 
     config = json.loads((folder / "config.json").read_text())
     config["prompt_encoder_config"] |= {"image_size": 1024, "image_embedding_size": 64}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="its prompt encoder of 1024; give image_size"):
+    with pytest.raises(UserError, match="its prompt encoder images of 1024; set image_size"):
         load_base(str(folder))
 
 
@@ -170,7 +170,7 @@ def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
     ):
         load_base(str(tmp_path))
     for suffix in (".pth", ".pt", ".safetensors"):
-        with pytest.raises(UserError, match="is not a file that is there; give the path of a checkpoint"):
+        with pytest.raises(UserError, match="does not exist; give the path of a checkpoint"):
             load_base(str(tmp_path / f"other{suffix}"))
 
 
@@ -182,10 +182,10 @@ def test_a_file_and_a_folder_of_something_else_are_said(tmp_path: Path) -> None:
         ("", "config.json of base"),
         ('{"model_type": "sam", "vision_config": 7}', "field 'vision_config'"),
         ('{"model_type": "sam", "vision_config": {"hidden_size": "big"}}', "field 'hidden_size'"),
-        ('{"model_type": "vit"}', "is a 'vit' model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"),
-        ('{"model_type": "sam_hq"}', "is a 'sam_hq' model; everseg adapts SAM 1"),
+        ('{"model_type": "vit"}', "is a 'vit' model; give a SAM 1 ('sam') or SAM 2 ('sam2')"),
+        ('{"model_type": "sam_hq"}', "is a 'sam_hq' model; give a SAM 1"),
         ('{"model_type": "edgetam"}', "edgetam"),
-        ('{"model_type": "sam3_tracker"}', "is a 'sam3_tracker' model; everseg adapts SAM 1"),
+        ('{"model_type": "sam3_tracker"}', "is a 'sam3_tracker' model; give a SAM 1"),
         ('{"model_type": "no-such"}', ""),
         ("{}", ""),
     ],

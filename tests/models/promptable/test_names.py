@@ -126,7 +126,7 @@ def small_sam2() -> Sam2Config:
         ),
         (
             lambda t: t.update({"adapter.weight": torch.zeros(1)}),
-            "changed model: adapter.weight is not SAM's",
+            "modified model: adapter.weight is not SAM's",
         ),
         (
             lambda t: t.update({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 31)}),

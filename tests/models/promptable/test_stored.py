@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "a head within": (
         lambda t: {"model": named("sam.", {**t, "head.weight": torch.zeros(1)})},
-        r"some.pt#model.sam is of a changed model: head.weight is not SAM's",
+        r"some.pt#model.sam is a modified model: head.weight is not SAM's",
     ),
     "transformers' names": (
         lambda t: {"state_dict": {"model.vision_encoder.pos_embed": torch.zeros(1)}},

@@ -203,7 +203,7 @@ def test_the_packaged_mobilenet_loads_tensor_by_tensor() -> None:
     [
         ("resnet101", None, "resnet101 needs weights"),
         ("resnet11", None, "did you mean 'resnet101'"),
-        ("no/such", "x.pth", "has weights of its own"),
+        ("no/such", "x.pth", "has its own weights"),
         ("weights.pth", None, "name the architecture"),
         ("resnet101", "absent.pth", "cannot read absent.pth"),
     ],

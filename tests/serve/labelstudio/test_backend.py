@@ -181,7 +181,7 @@ def test_without_a_click_there_is_nothing(asked: TestClient) -> None:
 
 def test_faults_are_sentences(asked: TestClient) -> None:
     wrong = asked.post("/setup", json={"schema": "<View/>"})
-    assert wrong.status_code == 400 and "add one, which is where masks go" in wrong.json()["error"]
+    assert wrong.status_code == 400 and "add one for the masks" in wrong.json()["error"]
     assert asked.post("/predict", content=b"no json").status_code == 400
     assert asked.post("/predict", json=[1]).status_code == 422
     given = request("predict")

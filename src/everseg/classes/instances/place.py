@@ -90,8 +90,8 @@ def ranked_cells(
     height, width = taken.shape
     if 2 * cell > min(height, width):
         raise UserError(
-            f"four cells of {cell} pixels do not fit into an image of {height} x {width}; set a cell of at "
-            f"most {min(height, width) // 2}"
+            f"four cells of {cell} pixels do not fit into an image of {height} x {width} pixels; set "
+            f"paste.cell to at most {min(height, width) // 2}"
         )
     corners = [(y, x) for y in (0, cell) for x in (0, cell)]
     sign = 1 if rank == "most_free" else -1

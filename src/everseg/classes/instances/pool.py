@@ -183,7 +183,11 @@ class InstancePool:
         given = [name, image, prefix]
         assert sum(map(bool, given)) == 1, "one of name, image and prefix"
         if name and name not in self.items:
-            raise unknown("instance", name, self.items) if self.items else UserError("the pool is empty")
+            raise (
+                unknown("instance", name, self.items)
+                if self.items
+                else UserError("the pool is empty, so there is nothing to remove; check the path")
+            )
         gone = [
             key
             for key, item in self.items.items()

@@ -54,13 +54,13 @@ def load_pool(folder: Path) -> InstancePool:
             path = folder / record[kind]
             if not path.is_file():
                 raise UserError(
-                    f"{path} is missing; restore it from a copy, or take {name} out of {folder / MANIFEST}"
+                    f"{path} is missing; restore it from a copy, or remove {name} from {folder / MANIFEST}"
                 )
             content.append(path.read_bytes())
         if hashlib.sha256(b"".join(content)).hexdigest() != record["sha256"]:
             raise UserError(
-                f"{folder / record['picture']} or its mask was changed after it was saved; restore both from "
-                f"a copy, or take {name} out of {folder / MANIFEST}"
+                f"{folder / record['picture']} or its mask was changed after it was saved; restore both "
+                f"from a copy, or remove {name} from {folder / MANIFEST}"
             )
         pool.items[name] = Instance.restore(record, *content)
     return pool
@@ -76,8 +76,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise UserError(
-            f"{folder / MANIFEST} is not a manifest of a pool, or one of another version of everseg; restore "
-            "it from a copy, or choose another folder"
+            f"{folder / MANIFEST} is not the manifest of a pool, or another version of everseg wrote "
+            "it; restore it from a copy, or choose another folder"
         )
     return manifest
 

@@ -41,7 +41,8 @@ def pod_descriptor(x_BChw: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
         if not (height and width):
             rows, columns = x_BChw.shape[-2:]
             raise UserError(
-                f"a map of {rows} x {columns} has no {s} x {s} windows; train on larger crops (tune.crop)"
+                f"a feature map of {rows} x {columns} is too small for windows of {s} x {s}; train on "
+                "larger crops (tune.crop)"
             )
         windows = x_BChw[..., : s * height, : s * width].unflatten(-1, (s, width)).unflatten(-3, (s, height))
         parts += [windows.mean(-1).flatten(2), windows.mean(-3).flatten(2)]

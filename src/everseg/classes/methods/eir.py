@@ -126,7 +126,7 @@ class EIRConfig(Checked):
         super().__post_init__()
         if self.kind == "region" and not self.background:
             raise SettingError(
-                "kind", "is 'region', which distils the background's channel; set background=true, too"
+                "kind", "is 'region', which distils the background's channel; set background=true as well"
             )
 
     @classmethod

@@ -104,7 +104,9 @@ class SSUL(ClassLearner):
         old = begin(model, stage, config.tune, "fresh", seed=self.seed)
         groups = self._first() if old is None else self._later()
         if not config.saliency:
-            remark("ssul: no saliency maps (saliency=FOLDER), so background stays background")
+            remark(
+                "ssul: no saliency maps are given (--set saliency=FOLDER), so no pixel is labelled unknown"
+            )
         outsider = model.channels  # The channel of the unknown, behind the classes.
 
         def loss(batch: Batch) -> Tensor:
@@ -201,9 +203,11 @@ class Marked(Sequence[SemanticSample]):
         name = Path(sample.name)
         path = self.folder / name.parent / f"{name.stem}.png"
         if not path.is_file():
-            raise UserError(f"{sample.name} has no saliency map {path}; make one, or leave saliency out")
+            raise UserError(f"{sample.name} has no saliency map {path}; create it, or leave saliency out")
         bright = torch.from_numpy(np.asarray(open_image(read_file(path), path).convert("L")) > 127)
         if bright.shape != sample.labels.shape:
-            raise UserError(f"{path} is not of the size of {sample.name}; make both of one size")
+            raise UserError(
+                f"the saliency map {path} and its image {sample.name} differ in size; make them the same size"
+            )
         labels = torch.where(bright & (sample.labels == 0), UNKNOWN, sample.labels)
         return SemanticSample(sample.image, labels.to(torch.uint8), sample.name, sample.key)

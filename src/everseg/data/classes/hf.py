@@ -71,7 +71,7 @@ class HfMaps(Described[SemanticSample]):
         row = self.places[index]
         image, labels = self.rows.picture(row), self._labels(row)
         if labels.shape != tuple(image.shape[1:]):
-            raise UserError(f"{self.rows.place(row)} has maps of another size; make both of one size")
+            raise UserError(f"{self.rows.place(row)}: the maps differ in size; make them the same size")
         return SemanticSample(image, torch.from_numpy(labels), f"{row:06d}")
 
     def _labels(self, row: int) -> NDArray[np.uint8]:

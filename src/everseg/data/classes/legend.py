@@ -69,17 +69,20 @@ class Legend:
         for number, name in sorted(classes.items()):
             if not 0 <= number <= 255:
                 raise UserError(
-                    f"class {name!r} has the number {number}; class maps hold 8 bits, numbers 0 to 255"
+                    f"class {name!r} has the number {number}; class maps have 8 bits, so use a number from 0 "
+                    "to 255"
                 )
             if name in names.values() and name not in (BACKGROUND_NAME, VOID_NAME):
-                raise UserError(f"two numbers are named {name!r}; give each class a name of its own")
+                raise UserError(f"two numbers are named {name!r}; give each class its own name")
             names[number] = name
         assumed_void = VOID not in names
         names = {0: BACKGROUND_NAME, VOID: VOID_NAME, **names}
         parts = {special: {n for n, name in names.items() if name == special} for special in SPECIAL}
         real = {n: name for n, name in sorted(names.items()) if name not in SPECIAL}
         if not real:
-            raise UserError("classes names no class; write them as classes: [cat, dog] or {1: cat, 2: dog}")
+            raise UserError(
+                "classes: names no class; write it as classes: [cat, dog] or classes: {1: cat, 2: dog}"
+            )
         background, void = (frozenset(parts[special]) for special in SPECIAL)
         return cls(real, background, void, assumed_void, given=True)
 
@@ -93,7 +96,7 @@ class Legend:
             if given in self.names:
                 return self.names[given]
             low, high = min(self.names), max(self.names)
-            raise UserError(f"{place}no class has the number {given}; the classes are {low} to {high}")
+            raise UserError(f"{place}no class has the number {given}; choose one from {low} to {high}")
         if given not in self.names.values():
             raise unknown(f"{place}class" if place else "class", given, self.names.values())
         return given
@@ -116,13 +119,16 @@ def _named_in(path: Path) -> Legend:
             f"cannot read the class names {path}: {error.strerror}; name a file, or write a list"
         ) from error
     except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} does not name classes ({error}); write a name a line") from error
+        raise UserError(f"{path} is not a list of class names ({error}); write one name per line") from error
     listed = isinstance(tree, list) and all(isinstance(name, str) for name in tree)
     mapped = isinstance(tree, dict) and all(
         isinstance(n, int) and isinstance(name, str) for n, name in tree.items()
     )
     if not (listed or mapped):
-        raise UserError(f"{path} holds neither a list of names nor number: name; correct it")
+        raise UserError(
+            f"{path} is neither a list of class names nor a mapping of numbers to names; write one "
+            "name per line"
+        )
     try:
         return Legend.of(tree)
     except UserError as error:

@@ -90,7 +90,7 @@ class ClassMaps(Described[SemanticSample]):
         if labels.shape != image.shape[1:]:
             raise UserError(
                 f"{image_path} is {image.shape[2]}x{image.shape[1]} (after EXIF orientation) but its class "
-                f"map {map_path} is {labels.shape[1]}x{labels.shape[0]}; make both of one size"
+                f"map {map_path} is {labels.shape[1]}x{labels.shape[0]}; make them the same size"
             )
         key = f"{hashlib.sha256(file).hexdigest()}:{self.decoding.name}"
         return SemanticSample(image, labels, self._names[index], key)
@@ -196,7 +196,9 @@ def ade20k_maps(
     split: "training" or "validation"; None if the files are in `images` and `annotations` themselves.
     """
     if split is not None and not is_file_name(split):
-        raise UserError(f"split: {brief(repr(split))} names no folder; write training or validation")
+        raise UserError(
+            f"split: {brief(repr(split))} is not the name of a folder; write training or validation"
+        )
     pairs, problems = pair_by_stem(path / "images" / (split or ""), path / "annotations" / (split or ""))
     return _maps(
         pairs, problems, Legend.of("objectInfo150.txt", path), part, limit, index, Decoding(bands, window)
@@ -266,10 +268,16 @@ class Labelled:
         """
         told = described(samples)
         if told.names_itself and legend is not None and legend != told.legend:
-            raise UserError("the annotations name the classes themselves; remove classes: or use categories:")
+            raise UserError(
+                "the annotations already name their classes; remove classes:, or select some of them with "
+                "categories:"
+            )
         legend = legend or told.legend
         if legend is None:
-            raise UserError("nothing names the classes; add classes: [cat, dog] or classes: {1: cat, 2: dog}")
+            raise UserError(
+                "the numbers in the class maps have no names; add classes: [cat, dog] or classes: "
+                "{1: cat, 2: dog}"
+            )
         present = told.presence()
         _check_void(present, legend, told)
         named = [*legend.names, *legend.background, *legend.void]
@@ -282,8 +290,8 @@ class Labelled:
             file = told.truth_file(int(having[0]))
             if Path(file).suffix.lower() in _LOSSY:
                 raise UserError(
-                    f"{file}{more} has the number {number}, which is not a class, and is saved in a lossy "
-                    "format, which changes numbers; make it again as png"
+                    f"{file}{more} has the number {number}, which is not a class; the file has a lossy "
+                    "format, which changes numbers, so save it again as png"
                 )
             raise UserError(
                 f"{file}{more} has the number {number}, which is not a class; "

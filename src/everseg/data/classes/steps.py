@@ -70,10 +70,12 @@ class ClassSteps:
             for name in step:
                 if name in seen:
                     where = f"steps {seen[name]} and {t}" if seen[name] != t else f"step {t} twice"
-                    raise UserError(f"class {name!r} is in {where}; a class comes once")
+                    raise UserError(f"class {name!r} is in {where}; keep it in one step")
                 seen[name] = t
         if len(seen) > MOST_CLASSES:
-            raise UserError(f"the steps add {len(seen)} classes; labels of 8 bits hold {MOST_CLASSES}")
+            raise UserError(
+                f"the steps add {len(seen)} classes; label maps have 8 bits, so add at most {MOST_CLASSES}"
+            )
 
     @classmethod
     def split(cls, name: str, legend: Legend, order: Sequence[str | int] | None = None) -> ClassSteps:

@@ -18,6 +18,7 @@ from everseg.data.domains.options import Options, SampleOptions
 from everseg.data.domains.prompts import StoredClicks
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError, unknown
+from everseg.text import plural
 
 Instances = Literal["each", "merged"]
 """Whether "each" object is a sample, or all of an image are "merged" in one."""
@@ -155,7 +156,7 @@ class AnnotationReader(Samples):
         said = ""
         if found.said:
             files = len({entry.image for entry in entries})
-            said = f"{found.said}, {len(entries)} samples in {files} of {len(found.images)} files"
+            said = f"{found.said}, {plural(len(entries), 'sample')} in {files} of {len(found.images)} files"
         super().__init__(take_evenly(entries, given.limit), given.rule, said, decoding=given.decoding)
         self.notes, self.as_shown = found.notes, found.as_shown
         if found.problems:

@@ -21,6 +21,7 @@ from everseg.data.names import refuse_twice, sample_names
 from everseg.data.numbers import read_labels
 from everseg.data.samples import take_evenly
 from everseg.errors import UserError
+from everseg.text import plural
 from everseg.types import Prompts, PromptSample
 
 
@@ -87,13 +88,14 @@ def _pairs(given: Any, parts: list[Any], what: str) -> tuple[list[Any], list[Any
             "list of PromptSample"
         )
     if isinstance(parts[1], np.ndarray | Tensor) and parts[1].ndim < 3:
-        raise UserError(f"{what} has a single mask; give lists, also for one image: ([image], [mask])")
+        raise UserError(f"{what} is a single mask; give lists, also for one image: ([image], [mask])")
     images, masks = (
         _listed(part, f"{what}, {of}") for part, of in zip(parts, ("images", "masks"), strict=True)
     )
     if len(images) != len(masks):
         raise UserError(
-            f"{what} has {len(images)} images and {len(masks)} masks; give one mask for each image"
+            f"{what} has {plural(len(images), 'image')} and {plural(len(masks), 'mask')}; give one "
+            "mask per image"
         )
     return images, masks
 
@@ -133,7 +135,8 @@ class _Drawn:
             return read_labels(mask)
         if self.meaning is None:
             raise UserError(
-                f"{self.what} has the mask {mask}, where the first one is not a file; give all in one form"
+                f"{self.what}: the mask {mask} is a file, but the first one is not; give all masks as "
+                "files or all as arrays"
             )
         return self.meaning.mask(mask)
 

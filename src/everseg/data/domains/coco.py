@@ -101,7 +101,7 @@ class CocoReader(Samples):
     ) -> None:
         source, folder, given = Path(annotations), Path(images), Options(**options)
         if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder; `images` is the folder that holds the images")
+            raise UserError(f"{folder} is not a folder; set `images` to the folder of the images")
         found = read_coco_file(source, folder, Wanted(categories, crowd, min_area, use_boxes))
         if skip_faulty:
             _leave_out_undrawable(found)

@@ -105,7 +105,8 @@ def _rows(tree: Any, part: str, source: Path) -> list[Any]:
     rows = tree.get(part) if isinstance(tree, dict) else None
     if not isinstance(rows, list):
         raise UserError(
-            f"{source} has no list {part!r}; a COCO file has the lists images, annotations and categories"
+            f"{source} has no list {part!r}; give a COCO file, which has the lists images, annotations "
+            "and categories"
         )
     return rows
 

@@ -102,7 +102,8 @@ def cvat(path: Path, images: Path | None, subset: str | None) -> Annotations[Cva
     maps, folder = path / "SegmentationClass", images or path / "JPEGImages"
     if not maps.is_dir() or not (path / "labelmap.txt").is_file():
         raise UserError(
-            f"{path} is not an export from CVAT; Segmentation mask 1.1 has SegmentationClass and labelmap.txt"
+            f"{path} is not an export from CVAT; export it as Segmentation mask 1.1, which has "
+            "SegmentationClass and labelmap.txt"
         )
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; export with images, or give their folder as images:")
@@ -169,15 +170,20 @@ class Colours:
                 continue
             match = _LINE.fullmatch(row.strip())
             if match is None or max(int(v) for v in match.groups()[1:]) > 255:
-                raise UserError(f"{path}, line {number}: {row!r} is not as in cat:128,0,0::; correct it")
+                raise UserError(
+                    f"{path}, line {number}: {row!r} does not have the form cat:128,0,0::; correct it"
+                )
             name, red, green, blue = match[1].strip(), *(int(v) for v in match.groups()[1:])
             colour = red | green << 8 | blue << 16
             if name in labels or colour in labels.values():
-                raise UserError(f"{path}, line {number}: {row!r} has a label or colour of an earlier line")
+                raise UserError(
+                    f"{path}, line {number}: {row!r} repeats a label or colour of an earlier line; correct "
+                    "or remove it"
+                )
             labels[name] = colour
         ground = {labels.pop(BACKGROUND, 0)} | ({0} - set(labels.values()))
         if not labels:
-            raise UserError(f"{path} names no label but the background; export the labels from CVAT")
+            raise UserError(f"{path} names no label except the background; export the labels from CVAT")
         return cls(path, labels, frozenset(ground))
 
     def numbers(self, path: Path, numbers: Mapping[str, int]) -> NDArray[np.uint8]:
@@ -210,7 +216,7 @@ class Colours:
             raise UserError(f"{objects} and {path} differ in size; export them again")
         inside = np.unique(numbers[np.isin(classes, [self.labels[label] for label in wanted])]).tolist()
         if inside == [0]:
-            raise UserError(f"{objects} has no object where {path} has labels; export them again")
+            raise UserError(f"{objects} has no object where {path} has labels; export both again")
         return tuple(Mark(n, "", (c,)) for n, c in enumerate((c for c in inside if c != 0), 1))
 
     def _checked(self, path: Path) -> NDArray[np.int32]:
@@ -230,4 +236,4 @@ def _text(path: Path) -> str:
     try:
         return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} as text; restore it") from error
+        raise UserError(f"cannot read {path} as text; restore it from a copy") from error

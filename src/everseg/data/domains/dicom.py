@@ -29,6 +29,7 @@ from everseg.data.pairing import one_each, pair_by_stem, pair_files
 from everseg.data.raster import Raster, decode_raster, raster_of
 from everseg.data.samples import take_part
 from everseg.errors import UserError, first_line
+from everseg.text import plural
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,11 @@ def _frames(image: Path, path: Path, name: str, meaning: Meaning) -> list[DicomF
     masks = mask_frames(path)
     size = (len(masks), *masks[0].values.shape)
     if size != (count, height, width):
-        shapes = [f"{n} frames of {w}x{h}" for n, h, w in ((count, height, width), size)]
-        raise UserError(f"{image} has {shapes[0]}, but its mask {path} has {shapes[1]}; give one for each")
+        shapes = [f"{plural(n, 'frame')} of {w}x{h}" for n, h, w in ((count, height, width), size)]
+        raise UserError(
+            f"{image} has {shapes[0]}, but its mask {path} has {shapes[1]}; give one mask per frame, "
+            "of the same size"
+        )
     return [
         DicomFrame(image, path, i, meaning, name if count == 1 else f"{name}@{i}")
         for i, mask in enumerate(masks)
@@ -169,8 +173,8 @@ class Dicom:
             image = decoding.shown(shallow(grey, what), what)
         else:
             raise UserError(
-                f"{self.path} has values from {grey.min():g} to {grey.max():g} and no window that is read; "
-                "say which are shown, as in window: [-160, 240] or window: [1%, 99%]"
+                f"{self.path} has values from {grey.min():g} to {grey.max():g} and no window that can be "
+                "read; set the range to show, as in window: [-160, 240] or window: [1%, 99%]"
             )
         return 255 - image if inverted else image
 
@@ -201,8 +205,8 @@ def _read(path: Path, changed: int) -> Dicom:
     except Exception as error:  # pydicom and its decoders raise errors of many types.
         if "missing dependencies" in str(error) or isinstance(error, ImportError):
             raise UserError(
-                f"{path} is compressed in a way that pydicom needs more packages for ({first_line(error)}); "
-                "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or save it uncompressed"
+                f"pydicom needs other packages to decompress {path} ({first_line(error)}); pip install "
+                "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or save it uncompressed"
             ) from error
         raise UserError(
             f"{path} has no pixels that can be read ({first_line(error)}); copy it again or remove it"
@@ -270,7 +274,7 @@ def mask_frames(path: Path) -> list[Raster]:
         return [decode_raster(content, path)]
     values = read_dicom(path).values
     if values.ndim != 3:
-        raise UserError(f"{path} is in colour; a mask in DICOM has one value per pixel")
+        raise UserError(f"{path} is in colour, and a mask in DICOM has one value per pixel; save it in grey")
     return [raster_of(frame, path) for frame in values]
 
 

@@ -62,7 +62,7 @@ class MaskFiles:
             if whole is not None and mask.shape != whole.shape:
                 raise UserError(
                     f"{path} is {mask.shape[1]}x{mask.shape[0]} and {self.paths[0]} is "
-                    f"{whole.shape[1]}x{whole.shape[0]}; masks of one image have one size"
+                    f"{whole.shape[1]}x{whole.shape[0]}; make all masks of an image the same size"
                 )
             whole = mask if whole is None else whole | mask
         if whole is None or not whole.any():
@@ -157,7 +157,10 @@ class FolderReader(Samples):
         if skip_empty and meaning is not None:
             whole, pairs = len(pairs), _with_object(pairs, meaning)
             if not len(pairs):
-                raise UserError(f"no mask in {folder} has an object; correct it, or say what is object")
+                raise UserError(
+                    f"no mask in {folder} has an object; correct the masks, or set mask_threshold, "
+                    "mask_values or mask_colours to what the object is"
+                )
             if len(pairs) < whole:
                 self.notes = (f"{folder}: {LEFT_OUT.format(whole - len(pairs), whole)}",)
         if limit is not None:

@@ -93,7 +93,10 @@ class GeotiffReader(SliceSamples):
         if skip_empty:
             has = with_object(files, meaning, read_band)
             if not any(has):
-                raise UserError(f"no mask in {path} has an object; correct it, or say what is object")
+                raise UserError(
+                    f"no mask in {path} has an object; correct the masks, or set mask_threshold or "
+                    "mask_values to what the object is"
+                )
             if not all(has):
                 self.notes = (f"{path}: {LEFT_OUT.format(has.count(False), len(has))}",)
             kept = [one for one, drawn in zip(chosen, has, strict=True) if drawn]

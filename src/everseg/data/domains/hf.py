@@ -27,6 +27,7 @@ from everseg.data.numbers import labels_of, refuse_blurred
 from everseg.data.raster import Raster, decode_raster, raster_of
 from everseg.data.samples import PartlyReadable, take_evenly, take_part
 from everseg.errors import UserError, first_line, unknown
+from everseg.text import plural
 from everseg.types import PromptSample
 
 
@@ -59,7 +60,10 @@ class HfRows:
             if isinstance(feature, datasets.Image):
                 table = table.cast_column(column, datasets.Image(decode=False))
             elif option == "image" and not _holds_files(feature):
-                raise UserError(f"the column {column!r} of {path} has no images; give image: another one")
+                raise UserError(
+                    f"the column {column!r} of {path} has no images; name the column of the images with "
+                    "image:"
+                )
         # One column at a time is read: the others may hold pictures, too.
         self.columns = {column: table.select_columns([column]) for column in (image, mask)}
 
@@ -124,7 +128,7 @@ def _table(datasets: Any, path: str, config: str | None, split: str | None, root
             return found
         if split is None:
             raise UserError(
-                f"the data set {path} has the splits {', '.join(found)}; say which, as split: ..."
+                f"the data set {path} has the splits {', '.join(found)}; choose one with split: ..."
             )
         if split not in found:
             raise unknown(f"split of {path}:", split, found)
@@ -195,8 +199,8 @@ class HfReader(Described[PromptSample]):
         if instances == "each":
             if mask_threshold is not None or mask_colours is not None:
                 raise UserError(
-                    "mask_threshold and mask_colours do not go with instances: each, which takes every value "
-                    "as an object; choose some by mask_values"
+                    "mask_threshold and mask_colours cannot be combined with instances: each, which takes "
+                    "every value as an object; select values with mask_values"
                 )
             for row in rows:
                 with _noting(problems):
@@ -251,7 +255,7 @@ class HfReader(Described[PromptSample]):
         if mask.shape != tuple(image.shape[1:]):
             sizes = [f"{w}x{h}" for h, w in (image.shape[1:], mask.shape)]
             raise UserError(
-                f"{what} has an image of {sizes[0]} but a mask of {sizes[1]}; make both of one size"
+                f"{what} has an image of {sizes[0]} but a mask of {sizes[1]}; make them the same size"
             )
         if not mask.any():
             raise UserError(f"{what} has no object; set skip_empty: true or correct mask_values")
@@ -286,7 +290,10 @@ class HfReader(Described[PromptSample]):
     def masks(self) -> str:
         if self.meaning is not None:
             return str(self.meaning)
-        return f"numbers of objects, {len(self)} samples in {len({row for row, _ in self.places})} rows"
+        return (
+            f"numbers of objects, {plural(len(self), 'sample')} in "
+            f"{len({row for row, _ in self.places})} rows"
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from everseg.data.pairing import Patterns, fixed_folder, one_each, pair_files
 from everseg.data.raster import packed, read_raster
 from everseg.data.samples import PartlyReadable, Samples, take_evenly, take_part
 from everseg.errors import UserError
+from everseg.text import plural
 from everseg.types import VOID
 
 Choice = Literal["each", "merged", "largest"]
@@ -97,7 +98,7 @@ class InstancesReader(Samples):
                 entries.append(NumberedObject(image, file, number, own))
         kind: PromptKind = prompts
         maps = len({entry.path for entry in entries})
-        said = f"numbers of objects, {len(entries)} samples in {maps} of {len(pairs)} files"
+        said = f"numbers of objects, {plural(len(entries), 'sample')} in {maps} of {len(pairs)} files"
         prompted, decoding = PromptRule(kind, clicks, seed), Decoding(bands, window)
         super().__init__(take_evenly(entries, limit), prompted, said, decoding=decoding)
         if instances == "each" and {entry.number for entry in entries} == {255}:
@@ -116,8 +117,8 @@ class InstancesReader(Samples):
             raise PartlyReadable(problems, self[:])
         if not entries:
             raise UserError(
-                f"the maps in {path / fixed_folder(masks or 'instances')} number no object in any image; 0 "
-                "is background, objects count from 1"
+                f"the maps in {path / fixed_folder(masks or 'instances')} contain no object; give the "
+                "objects the numbers 1, 2, ... (0 is background)"
             )
 
 

@@ -241,25 +241,32 @@ def _read(path: Path, images: Path | None, changed: int) -> LabelmeFile:
     """As `read_labelme`, once for the objects of an image that follow each other."""
     tree = read_json(path)
     if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
-        raise UserError(f"{path} is not of labelme (it has no list 'shapes'); remove it or correct `path`")
+        raise UserError(
+            f"{path} is not a labelme file (it has no list 'shapes'); remove it or correct `path`"
+        )
     given = tree.get("imagePath")
     if not isinstance(given, str) or not given:
-        raise UserError(f"{path} has the imagePath {given!r}; it must name the image")
+        raise UserError(f"{path} has the imagePath {given!r}; set it to the name of the image")
     # Written on Windows, the path has backslashes; of another machine's path only the name is of use.
     name = Path(given.replace("\\", "/")).name
     folder = Listing(path.parent if images is None else images)
     image = (folder.find(given) if images is None else None) or folder.find(name)
     if image is None:
         raise UserError(
-            f"{path} is of the image {given}, which is not at {folder.folder / name}; add it or give images:"
+            f"{path} belongs to the image {given}, which is not at {folder.folder / name}; add the "
+            "image, or name its folder with images:"
         )
     size: tuple[Any, Any] = tree.get("imageHeight"), tree.get("imageWidth")
     if not all(type(n) is int and n > 0 for n in size):
         if any(n is not None for n in size):
-            raise UserError(f"{path} has the imageHeight and imageWidth {size}; they are numbers from 1")
+            raise UserError(
+                f"{path} has the imageHeight and imageWidth {size}; correct them to numbers from 1"
+            )
         size = shown_size(image)
     if size[0] * size[1] > MOST_PIXELS:
-        raise UserError(f"{path} has the imageHeight and imageWidth {size}; no image is as large")
+        raise UserError(
+            f"{path} has the imageHeight and imageWidth {size}, more than any image can have; correct them"
+        )
     shapes: list[Shape] = []
     objects: dict[tuple[str, Any], int] = {}
     for number, row in enumerate(tree["shapes"]):
@@ -293,7 +300,7 @@ def _shape(row: Any, number: int, path: Path) -> Shape:
     if len(points) < _CORNERS[kind]:
         raise UserError(f"{named} is a {kind} of {len(points)} points; it needs {_CORNERS[kind]}")
     if not isinstance(row.get("group_id"), int | str | None):
-        raise UserError(f"{place} has the group_id {row['group_id']!r}; it is a number or null")
+        raise UserError(f"{place} has the group_id {row['group_id']!r}; set it to a number or null")
     patch = row.get("mask") if kind == "mask" else None
     if kind == "mask":
         try:

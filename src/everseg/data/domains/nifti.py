@@ -20,6 +20,7 @@ from everseg.data.extras import needed
 from everseg.data.names import sample_name
 from everseg.data.samples import take_part
 from everseg.errors import UserError, first_line
+from everseg.text import plural
 
 Axis = Literal["sagittal", "coronal", "axial"]
 _AXES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -52,8 +53,8 @@ class NiftiSlice:
             if values.dtype != np.uint8:
                 low, high = values.min(), values.max()
                 raise UserError(
-                    f"{self.image} has values from {low:g} to {high:g}; say which are shown, as in "
-                    "window: [-160, 240] or window: [1%, 99%]"
+                    f"{self.image} has values from {low:g} to {high:g}; set the range to show, as in window: "
+                    "[-160, 240] or window: [1%, 99%]"
                 )
             return decoding.shown(plane, self.place)
         return decoding.shown(plane, self.place, ends=_ends(self.image, _changed(self.image), decoding))
@@ -110,13 +111,16 @@ class NiftiReader(SliceReader):
             if instances is None and mask_values is None and len(labels) > 1:
                 shown = ", ".join(map(str, labels[:6])) + (", ..." if len(labels) > 6 else "")
                 raise UserError(
-                    f"the masks in {folders[1]} have the labels {shown}; say which are the object, as in "
-                    f"mask_values: [{labels[0]}], or set instances: each if each is one, or merged if they "
-                    "are one together"
+                    f"the masks in {folders[1]} have the labels {shown}; list those of the object, as in "
+                    f"mask_values: [{labels[0]}], or set instances: each if every label is an object, or "
+                    "instances: merged if all labels together are one"
                 )
             if not labels:
                 return ""
-            return f"labels {'/'.join(map(str, labels))}, {len(slices)} samples in {len(pairs)} volumes"
+            return (
+                f"labels {'/'.join(map(str, labels))}, {plural(len(slices), 'sample')} in "
+                f"{plural(len(pairs), 'volume')}"
+            )
 
         super().__init__(
             folders[1],
@@ -157,11 +161,11 @@ def _by_patient(folder: Path, suffix: str) -> dict[str, Path]:
             continue
         name = name.removesuffix(suffix)
         if name in found:
-            raise UserError(f"{file} and {found[name].name} are of one name; keep one of them")
+            raise UserError(f"{file} and {found[name].name} have the same name; keep one of them")
         found[name] = file
     if not found:
         raise UserError(
-            f"{folder} has no volumes (.nii, .nii.gz) whose names end with {suffix!r}; correct it"
+            f"{folder} has no volumes (.nii, .nii.gz) whose names end with {suffix!r}; correct the suffix"
         )
     return found
 
@@ -183,11 +187,17 @@ def _slices(
     size, place = _header(image)
     if labels.ndim != 3 or labels.shape != size:
         shapes = ["x".join(map(str, s)) for s in (size, labels.shape)]
-        raise UserError(f"{image} is {shapes[0]} but its mask {path} is {shapes[1]}; give masks of its grid")
+        raise UserError(
+            f"{image} is {shapes[0]} but its mask {path} is {shapes[1]}; resample the mask to the grid "
+            "of the image"
+        )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in size], [1], indexing="ij")).reshape(4, -1)
     apart = float(np.linalg.norm(((where - place) @ corners)[:3], axis=0).max())
     if apart > 0.5 * float(np.linalg.norm(place[:3, :3], axis=0).min()):
-        raise UserError(f"{path} lies up to {apart:.3g} mm beside its image {image}; resample it to its grid")
+        raise UserError(
+            f"{path} is shifted by up to {apart:.3g} mm against its image {image}; resample it to the "
+            "grid of the image"
+        )
     objects = _objects(labels, wanted, path)
     across = tuple(a for a in range(3) if a != _AXES[axis])
     found: list[NiftiSlice] = []
@@ -208,7 +218,8 @@ def _objects(labels: NDArray[Any], wanted: Sequence[int] | None, path: Path) -> 
     """
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.rint(labels)).all()):
         raise UserError(
-            f"{path} has values that are not whole, and a mask numbers its objects; round them, or cut at 0.5"
+            f"{path} has values that are not whole numbers, but a mask numbers its objects; round "
+            "them, or cut at 0.5"
         )
     return np.asarray(labels != 0 if wanted is None else np.isin(labels, wanted))
 
@@ -251,7 +262,10 @@ def _volume(path: Path, changed: int) -> tuple[NDArray[Any], NDArray[np.float64]
     elif values.ndim == 2:  # One slice, as CAMUS has them.
         values = values[..., None]
     if values.ndim not in (3, 4) or values.dtype.kind not in "iufb":
-        raise UserError(f"{path} is not a volume of grey values ({values.dtype}, shape {values.shape})")
+        raise UserError(
+            f"{path} is not a volume of grey values ({values.dtype}, shape {values.shape}); convert or "
+            "remove it"
+        )
     values = orientations.apply_orientation(values, orientations.io_orientation(image.affine))
     return values.astype(np.float32) if values.dtype == np.float64 else values, where
 
@@ -284,7 +298,9 @@ def _header(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     orientations = needed("nibabel.orientations", "nifti", path)
     turns = orientations.io_orientation(image.affine)
     if not np.isfinite(turns).all():
-        raise UserError(f"{path} has an affine without three directions; write it again with a proper one")
+        raise UserError(
+            f"{path} has an affine matrix without three directions; save it again with a valid one"
+        )
     size = np.empty(3, int)
     size[turns[:, 0].astype(int)] = shape
     place = image.affine @ orientations.inv_ornt_aff(turns, shape)

@@ -238,7 +238,9 @@ def write_points(
     if clicks < 1:
         raise UserError(f"clicks is {clicks}; a mask needs at least 1")
     if target.exists() and not force:
-        raise UserError(f"{target} exists and may be somebody's clicks; give force (--force) to replace it")
+        raise UserError(
+            f"{target} exists and may hold clicks that somebody drew; give force (--force) to replace it"
+        )
     files = sorted(f for f in folder.iterdir() if f.is_file() and f.name != POINTS and not is_litter(f.name))
     if not files:
         raise UserError(f"{folder} holds no masks; give the folder that holds the masks")

@@ -87,7 +87,7 @@ class SliceReader(SliceSamples):
         if problems:
             raise PartlyReadable(problems, self[:])
         if not entries:
-            raise UserError(f"{masks} has no object in any mask; check mask_values")
+            raise UserError(f"no mask in {masks} has an object; check mask_values")
 
 
 def refuse_gone(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:

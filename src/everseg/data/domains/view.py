@@ -13,6 +13,7 @@ from everseg.data.described import Described
 from everseg.pictures.palette import BOX, ON, TRUTH, Colour
 from everseg.pictures.sheet import INK, enlarged, framed
 from everseg.pictures.tile import draw_click, picture_of
+from everseg.text import plural
 from everseg.types import PromptSample
 from everseg.types.pixels import stretched
 
@@ -37,7 +38,7 @@ class DomainView:
         rule, given = samples.rule, sample.prompts
         origin = "given" if rule is None else "stored" if "stored" in rule.kind else "drawn"
         count = 0 if given.points is None else given.points.shape[1]
-        parts = [f"{count} {origin} clicks"] if count else []
+        parts = [f"{plural(count, f'{origin} click')}"] if count else []
         return " + ".join(parts + (["box"] if given.boxes is not None else []))
 
     def foreground(self, sample: PromptSample) -> NDArray[np.bool_]:

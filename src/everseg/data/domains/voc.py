@@ -34,7 +34,7 @@ class LargestOfClasses:
     def mask(self) -> NDArray[np.bool_]:
         mask = largest_part(read_labels(self.path, VOC_TABLE))
         if not mask.any():
-            raise UserError(f"{self.path} has no object (only 0 and 255); take the image off the list")
+            raise UserError(f"{self.path} has no object (only 0 and 255); remove the image from the list")
         return mask
 
     def truth(self) -> list[Any]:

@@ -71,7 +71,8 @@ def read_voc_list(
     maps = next((f for f in folders if f.is_dir()), None)
     if maps is None or not lists.is_dir():
         raise UserError(
-            f"{path} is not in VOC's layout; it has JPEGImages, SegmentationClass, ImageSets/Segmentation"
+            f"{path} does not have VOC's layout; give a folder with JPEGImages, SegmentationClass and "
+            "ImageSets/Segmentation"
         )
     file = lists / f"{split}.txt"
     if not (is_file_name(str(file)) and file.is_file()):
@@ -89,7 +90,7 @@ def read_voc_list(
     if skip is not None:
         kept = [line for line in lines if not fnmatchcase(line.name, skip)]
         if len(kept) == len(lines):
-            raise UserError(f"skip is {skip!r}, and no name in {file} is like it; correct it or leave it out")
+            raise UserError(f"skip is {skip!r}, which matches no name in {file}; correct it or leave it out")
         lines = kept
     lines = list(take_evenly(take_part(lines, part), limit))
     faults = Faults(file)

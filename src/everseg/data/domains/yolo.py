@@ -178,9 +178,9 @@ class _Notes(Extents):
         """Raise `UserError` where most boxes that tell are written as corners."""
         if len(self.as_corners) > self.as_centres:
             raise UserError(
-                f"{self.source}: the boxes of {places(self.noun, self.as_corners)} reach beyond their "
-                "images, and would not as left, top, right and bottom; write the centre, width and height of "
-                "each"
+                f"{self.source}: the boxes of {places(self.noun, self.as_corners)} extend beyond their "
+                "images, but would fit as left, top, right and bottom; write the centre, width and height "
+                "of each box"
             )
 
 
@@ -223,8 +223,8 @@ class YoloData:
             raise UserError(f"{file} has no names: of classes; a data.yaml has names:, train: and val:")
         if "kpt_shape" in tree:
             raise UserError(
-                f"{file} is of key points (it has kpt_shape), whose label files hold no masks; give a data "
-                "set with polygons"
+                f"{file} describes key points (it has kpt_shape), whose label files hold no masks; give a "
+                "data set with polygons"
             )
         names = tree["names"]
         if isinstance(names, dict):
@@ -288,7 +288,7 @@ def _images(given: str, file: Path, root: Any) -> Iterator[Path]:
     for row in listed:
         image = next((image for listing in found if (image := listing.find(row))), None)
         if image is None:
-            raise UserError(f"{place} lists {row}, which does not exist; add it or take it off the list")
+            raise UserError(f"{place} lists {row}, which does not exist; add the file or remove the line")
         yield image
 
 
@@ -328,9 +328,11 @@ def _line(row: str, number: int, path: Path) -> Line:
     except ValueError as error:
         raise UserError(f"{place} has a word that is not a number; write a class and x y x y ...") from error
     if not 0 <= label < np.inf or label != int(label):
-        raise UserError(f"{place} begins with {label:g}; the number of a class is whole, from 0")
+        raise UserError(f"{place} begins with {label:g}; write the number of a class, a whole number from 0")
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise UserError(f"{place} has {len(values)} coordinates; a polygon has x y of three corners or more")
+        raise UserError(
+            f"{place} has {len(values)} coordinates; a polygon needs x y of three corners or more"
+        )
     if not all(-_OUTSIDE <= v <= 1 + _OUTSIDE for v in values):
         wrong = next(v for v in values if not -_OUTSIDE <= v <= 1 + _OUTSIDE)
         if not np.isfinite(wrong):

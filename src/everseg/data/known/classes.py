@@ -75,8 +75,9 @@ def class_stream(root: Path, stages: Sequence[StageProposal]) -> ClassProposal:
     """
     if len(stages) > 1:
         raise UserError(
-            f"{root} holds {len(stages)} data sets ({', '.join(stage.name for stage in stages[:4])}), and a "
-            "stream of classes is made of one; give its folder, or leave --classes out"
+            f"{root} contains {len(stages)} data sets "
+            f"({', '.join(stage.name for stage in stages[:4])}), and a stream of classes needs a "
+            "single one; give its folder, or leave --classes out"
         )
     (domain,) = stages
     stage = StageProposal("", found=domain.found, home=domain.home, comments=domain.comments)
@@ -85,7 +86,9 @@ def class_stream(root: Path, stages: Sequence[StageProposal]) -> ClassProposal:
         d for d in domain.doubts if not re.search(r"mask_values|mask_colours|instances|object", d)
     ]
     if set(stage.splits) != {"train", "test"}:
-        raise UserError(f"{root} has no images to train on beside those to test on; write the stream by hand")
+        raise UserError(
+            f"{root} has no images for training besides those for testing; write the stream file by hand"
+        )
     proposed = ClassProposal(stage)
     opened = {split: _opened(root, options) for split, options in stage.splits.items()}
     legend = described(opened["train"]).legend
@@ -115,7 +118,7 @@ def _options(options: Options, root: Path) -> Options:
         kind = "folder"
     if kind not in CLASS_READERS:
         raise UserError(
-            f"{root} holds data of kind {kind!r}, which gives no class maps; choose one of "
+            f"{root} holds data of kind {kind!r}, which has no class maps; give data of one of "
             f"{', '.join(CLASS_READERS)}, or leave --classes out"
         )
     known = parameters(kind, CLASS_READERS[kind]) or set(given)

@@ -16,6 +16,7 @@ from everseg.data.proposal import home_of, shared
 from everseg.data.samples import take_evenly
 from everseg.errors import UserError
 from everseg.files import read_json
+from everseg.text import plural
 
 LARGEST_JSON = 500_000_000
 """Bytes of a JSON file that is read to see whether it is COCO's."""
@@ -84,7 +85,7 @@ def _place(site: Site, given: str, folder: Folder, rows: Sequence[Any], boxes: i
         options,
         f"COCO: {given}",
         partial(read_names, site.root, options),
-        f", {len(rows)} annotations",
+        f", {plural(len(rows), 'annotation')}",
         doubts,
         comments,
         folder=folder.path,

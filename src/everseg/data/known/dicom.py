@@ -14,6 +14,7 @@ from everseg.data.known.volumes import Holder, Paired, holders, paired
 from everseg.data.layout import SUFFIXES, split_of, words
 from everseg.data.proposal import DOMAIN_WORDS, home_of
 from everseg.errors import UserError
+from everseg.text import plural
 
 _ENDINGS = (".dcm", ".dicom", ".ima")
 _CT = [-160, 240]
@@ -46,8 +47,8 @@ def dicom_places(site: Site) -> Iterator[Place]:
                 )
                 continue
             site.remarks.append(
-                f"DICOM: {'/'.join(holder.parts) or '.'} is not used: {len(holder.files)} files without "
-                "masks; put masks of the same names into a folder masks beside it"
+                f"DICOM: {'/'.join(holder.parts) or '.'} is not used: {plural(len(holder.files), 'file')} "
+                "without masks; put masks of the same names into a folder masks beside it"
             )
 
 
@@ -120,8 +121,8 @@ def _place(site: Site, pair: Paired, folders: list[tuple[Parts, Parts]]) -> Plac
     masks = "/".join(pair.masks.parts) or "."
     if pair.images.parts == pair.masks.parts or pair.image_suffix:
         raise UserError(
-            f"its masks in {masks} are named otherwise; put scans and masks into two folders, and name each "
-            "mask like its scan"
+            f"its masks in {masks} have other names than the scans; put scans and masks into two "
+            "folders, and name each mask like its scan"
         )
     base = pair.images.parts[: -1 if len(folders) == 1 else -2]
     options: Options = {"kind": "dicom", "path": "/".join(base) or "."}
@@ -144,7 +145,7 @@ def _place(site: Site, pair: Paired, folders: list[tuple[Parts, Parts]]) -> Plac
         home_of(base),
         split_of(base),
         options,
-        f"DICOM: {len(pair.names)} files {shown}, masks {masks}",
+        f"DICOM: {plural(len(pair.names), 'file')} {shown}, masks {masks}",
         lambda: pair.names,
         "",
         doubts,

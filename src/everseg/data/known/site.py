@@ -226,7 +226,10 @@ def hold_out(stage: StageProposal, options: Options, names: Sequence[str], what:
         stage.doubts.append(f"{example}, but no cut keeps all of them apart; choose part: by hand")
         cut = boundary(names)
     if cut is None:
-        raise UserError(f"{what} has {len(names) or 'no'} image with a mask; a stream needs two to test one")
+        raise UserError(
+            f"{what} has {len(names) or 'no'} image with a mask; add some until there are two, one to "
+            "train on and one to test on"
+        )
     stage.found.append(f"no folder says what to test on: the last {len(names) - cut} of {len(names)} images")
     if example:
         stage.found.append(f"{example}, and are not split")

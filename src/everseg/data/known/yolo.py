@@ -16,7 +16,7 @@ from everseg.data.layout import SUFFIXES, split_of
 from everseg.data.proposal import home_of
 from everseg.data.samples import take_evenly
 from everseg.errors import UserError
-from everseg.text import read_text
+from everseg.text import plural, read_text
 
 _SPLITS = ("train", "val", "test")
 
@@ -127,7 +127,7 @@ def _place(
             f"there are the classes {', '.join(data.names[:6])}{', ...' if len(data.names) > 6 else ''}, and "
             f"each polygon is an object; categories: [{data.names[0]}] would take some of them"
         )
-    said, more = f"YOLO: {given}, split {split}", f", {len(data.images)} images"
+    said, more = f"YOLO: {given}, split {split}", f", {plural(len(data.images), 'image')}"
     names = partial(_names, data)
     if split == "train" and (own := split_of(folder.parts)):  # train/images, test/images without data.yaml
         split = own

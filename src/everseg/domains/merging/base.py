@@ -86,10 +86,12 @@ class Roll(Generic[R]):
             UserError: it cannot be merged.
         """
         if contribution.domain in self.names:
-            raise UserError(f"two domains are named {contribution.domain!r}; each is merged once")
+            raise UserError(f"two domains are named {contribution.domain!r}; merge each domain once")
         if weight != 1 and not self.rule.weighs:
             able = ", ".join(name for name in RULES if find(name).weighs)
-            raise UserError(f"rule {self.config.rule} weighs all domains alike; {able} do not")
+            raise UserError(
+                f"rule {self.config.rule} weighs all domains alike; choose a rule that can weigh them: {able}"
+            )
         check_finite(contribution)
         if self.like is not None:
             check_alike(self.rule, self.config, self.like, contribution)
@@ -117,7 +119,9 @@ class Roll(Generic[R]):
             UserError: it was not merged here.
         """
         if self.like is None or contribution.domain not in self.names:
-            raise UserError(f"{contribution.domain!r} was not merged here")
+            raise UserError(
+                f"{contribution.domain!r} was not merged into this run; choose one of its domains"
+            )
         self.names.remove(contribution.domain)
 
     def finished(self, answer: Answer) -> Merged:

@@ -148,7 +148,10 @@ class Contribution:
             UserError: it is something else, or of another version.
         """
         if state.get("format") != FORMAT or "weights" not in state:
-            raise UserError(f"{where} is not a domain's contribution that this version reads")
+            raise UserError(
+                f"{where} is not a contribution of a domain, or another version of everseg wrote it; learn "
+                "the domain again with this version"
+            )
         try:
             samples = state["samples"]
             if samples is not None:

@@ -89,7 +89,7 @@ def reweigh_domain(
             "changed; name its file with --from"
         )
     if not current.rule.weighs:
-        raise UserError("this rule weighs all domains alike")
+        raise UserError("this rule weighs all domains alike; merge with another rule to weigh them")
     current.subtract(own, weights[domain])
     try:
         current.add(own, weight)
@@ -113,5 +113,7 @@ def _read(domain: str, archive: Archive) -> Contribution | None:
         return None
     found = Contribution.from_state(state, f"the contribution of {domain!r}")
     if found.domain != domain:
-        raise UserError(f"the contribution given for {domain!r} is that of {found.domain!r}")
+        raise UserError(
+            f"the contribution given for {domain!r} belongs to {found.domain!r}; give the file of {domain!r}"
+        )
     return found

@@ -23,9 +23,9 @@ def place_of(rule: Rule, config: MergerConfig, contribution: Contribution) -> Pl
     """
     places = rule.works_on
     if config.on == "factors" and "factors" not in places:
-        raise UserError(f"rule {config.rule} works on products; leave out on=factors")
+        raise UserError(f"rule {config.rule} works on products only; leave out on=factors")
     if config.on == "products" and places == ("factors",):
-        raise UserError(f"rule {config.rule} works on an adapter's own tensors; leave out on=products")
+        raise UserError(f"rule {config.rule} works on an adapter's own tensors only; leave out on=products")
     if config.on == "factors":
         return "factors"
     place = places[0] if config.on == "auto" else next(p for p in places if p != "factors")
@@ -48,18 +48,19 @@ def given_to(rule: Rule, place: Place, contribution: Contribution, weight: float
         tensors = deltas([tensors], start)[0]
     if "samples" in rule.needs and not contribution.samples:
         raise UserError(
-            f"{contribution.domain!r} kept no samples, on which this rule calibrates; learn it with "
-            "--method merged --set measure=all (it then keeps the features, clicks and truth of some images)"
+            f"{contribution.domain!r} kept no samples, which this rule needs for calibration; learn it "
+            "with --method merged --set measure=all (it then keeps the features, clicks and truth of "
+            "some images)"
         )
     if "moments" in rule.needs and not contribution.moments:
         raise UserError(
-            f"{contribution.domain!r} comes without the moments of its inputs, which this rule merges by; "
-            "learn it with --method regcl, or with --method merged --set measure=all"
+            f"{contribution.domain!r} has no moments of its inputs, which this rule needs; learn it "
+            "with --method regcl, or with --method merged --set measure=all"
         )
     if "fisher" in rule.needs and not contribution.fisher:
         raise UserError(
-            f"{contribution.domain!r} comes without its Fisher information, which this rule merges by; "
-            "learn it with --method merged --set measure=all"
+            f"{contribution.domain!r} has no Fisher information, which this rule needs; learn it with "
+            "--method merged --set measure=all"
         )
     moments = contribution.moments
     if place != "factors" and moments:
@@ -138,6 +139,7 @@ def check_alike(rule: Rule, config: MergerConfig, first: Contribution, other: Co
         return
     if sha256_tensors(dict(first.start)) != sha256_tensors(dict(other.start)):
         raise UserError(
-            f"{first.domain!r} and {other.domain!r} set out from different starts, so their factors share no "
-            "coordinates: learn them with one --seed, or merge low-rank adapters with on=products"
+            f"{first.domain!r} and {other.domain!r} started from different weights, so their factors "
+            "share no coordinates: learn them with one --seed, or merge low-rank adapters with "
+            "on=products"
         )

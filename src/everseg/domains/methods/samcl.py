@@ -110,8 +110,9 @@ class SAMCL:
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         if bare := [name for name in self.selector.names if name not in self.remembered]:
             raise UserError(
-                f"the buffer holds no embeddings of {', '.join(bare)}: learning {stage.name!r} would unlearn "
-                "which images are theirs; import the modules again with --stream and their training images"
+                f"the buffer holds no embeddings of {', '.join(bare)}, so the selector would forget them "
+                f"while it learns {stage.name!r}; import the modules again with --stream and their "
+                "training images"
             )
         self.chosen = None
         if stage.later_of in self.modules:

@@ -89,7 +89,8 @@ def load_checkpoint(path: Path, key: str = "") -> SamModel | Sam2Model:
         raise
     except Exception as error:  # transformers and torch refuse impossible sizes each in their own way.
         raise UserError(
-            f"{where} has SAM's names, but shapes that make no model ({first_line(error)})"
+            f"{where} has the tensor names of a SAM, but shapes that fit no SAM ({first_line(error)}); "
+            f"{KNOWN}"
         ) from error
     model.load_state_dict(from_original(model, tensors, where), assign=True)
     model.tie_weights()
@@ -166,8 +167,8 @@ def sam2_config(shape: Shapes) -> Sam2Config:
     if size is None:
         known = [f"{hiera.name} ({_size(*key)})" for key, hiera in HIERA.items()]
         raise UserError(
-            f"{shape.where} is a SAM 2 of an unknown size ({_size(widths[0], stages)}); its windows do not "
-            f"follow from its tensors, and everseg knows those of {', '.join(known)}"
+            f"{shape.where} is a SAM 2 of an unknown size ({_size(widths[0], stages)}), whose window "
+            f"sizes everseg does not know; give one of the sizes {', '.join(known)}"
         )
     backbone = Sam2HieraDetConfig(
         hidden_size=widths[0],

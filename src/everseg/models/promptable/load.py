@@ -76,7 +76,7 @@ def _model(name: str) -> SamModel | Sam2Model:
     except OSError as error:
         raise UserError(f"base {name!r} cannot be read ({error.strerror}); give another path") from error
     if path.suffix.partition("#")[0] in SUFFIXES and not there:
-        raise UserError(f"base {name!r} is not a file that is there; give the path of a checkpoint")
+        raise UserError(f"base {name!r} does not exist; give the path of a checkpoint")
     if path.is_absolute() and not there:
         raise UserError(
             f"base {name!r} was found neither as a folder nor on the hub (there is no such path); if it has "
@@ -102,7 +102,10 @@ def _tiny() -> SamModel:
 
 def _check_folder(path: Path, name: str) -> None:
     if not path.is_dir():
-        raise UserError(f"base {name!r} is neither a file nor a folder")
+        raise UserError(
+            f"base {name!r} is neither a file nor a folder; give a checkpoint file, a folder, or an id "
+            "such as facebook/sam-vit-base"
+        )
     files = sorted(path.iterdir())
     if path / "config.json" in files:
         return
@@ -141,7 +144,7 @@ def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
         kind = Sam2Model
     else:
         raise UserError(
-            f"base {name!r} is a {config.model_type!r} model; everseg adapts SAM 1 ('sam') and SAM 2 ('sam2')"
+            f"base {name!r} is a {config.model_type!r} model; give a SAM 1 ('sam') or SAM 2 ('sam2')"
         )
     try:
         with no_bar(name):
@@ -159,14 +162,16 @@ def _pretrained(name: str, local: bool) -> SamModel | Sam2Model:
     missing = sorted(k for k in report["missing_keys"] if k != TWIN)
     if missing:
         raise UserError(
-            f"the weights of base {name!r} are incomplete: {missing[0]} and {len(missing) - 1} more missing"
+            f"the weights of base {name!r} are incomplete ({missing[0]} and {len(missing) - 1} more "
+            "are missing); fetch them again"
         )
     if config.model_type == "sam":
         images, prompts = config.vision_config.image_size, config.prompt_encoder_config.image_size
         if images != prompts:
             raise UserError(
-                f"the image encoder of base {name!r} takes images of {images} pixels and its prompt encoder "
-                f"of {prompts}; give image_size in its config.json the same value in both"
+                f"the image encoder of base {name!r} takes images of {images} pixels and its prompt "
+                f"encoder images of {prompts}; set image_size to one value in both parts of its "
+                "config.json"
             )
     return model
 

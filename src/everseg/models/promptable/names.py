@@ -154,15 +154,15 @@ def _check(shapes: Mapping[str, Size], tensors: Mapping[str, Tensor], where: str
     extra = [n for n in tensors if n not in shapes and not MEMORY.match(n) and not PIXELS.match(n)]
     if extra:
         raise UserError(
-            f"{where} is of a changed model: {_and_more(extra)} not SAM's; "
-            "give the weights of a plain SAM 1, SAM 2 or SAM 2.1"
+            f"{where} is a modified model: {_and_more(extra)} not SAM's; give the weights of a plain "
+            "SAM 1, SAM 2 or SAM 2.1"
         )
     for name, shape in shapes.items():
         found = tensors[name]
         if found.shape != shape:
             raise UserError(
-                f"{where} does not fit together: {name} is {_by(found.shape)}, where the other tensors ask "
-                f"for {_by(shape)}; give the weights of a plain SAM 1, SAM 2 or SAM 2.1"
+                f"{where} does not fit together: {name} is {_by(found.shape)}, but the other tensors need "
+                f"{_by(shape)}; give the weights of a plain SAM 1, SAM 2 or SAM 2.1"
             )
         if not (found.is_floating_point() and found.layout == torch.strided):
             kind = f"{found.layout} {found.dtype}".replace("torch.", "").removeprefix("strided ")

@@ -94,9 +94,7 @@ def _chosen(path: Path, key: str, places: Sequence[str], held: Sequence[Held]) -
         raise _none(path, held)
     if not key and len(places) > 1:
         ways = " or ".join(f"{path.name}#{name}" for name in called[:4])
-        raise UserError(
-            f"{path} holds {len(places)} SAMs, under {_listed(called)}; say which one, as in {ways}"
-        )
+        raise UserError(f"{path} holds {len(places)} SAMs, under {_listed(called)}; choose one, as in {ways}")
     fitting = [p for p, name in zip(places, called, strict=True) if name == key]
     fitting = fitting or [p for p, name in zip(places, called, strict=True) if name.startswith(f"{key}.")]
     if key and len(fitting) != 1:

@@ -68,7 +68,8 @@ def load_semantic_base(
         if kind not in ARCHITECTURES:
             known = ", ".join(f"{a}-….pth" for a in sorted(ARCHITECTURES))
             raise UserError(
-                f"base {name!r}: its name does not say of which backbone; give it torchvision's ({known})"
+                f"base {name!r}: the name of the file does not tell the backbone; rename it to "
+                f"torchvision's name ({known})"
             )
         backbone = load_backbone(kind, path)
     else:

@@ -122,15 +122,15 @@ def load_backbone(
         UserError: there is no such model or file, they do not fit, or a stride cannot be had.
     """
     if stride not in (None, 8, 16, 32):
-        raise UserError(f"output stride {stride} cannot be had; choose 16, 8 (finer, slower) or 32")
+        raise UserError(f"output stride {stride} is not possible; choose 16, 8 (finer, slower) or 32")
     if name in ARCHITECTURES:
         model = _architecture(name, weights, seed)
     elif weights == RANDOM and name in PUBLISHED:
         model = _random(PUBLISHED[name], name, seed)
     elif weights is not None:
         raise UserError(
-            f"backbone {name!r} has weights of its own, so weights={str(weights)!r} has no place; leave it "
-            f"out, or name one of {', '.join(sorted(ARCHITECTURES))}"
+            f"backbone {name!r} has its own weights, so weights={str(weights)!r} cannot be used; leave "
+            f"it out, or choose one of {', '.join(sorted(ARCHITECTURES))}"
         )
     else:
         return _pretrained(name, stride)
@@ -163,8 +163,8 @@ def as_backbone(model: PreTrainedModel, name: str, stride: int | None = None) ->
     backbone = Tokens(model) if kind in PLAIN else Pyramid(model)
     if stride not in (None, backbone.stride):
         raise UserError(
-            f"backbone {name!r} is a {kind!r} model, whose last map has stride {backbone.stride}; only "
-            "ResNet and MobileNetV2 can be dilated: leave the stride out"
+            f"backbone {name!r} is a {kind!r} model, whose last map has stride {backbone.stride}; "
+            "leave the stride out, because only ResNet and MobileNetV2 can be dilated"
         )
     return backbone
 
@@ -217,10 +217,10 @@ def _renamed(
         if key.endswith("num_batches_tracked"):
             found.setdefault(key, torch.zeros((), dtype=value.dtype))
         elif key not in found:
-            raise UserError(f"{path} holds no {name} of torchvision's ({key} is missing); {KNOWN}")
+            raise UserError(f"{path} is not torchvision's {name} ({key} is missing); {KNOWN}")
         elif found[key].shape != value.shape:
             shapes = f"{tuple(found[key].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"{path} holds another model than {name} ({key} is {shapes}); {KNOWN}")
+            raise UserError(f"{path} is another model than {name} ({key} is {shapes}); {KNOWN}")
     extra = sorted(set(found) - set(wanted))
     if extra:
         raise UserError(f"{path} holds more than {name} ({extra[0]}); {KNOWN}")
@@ -243,11 +243,13 @@ def _pretrained(name: str, stride: int | None) -> Backbone:
     path = Path(name)
     if path.suffix in SUFFIXES or path.is_file():
         raise UserError(
-            f"backbone {name!r} is a file: give it as the weights, and name the architecture it is of: "
+            f"backbone {name!r} is a file: give it as the weights, and its architecture as the name: "
             f"{', '.join(sorted(ARCHITECTURES))}"
         )
     if path.exists() and not (path / "config.json").is_file():
-        raise UserError(f"backbone {name!r} has no config.json: transformers' save_pretrained writes one")
+        raise UserError(
+            f"backbone {name!r} has no config.json; save the model with transformers' save_pretrained"
+        )
     if "/" not in name and not path.exists():
         raise unknown("backbone", name, (*ARCHITECTURES, *PUBLISHED))
     cached = not path.exists() and only_cached("backbone", name)
@@ -267,8 +269,8 @@ def _pretrained(name: str, stride: int | None) -> Backbone:
             missing = sorted(k for k in report["missing_keys"] if not k.startswith("hidden_states_norms."))
             if missing:
                 raise UserError(
-                    f"the weights of backbone {name!r} are incomplete: {missing[0]} and {len(missing) - 1} "
-                    "more missing"
+                    f"the weights of backbone {name!r} are incomplete ({missing[0]} and {len(missing) - 1} "
+                    "more are missing); fetch them again"
                 )
             backbone = _made(model, name, stride)
             if config.model_type == "segformer" and DECODED in (config.architectures or ()):
@@ -302,8 +304,9 @@ def _read(name: str, config: Any, cached: bool) -> tuple[PreTrainedModel, dict[s
         config.out_features = config.stage_names[1:]
         return getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[kind]).from_pretrained(name, **wanted)
     raise UserError(
-        f"backbone {name!r} is a {kind!r} model, which gives no feature maps that everseg knows; it takes "
-        "ResNet, MobileNetV2, SegFormer, ViT, DINOv2, DINOv3 and what AutoBackbone takes, such as Swin"
+        f"backbone {name!r} is a {kind!r} model, whose feature maps everseg cannot use; choose a "
+        "ResNet, MobileNetV2, SegFormer, ViT, DINOv2, DINOv3, or another that AutoBackbone loads, "
+        "such as Swin"
     )
 
 
@@ -341,8 +344,8 @@ def _normalisation(
         return (float(a), float(b), float(c)), (float(d), float(e), float(f))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"preprocessor_config.json of backbone {name!r} has image_mean {mean!r} and image_std {std!r}; "
-            "three numbers each are needed"
+            f"preprocessor_config.json of backbone {name!r} has image_mean {mean!r} and image_std "
+            f"{std!r}; write three numbers in each"
         ) from error
 
 

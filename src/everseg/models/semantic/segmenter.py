@@ -190,8 +190,8 @@ class Segmenter(nn.Module):
         except RuntimeError as error:
             line = (str(error).splitlines() or [""])[-1].strip()
             raise UserError(
-                f"the saved weights are of another backbone than this one ({line}); name the backbone that "
-                "the run was started with"
+                f"the saved weights belong to another backbone ({line}); name the backbone that the run "
+                "was started with"
             ) from error
 
     # ---------------------------------------------------------------- what trains

@@ -75,7 +75,10 @@ def export_onnx(
     need_onnx()
     check_replaceable(out)
     if not isinstance(run.base, Sam | Sam2):
-        raise UserError(f"the base {run.base.name} is neither a SAM nor a SAM 2, of which graphs are made")
+        raise UserError(
+            f"the base {run.base.name} is neither a SAM nor a SAM 2; graphs are made of these only, so "
+            "learn on one of them"
+        )
     with _on_cpu(run):
         made = plan(run, domain, routed)
         manifest = manifest_of(run, "onnx") | {"layout": made.layout, "opset": OPSET}

@@ -48,7 +48,10 @@ def parity(folder: Path, made: Plan) -> dict[str, Any]:
                 given[key] = given[key] + shift[None, :, None, None].numpy()
                 chosen = _module(runner, given, made.router)
                 if made.layout == "routed" and chosen != (None if name == OUTSIDE else name):
-                    raise UserError(f"the exported router sends an image of {name!r} to {chosen!r}")
+                    raise UserError(
+                        f"the exported router sends an image of {name!r} to {chosen!r}, so nothing was "
+                        "written; try another version of onnxruntime"
+                    )
             for kind, prompts in _prompts(base.image_size).items():
                 theirs = _theirs(runner, given, prompts, base.image_size, name)
                 ours = _ours(made, moved, prompts, adapter)

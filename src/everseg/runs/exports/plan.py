@@ -64,7 +64,7 @@ def plan(run: Run, domain: str | None, routed: bool) -> Plan:
     """
     learner, base, method = run.learner, run.base, run.config.method
     if domain is not None and routed:
-        raise UserError("--domain gives one module and --routed lets the graph choose; give one of them")
+        raise UserError("--domain exports one module and --routed all with their router; give one of them")
     if isinstance(learner, SAMCL):
         return _samcl(run, learner, domain, routed)
     if isinstance(learner, Independent):
@@ -84,7 +84,10 @@ def plan(run: Run, domain: str | None, routed: bool) -> Plan:
             raise UserError(f"method {method!r} has nothing to choose among; leave --routed out")
         return _one(base, None)
     if not isinstance(learner, Exports):
-        raise UserError(f"method {method!r} says of no adapter that it is the one to export (`exports`)")
+        raise UserError(
+            f"method {method!r} has no `exports`, which returns the adapter to export; implement it, "
+            "or choose another method"
+        )
     adapter = learner.exports()
     assert isinstance(adapter, AnyAdapter)
     if not routed:
@@ -92,7 +95,8 @@ def plan(run: Run, domain: str | None, routed: bool) -> Plan:
     router = merged_router(learner) if isinstance(learner, MergedLearner) else None
     if router is None:
         raise UserError(
-            f"{run.folder} uses its adapter for every image: there is nothing to choose; leave --routed out"
+            f"{run.folder} uses its adapter for every image, so there is no choice to export; leave "
+            "--routed out"
         )
     return Plan(base, Guarded(adapter, router), router, {MERGED: adapter})
 

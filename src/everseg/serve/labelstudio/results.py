@@ -59,7 +59,7 @@ def control_of(config: str) -> Control:
     try:
         tree = ET.fromstring(config)
     except ET.ParseError as error:
-        raise UserError(f"the label config is not XML ({error})") from error
+        raise UserError(f"the label config is not valid XML ({error}); correct it in Label Studio") from error
     images = {e.get("name"): str(e.get("value", "")).lstrip("$") for e in tree.iter("Image")}
     for tag in (BRUSH, POLYGON):
         for found in tree.iter(tag):
@@ -67,9 +67,7 @@ def control_of(config: str) -> Control:
             if to in images:
                 labels = tuple(str(label.get("value")) for label in found.iter("Label"))
                 return Control(tag, name, to, labels, images[to])
-    raise UserError(
-        "the label config has no BrushLabels or PolygonLabels on an Image; add one, which is where masks go"
-    )
+    raise UserError("the label config has no BrushLabels or PolygonLabels on an Image; add one for the masks")
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,8 @@ def objects_in(results: Sequence[Mapping[str, Any]], height: int, width: int) ->
         size = (row.get("original_height"), row.get("original_width"))
         if size != (height, width):
             raise UserError(
-                f"a result is of an image of {size[1]}x{size[0]} pixels, and the image has {width}x{height}"
+                f"a result belongs to an image of {size[1]}x{size[0]} pixels, but the image has "
+                f"{width}x{height}; import the image again"
             )
         label = str(next(iter(value.get(kind) or []), "object"))
         if kind == "brushlabels":
@@ -207,7 +206,8 @@ def unpack(rle: Sequence[int], height: int, width: int) -> Mask:
             done = end
     except (ValueError, OverflowError, TypeError) as error:
         raise UserError(
-            f"a brush stroke's run lengths are damaged or not of an image of {width}x{height} pixels"
+            "the run lengths of a brush stroke are damaged or belong to an image other than "
+            f"{width}x{height}; draw it again"
         ) from error
     return out.reshape(height, width, CHANNELS)[..., CHANNELS - 1] > 0
 

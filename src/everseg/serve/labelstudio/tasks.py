@@ -112,7 +112,7 @@ class Memory:
         found = read_json(path) if path.is_file() else {}
         parts = [found.get(name, {}) if isinstance(found, dict) else None for name in PARTS]
         if not all(isinstance(part, dict) for part in parts):
-            raise UserError(f"{path} is damaged; delete it, and images are fetched again")
+            raise UserError(f"{path} is damaged; delete it, and the images will be fetched again")
         self._kept: dict[str, dict[str, Any]] = {
             name: part for name, part in zip(PARTS, parts, strict=True) if part is not None
         }
