@@ -16,7 +16,6 @@ from everseg.domains.methods.baselines import Sequential
 from everseg.domains.methods.independent import Independent
 from everseg.domains.methods.zero_shot import ZeroShot
 from everseg.errors import UserError
-from everseg.methods import find
 from everseg.testing import check_method, laws
 from everseg.types import PromptPrediction, Query, Scratch, Stage, State
 from everseg.types.abilities import Archive, Forgotten
@@ -30,10 +29,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_documented_example_keeps_every_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "write-a-method.md").read_text(encoding="utf-8")
     method, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "mypkg_of_a_test.py").write_text(method)
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / "mine.py").write_text(method)
     monkeypatch.syspath_prepend(tmp_path)
-    check_method("mypkg_of_a_test:Mean")
-    names = {"Mean": find("mypkg_of_a_test:Mean")}
+    check_method("mypkg.mine:Mean")
+    names: dict[str, Any] = {}
     exec(compile(test, "write-a-method.md", "exec", dont_inherit=True), names)
     (mark,) = names["test_mean"].pytestmark  # type: ignore[attr-defined]
     given, found = mark.args

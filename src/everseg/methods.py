@@ -59,6 +59,11 @@ def find(name: str) -> type[Any]:
     module, _, attribute = METHODS.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"method {name!r} cannot be imported: {error}; install its package, or run `python -m everseg` "
+            "in the folder that contains it"
+        ) from error
     except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"method {name!r} cannot be imported: {error}; write it as package.module:Class"

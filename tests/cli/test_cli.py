@@ -557,7 +557,7 @@ def test_wrong_predictions(everseg_command: Command, made: Made, tmp_path: Path)
     def predicted(*more: object, image: Path = made.image) -> Done:
         return everseg_command("predict", made.run, image, "--out", tmp_path / "out", *more)
 
-    refused(predicted(), "nothing points at the object")
+    refused(predicted(), "no prompt points at the object")
     refused(predicted("--point", "3;4"), "'3;4'")
     refused(predicted("--point", "nan,4"), "'nan,4'")
     refused(predicted("--point", "3,4", "--stage", "nuclei"), "no stage 'nuclei'")

@@ -60,7 +60,7 @@ def test_clicks_and_boxes_are_what_the_run_is_asked(learned: tuple[Path, str]) -
     corners = np.array([[5.0, 6.0], [5.0, 30.0], [25.0, 30.0], [25.0, 6.0]])
     found = session.segment(PICTURE, NONE, NONE, [corners])
     assert np.array_equal(found.labels == 1, run.predict(PICTURE, boxes=(6.5, 5.5, 30.5, 25.5)).masks[0])
-    with pytest.raises(UserError, match="nothing points at an object"):
+    with pytest.raises(UserError, match="no prompt points at an object"):
         session.segment(PICTURE, NONE, np.array([[2.0, 3.0]]), [])
 
 

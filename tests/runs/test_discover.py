@@ -307,7 +307,7 @@ def test_a_correction_and_a_name_are_respected(pile: Path, micro: Any) -> None:
         ("batch,image\n", "does not begin with batch,split,image,domain,use,round,p"),
         ("{head}\nb1,train,x.png,domain-1,train,1\n", "line 2: there are 6 values, but 7 columns"),
         ("{head}\nb1,train,x.png,a b,train,1,0.5\n", "line 2: the domain 'a b' cannot be a stage's name"),
-        ("{head}\nb1,train,x.png,a,both,1,0.5\n", "each is train or test"),
+        ("{head}\nb1,train,x.png,a,both,1,0.5\n", "set each to train or test"),
         ("{head}\nb1,train,x.png,a,train,one,0.5\n", "the round 'one' is not a number"),
         ("{head}\n" + "b1,train,x.png,a,train,1,0.5\n" * 2, "is listed twice"),
         ("{head}\nb1,train,x.png,a,train,1,0.5\n", "lists 'x.png', which batch 'b1', train, does not have"),
@@ -375,7 +375,7 @@ def test_the_command_says_what_it_found_and_refuses_named_stages(
         assert "nothing new" in capsys.readouterr().out and (tmp_path / "sheet.png").is_file()
         path.write_text("stages: [{name: a, train: b1, test: b1}]")
         assert call(path) == 2
-        assert "names its stages itself" in capsys.readouterr().err
+        assert "lists its own stages" in capsys.readouterr().err
     finally:
         signal.signal(signal.SIGINT, before)
 

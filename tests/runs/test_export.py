@@ -226,9 +226,9 @@ def test_a_base_is_named_if_others_can_find_it(micro: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("method", "settings", "why"),
     [
-        ("samcl", (), "method 'samcl', which does not answer every image with one and the same adapter"),
-        ("independent", (), "method 'independent', which does not answer every image with one"),
-        ("zero-shot", (), "method 'zero-shot', which does not answer every image with one"),
+        ("samcl", (), "method 'samcl', which does not use one adapter for all images"),
+        ("independent", (), "method 'independent', which does not use one adapter"),
+        ("zero-shot", (), "method 'zero-shot', which does not use one adapter"),
         ("regcl", (), "made with adapter=aug, which also reads the clicks, so that it folds into no linear"),
         (
             "regcl",

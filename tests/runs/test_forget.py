@@ -330,7 +330,7 @@ def test_without_what_the_domain_brought_it_says_what_is_missing(
     before = content(folder)
     with pytest.raises(UserError, match=r"was not kept.*--from"):
         forget(folder, "cracks", base=micro)
-    with pytest.raises(UserError, match="is that of 'lesions'"):
+    with pytest.raises(UserError, match="belongs to 'lesions'"):
         forget(folder, "cracks", base=micro, contribution=folder / "domains" / "lesions.safetensors")
     assert content(folder) == before
     assert forget(folder, "cracks", base=micro, contribution=kept).exact

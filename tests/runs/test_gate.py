@@ -172,7 +172,7 @@ def test_runs_that_cannot_be_compared(made: tuple[Run, Run], micro: Any, tmp_pat
     apart = learned(Stream(tuple(domains("nuclei"))), tmp_path / "apart", micro)
     refused(r"have no learned domain in common \(lesions, cracks, natural; nuclei\)", new, apart)
     elsewhere = learned(Stream(tuple(domains("lesions", images=3))), tmp_path / "elsewhere", micro)
-    refused("were tested on other images of 'lesions'", new, elsewhere)
+    refused("were scored on different images of 'lesions'", new, elsewhere)
     refused("was not made from a stream file; name one with --stream", apart)
     named = Stream(tuple(domains("lesions", "nuclei")))
     assert open_sides(new, elsewhere, stream=named).tested[0][0] is named.stages[0]

@@ -210,7 +210,7 @@ def empty(queries: Sequence[Query]) -> list[PromptPrediction]:
 
 def test_a_stage_that_cannot_be_compared_is_refused_before_it_is_learned(micro: Any, tmp_path: Path) -> None:
     bare = Stream((Stage(0, "lesions", SyntheticDomain("lesions", 2, size=64), ()),))
-    with pytest.raises(UserError, match=r"stage 'lesions' cannot be gated: .* names no test images"):
+    with pytest.raises(UserError, match=r"stage 'lesions' cannot be gated: .* has no test images"):
         run(bare, config(), tmp_path / "run", micro, gating=Gating())
     assert not (tmp_path / "run" / "work").exists()
 

@@ -360,7 +360,7 @@ def test_as_many_earlier_states_are_kept_as_asked_for(
 
 @pytest.mark.parametrize("keep", [-1, 1.5, "all"])
 def test_a_number_of_states_that_is_none_is_refused(keep: Any) -> None:
-    with pytest.raises(UserError, match=r"keep is .*; it is a whole number from 0"):
+    with pytest.raises(UserError, match=r"keep is .*; give a whole number from 0"):
         config("sequential", keep=keep)
 
 

@@ -102,7 +102,7 @@ def test_a_wrong_name_is_not_pushed(run: Run) -> None:
 
 
 def test_nothing_on_the_hub_is_changed() -> None:
-    with pytest.raises(UserError, match="lies on a hub"), locked(Path("hf://clinic/polyps")):
+    with pytest.raises(UserError, match="is on a hub"), locked(Path("hf://clinic/polyps")):
         pass
     assert not Path("hf:").exists()
 
@@ -164,7 +164,7 @@ def test_a_run_goes_to_the_hub_and_comes_back(hub: Any, learned: Path, tmp_path:
     assert masks[0] == masks[1]
 
     code, _, err = everseg(hub, tmp_path / "b", "forget", "hf://clinic/polyps", "--domain", "x")
-    assert code == 2 and "lies on a hub" in err
+    assert code == 2 and "is on a hub" in err
     code, _, err = everseg(hub, tmp_path / "b", "report", "hf://clinic/other", "--out", tmp_path / "r")
     assert code == 2 and "the hub has no clinic/other" in err
 

@@ -166,7 +166,7 @@ def test_what_cannot_be_merged_leaves_nothing(sites: dict[str, Path], micro: Any
         ([lesions, twin], "both named 'lesions'"),
         ([lesions, elsewhere], "started from different weights"),
         ([modules], "kept nothing that can be merged"),
-        ([lesions, damaged], "is gone or is not what its run wrote"),
+        ([lesions, damaged], "is missing or was changed after its run wrote it"),
     ):
         with pytest.raises(UserError, match=said):
             merge_runs(sources, out, model=micro)

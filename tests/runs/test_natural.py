@@ -69,7 +69,7 @@ def test_it_is_said_where_they_cannot_be_known(natural: Path, tmp_path: Path, mi
     with pytest.raises(UserError, match="is not a folder"):
         run(stream("lesions"), config(), tmp_path / "new", micro, natural=tmp_path / "nothing")
     leaving = RunConfig("samcl", configure("samcl", assignments=[*SMALL, "selector.natural=false"]), "micro")
-    with pytest.raises(UserError, match="left out by the settings of this run"):
+    with pytest.raises(UserError, match="the settings of this run exclude natural images"):
         run(stream("lesions"), leaving, tmp_path / "leaving", micro, natural=natural)
     few = tmp_path / "few"
     few.mkdir()

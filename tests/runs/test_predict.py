@@ -106,7 +106,7 @@ def test_boxes_are_objects_and_a_box_may_have_clicks() -> None:
 @pytest.mark.parametrize(
     ("points", "negatives", "boxes", "said"),
     [
-        ([], ["1,2"], [], "nothing points at the object"),
+        ([], ["1,2"], [], "no prompt points at the object"),
         (["1"], [], [], "is not 2 numbers; write x,y in pixels"),
         (["1,2,3"], [], [], "is not 2 numbers"),
         (["a,b"], [], [], "is not 2 numbers"),

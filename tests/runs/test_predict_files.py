@@ -175,7 +175,7 @@ def test_without_rasterio_a_georeferenced_image_fails_alone(
     Image.fromarray((DEEP[0] >> 4).astype(np.uint8)).save(tmp_path / "y.png")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     code, said = predict(path, tmp_path / "y.png", *CLICK, "--bands", "1")
-    assert code == 3 and "x.tif needs rasterio; pip install 'everseg[geo]'" in said
+    assert code == 3 and "x.tif needs the package rasterio; run: pip install 'everseg[geo]'" in said
     assert (tmp_path / "out" / "y_mask.png").exists()
 
 
@@ -233,7 +233,7 @@ def test_frames_of_a_dicom_file(predict: Command, tmp_path: Path) -> None:
 def test_reading_one_picture_of_a_file(learned: Run, tmp_path: Path) -> None:
     path = frames(tmp_path / "x.dcm", 2)
     assert read_image(path, window=("1%", "99%"), frame=1).shape == (3, 24, 32)
-    with pytest.raises(UserError, match="has 2 frames; say which is read, as in frame=0"):
+    with pytest.raises(UserError, match="has 2 frames; choose one, as in frame=0"):
         read_image(path)
     with pytest.raises(UserError, match="has 2 frames and no frame 2"):
         read_image(path, frame=2)
@@ -242,5 +242,5 @@ def test_reading_one_picture_of_a_file(learned: Run, tmp_path: Path) -> None:
         read_image(tmp_path / "x.png", frame=1)
     with pytest.raises(UserError, match="give two values"):
         read_image(tmp_path / "x.png", window=(1,))
-    with pytest.raises(UserError, match="say how a file is read"):
+    with pytest.raises(UserError, match="apply to files only"):
         learned.predict(np.zeros((9, 9), np.uint8), points=[(1, 1)], bands=(1,))

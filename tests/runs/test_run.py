@@ -167,7 +167,7 @@ IMAGE = np.zeros((40, 60, 3), np.uint8)
         ({"image": IMAGE.transpose(2, 0, 1)}, "(3, 40, 60)"),
         ({"image": IMAGE[:0]}, "the image"),
         ({"image": "none.png"}, "none.png"),
-        ({}, "nothing points at the object"),
+        ({}, "no prompt points at the object"),
         ({"points": [(70, 5)]}, "outside the image of 60x40"),
         ({"points": [(float("nan"), 5)]}, "finite"),
         ({"points": "5,5"}, "points"),
@@ -180,7 +180,7 @@ IMAGE = np.zeros((40, 60, 3), np.uint8)
         ({"labels": [1]}, "points"),
         ({"boxes": [5, 5, 5, 9]}, "empty"),
         ({"boxes": [1, 2, 3]}, "boxes"),
-        ({"points": [(5, 5)], "boxes": [[0, 0, 9, 9], [1, 1, 5, 5]]}, "2 boxes"),
+        ({"points": [(5, 5)], "boxes": [[0, 0, 9, 9], [1, 1, 5, 5]]}, "the number of boxes is 2"),
         ({"points": [(5, 5)], "stage": "nuclei"}, "no stage 'nuclei'"),
     ],
 )

@@ -116,7 +116,7 @@ def test_one_that_breaks_costs_no_training(
     installed(monkeypatch, "wandb", init=lambda **_: SimpleNamespace(log=log, finish=lambda: None))
     told("wandb", folder=tmp_path, readings=[reading(10), reading(20)])
     assert asked == [10]
-    assert "wandb takes no more of 'site-a' (the server is gone)" in capsys.readouterr().err
+    assert "wandb records nothing more of 'site-a' (the server is gone)" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- what is refused
@@ -145,5 +145,5 @@ def test_one_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
         raise PermissionError("no key is configured")
 
     installed(monkeypatch, "wandb", init=init)
-    with pytest.raises(UserError, match="'wandb' does not start: no key is configured"):
+    with pytest.raises(UserError, match=r"'wandb' cannot be started \(no key is configured"):
         told("wandb", folder=tmp_path, readings=[])

@@ -161,7 +161,10 @@ def test_what_validation_cannot_do_is_said(micro: Any, tmp_path: Path) -> None:
         run(stream("lesions"), config("sequential", "patience=2"), tmp_path / "patience", micro)
     with pytest.raises(UserError, match=r"lesions: val=0.5 needs validation images.*two images or more"):
         run(stream("lesions", count=1), config("sequential", "val=0.5"), tmp_path / "one", micro)
-    for value, said in (("1", "val is 1; give a share below 1"), ("-0.1", "it must be a number from 0")):
+    for value, said in (
+        ("1", "val is 1, which leaves no images to train on"),
+        ("-0.1", "it must be a number from 0"),
+    ):
         with pytest.raises(UserError, match=said):
             configure("samcl", assignments=[f"val={value}"])
 

@@ -107,7 +107,7 @@ def test_the_truth_of_the_runs_own_images_is_known(start: Any, base: Any) -> Non
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"objects": []}, 400, "nothing points at an object"),
+        ({"objects": []}, 400, "no prompt points at an object"),
         ({"objects": [{"clicks": [{"x": 1, "y": 1, "on": 0}]}]}, 400, "has no click on it"),
         ({"objects": [{"clicks": [{"x": 99, "y": 1}]}]}, 400, "lies outside the image"),
         ({"objects": [{"box": [5, 5, 5, 9]}]}, 400, "is empty"),

@@ -179,7 +179,7 @@ def test_other_faults(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
         DicomReader(make(**CT))[0]
     with pytest.raises(UserError, match="no window that can be read"):
         DicomReader(make(WindowCenter=1, WindowWidth=9, VOILUTFunction="SIGMOID"))[0]
-    with pytest.raises(UserError, match="no mask in .* has an object"):
+    with pytest.raises(UserError, match=r"no mask in .* has an object"):
         DicomReader(make(), mask_values=(3,))
     root = make()
     file = root / "images" / "a.dcm"
@@ -200,7 +200,9 @@ def test_other_faults(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
     with pytest.raises(PartlyReadable, match=r"a\.dcm is not a DICOM file"):
         DicomReader(root)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(PartlyReadable, match=r"needs pydicom; pip install 'everseg\[dicom\]'"):
+    with pytest.raises(
+        PartlyReadable, match=r"needs the package pydicom; run: pip install 'everseg\[dicom\]'"
+    ):
         DicomReader(root)
 
 

@@ -68,7 +68,7 @@ def test_several_labels_are_not_merged_unasked(volumes: Path) -> None:
         NiftiReader(volumes, window=(0, 1))
     one = NiftiReader(volumes, window=(0, 1), mask_values=(2,))
     assert [s.name for s in one] == one.names() == ["a.nii.gz@3"]
-    assert one.masks() == "labels 2, 1 samples in 1 volume"
+    assert one.masks() == "labels 2, 1 sample in 1 volume"
     assert one.truth_file(0).endswith("masks/a.nii.gz")
     save(volumes / "masks" / "a.nii.gz", LABELS % 2)
     assert len(NiftiReader(volumes, window=(0, 1))) == 2
@@ -152,7 +152,7 @@ def test_masks_that_are_refused(volumes: Path, labels: Any, affine: Any, said: s
 def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"values from -1000 to 99\d; set the range .*window: \[-160, 240\]"):
         merged(volumes)[0]
-    with pytest.raises(UserError, match="no mask in .* has an object"):
+    with pytest.raises(UserError, match=r"no mask in .* has an object"):
         merged(volumes, mask_values=(9,))
     with pytest.raises(UserError, match="is not a folder; give the folders"):
         merged(tmp_path / "none")
@@ -171,11 +171,11 @@ def test_other_faults(volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(PartlyReadable, match="an affine matrix without three directions"):
         merged(volumes)
     (volumes / "masks" / "b.nii").write_bytes(b"")
-    with pytest.raises(UserError, match="are of one name"):
+    with pytest.raises(UserError, match="have the same name"):
         merged(volumes)
     (volumes / "masks" / "b.nii").unlink()
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(UserError, match=r"needs nibabel; pip install 'everseg\[nifti\]'"):
+    with pytest.raises(UserError, match=r"needs the package nibabel; run: pip install 'everseg\[nifti\]'"):
         merged(volumes)
 
 

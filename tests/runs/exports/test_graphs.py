@@ -196,7 +196,7 @@ def held(base: Any, method: str, *settings: str) -> Run:
         ("independent", None, False, "has no router"),
         ("independent", None, True, "has no router"),
         ("sequential", "x", False, "one adapter for all domains"),
-        ("sequential", None, True, "nothing to choose"),
+        ("sequential", None, True, "nothing to choose|no choice to export"),
         ("zero-shot", None, True, "nothing to choose among"),
     ],
 )
