@@ -23,6 +23,9 @@ from torch import Tensor
 from everseg.errors import UserError, brief
 from everseg.text import is_file_name, read_text
 
+LOCK = ".lock"
+"""The file by which a process holds a folder."""
+
 
 def _neighbour(path: Path) -> Path:
     """A hidden name beside a path that nothing has. Long names are cut, so that it is no longer than they.
@@ -304,7 +307,7 @@ def locked(folder: Path, instead: str = "") -> Iterator[None]:
             "OWNER/NAME --local-dir DIR' and give that folder"
         )
     # A run may be stepped through by several threads, one after the other: the lock is the process's.
-    lock = FileLock(folder / ".lock", thread_local=False)
+    lock = FileLock(folder / LOCK, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

@@ -60,7 +60,7 @@ def test_every_documented_endpoint_answers(start: Any, place: Path) -> None:
     assert call("GET", "/api/routes/fields", 200).json()["domain"] == "fields"
     call("DELETE", place_of, 204)
     call("GET", place_of, 404)
-    assert call("GET", "/api/jobs", 200).json() == {"jobs": []}
+    assert call("GET", "/api/jobs", 200).json() == {"jobs": [], "state": about["state"]}
     call("POST", "/api/jobs", 409, json={"domain": "fields"})
     call("GET", "/api/jobs/001-x", 404)
     call("DELETE", "/api/jobs/001-x", 404)
@@ -129,6 +129,24 @@ def test_a_second_server_of_the_labels_is_told_which_option_names_others(
 ) -> None:
     with pytest.raises(UserError, match="choose another folder with --labels"):
         Server(ServeConfig(place / "run"))
+
+
+@pytest.mark.parametrize(("run", "images"), [("nothing", None), ("run", "nothing")])
+def test_a_server_that_cannot_start_leaves_nothing(place: Path, run: str, images: str | None) -> None:
+    before = sorted(place.rglob("*"))
+    labels = place / "new" / "labels"
+    (place / "kept").mkdir()
+    for folder in (labels, place / "kept"):
+        with pytest.raises(UserError):
+            Server(ServeConfig(place / run, images and place / images, folder))
+    assert sorted(place.rglob("*")) == sorted([*before, place / "kept", place / "kept" / ".lock"])
+
+
+def test_a_server_on_which_nothing_was_labelled_leaves_nothing(start: Any, place: Path) -> None:
+    start()
+    assert (place / "run-labels").is_dir()
+    start(labels=place / "others")
+    assert not (place / "run-labels").exists()
 
 
 def test_masks_must_fit_their_image(client: TestClient) -> None:

@@ -150,7 +150,7 @@ def test_what_cannot_be_learned_is_a_sentence(client: TestClient) -> None:
         answer = client.post("/api/jobs", json={"domain": domain})
         assert answer.status_code == 409 and says in answer.json()["error"]
         labelled(client, "shadows", 1)
-    assert client.get("/api/jobs").json() == {"jobs": []}
+    assert client.get("/api/jobs").json()["jobs"] == []
     assert client.get("/api/jobs/001-x").status_code == 404
     assert client.post("/api/jobs/001-x/accept", json={}).status_code == 404
 
@@ -159,18 +159,35 @@ def test_what_cannot_be_learned_is_a_sentence(client: TestClient) -> None:
 def test_a_run_that_another_command_changed_is_read_again(
     start: Callable[..., Any], place: Path, base: Any
 ) -> None:
-    """What was forgotten on the disk neither answers on a new page nor is learned on."""
+    """What was forgotten on the disk answers no more, not even on an open page, nor is it learned on."""
     server, client = start()
     labelled(client, count=3)
+    image = client.get("/api/images").json()["images"][0]["id"]
+    page = client.post("/api/sessions").json()["session"]
+    body = {"session": page, "objects": [{"clicks": [{"x": 30, "y": 31}]}], "stage": "cracks"}
+    before = client.post(f"/api/images/{image}/segment", json=body).json()
+    assert before["stage"] == "cracks" and before["state"] == client.get("/api/jobs").json()["state"]
     forget(place / "run", "cracks", base=base)
-    client.post("/api/sessions")
+    for path in ("segment", "files"):
+        refused = client.post(f"/api/images/{image}/{path}", json=body)
+        assert (
+            refused.status_code == 404
+            and "no module 'cracks'; it has plain, polyps" in refused.json()["error"]
+        )
+    after = client.post(f"/api/images/{image}/segment", json=body | {"stage": None}).json()
+    assert after["state"] != before["state"]
     assert client.get("/api/run").json()["learned"] == ["polyps"] and server.answers.run.learned == ["polyps"]
     kept = server.answers
-    client.post("/api/sessions")
+    client.post(f"/api/images/{image}/segment", json=body | {"stage": None})
     assert server.answers is kept  # Nothing has changed since.
     forget(place / "run", "polyps", base=base)
     answer = client.post("/api/jobs", json={"domain": "shadows", "later_of": "polyps"})
     assert answer.status_code == 409 and "choose one of no domain" in answer.json()["error"]
+    (place / "run").rename(place / "gone")
+    refused = client.post(f"/api/images/{image}/segment", json=body | {"stage": None})
+    assert refused.status_code == 400 and "run.json is missing" in refused.json()["error"]
+    (place / "gone").rename(place / "run")
+    assert client.post(f"/api/images/{image}/segment", json=body | {"stage": None}).status_code == 200
 
 
 def test_progress_is_read_from_the_runs_log(tmp_path: Path) -> None:
@@ -282,10 +299,14 @@ def test_the_command_ends_at_a_signal_and_says_what_is_wrong(place: Path) -> Non
             (["--port", str(port), "--labels", str(place / "other")], f"port {port}"),
             (["--port", "0"], "another command is writing"),
             (["--port", "0", "--labels", str(place / "other"), "--host", "999.1"], "cannot listen"),
+            (
+                ["--port", "0", "--labels", str(place / "other"), "--label-studio", "http://["],
+                "not an address",
+            ),
             ([str(place / "nothing"), "--port", "0", "--labels", str(place / "other")], "does not exist"),
         ):
             done = subprocess.run([*words, *more], capture_output=True, text=True)
             assert done.returncode == 2 and says in done.stderr, done.stderr
-            assert "Traceback" not in done.stderr
+            assert "Traceback" not in done.stderr and not (place / "other").exists()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130, -signal.SIGINT)

@@ -105,9 +105,16 @@ def test_what_a_live_session_does_not_do_is_a_sentence(
         refused = page.teaches(MASK, **body)
         assert refused.status_code == status and says in refused.json()["error"], body
     monkeypatch.setattr(live, "LIVE", 1)
+    other = Page(client)
+    for asking in (other.asks(live=True), client.get(f"/api/live/{other.session}")):  # Takes no place.
+        assert asking.status_code == 200
+    assert client.post(f"/api/live/{other.session}/undo").json()["undone"] is False
     assert page.teaches(MASK).status_code == 200
-    refused = Page(client).teaches(MASK)
+    refused = other.teaches(MASK)
     assert refused.status_code == 503 and "the limit of 1 live session is reached" in refused.json()["error"]
+    assert other.asks(live=True).status_code == 200
+    client.delete(f"/api/live/{page.session}")
+    assert other.teaches(MASK).status_code == 200
 
 
 def test_a_session_sets_out_from_the_one_adapter_of_a_method_that_merges(

@@ -72,6 +72,7 @@ def serve(
     from everseg.serve.app import application
     from everseg.serve.guard import checked_token
     from everseg.serve.labelstudio.backend import Backend, router
+    from everseg.serve.labelstudio.tasks import Studio
     from everseg.serve.limits import Limits
     from everseg.serve.listen import address, listening
     from everseg.serve.server import ServeConfig, Server
@@ -90,15 +91,20 @@ def serve(
         None if tile is None else Tiling(tile, 128),
         limits=Limits(upload=upload * MIB, pixels=pixels * 10**6, sessions=sessions),
     )
+    beside = None
+    if label_studio is not None:
+        beside = Studio(label_studio, os.environ.get("LABEL_STUDIO_API_KEY", ""))
     with listening(host, port) as socket:
         server = Server(config)
-        studio = None
-        if label_studio is not None:
-            studio = router(Backend(server, label_studio, os.environ.get("LABEL_STUDIO_API_KEY", "")))
+        try:
+            studio = None if beside is None else router(Backend(server, beside))
+        except BaseException:
+            server.close()
+            raise
         print(f"labels: {config.folder}\nopen:   {address(socket, host, token)}", flush=True)
         if studio is not None:
-            beside = f", basic auth with any name and the password {token}" if token else ""
-            print(f"in Label Studio: model {address(socket, host, '')}label-studio/{beside}", flush=True)
+            how = f", basic auth with any name and the password {token}" if token else ""
+            print(f"in Label Studio: model {address(socket, host, '')}label-studio/{how}", flush=True)
         settings = uvicorn.Config(
             application(server, studio), log_level="warning", access_log=False, server_header=False
         )

@@ -51,6 +51,12 @@ class Answers:
             run.learner.cache.most_recent = limits.sessions
 
     @property
+    def state(self) -> str:
+        """Changes with what the run has learned."""
+        run = self.run
+        return f"{run.config.method}-{run.record.sha256.state[:12] if run.record.sha256 else 'new'}"
+
+    @property
     def prompted(self) -> bool:
         """Whether an object is pointed at, as in a run of domains."""
         return self.run.problem.name == "domains"
@@ -129,7 +135,7 @@ class Answers:
         began = time.perf_counter()
         predicting, image, found, about, prompts = self._found(entry, asked, stage, "masks", predict)
         _, record = predicting.draw(entry.source, image, found, prompts, about)
-        answer: dict[str, Any] = {"record": record, "stage": stage}
+        answer: dict[str, Any] = {"record": record, "stage": stage, "state": self.state}
         if self.prompted:
             masks = [one.region.full() for one in found]
             answer["masks"] = [counts_of(mask) for mask in masks]

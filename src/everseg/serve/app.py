@@ -126,7 +126,7 @@ def _run_endpoints(api: FastAPI, server: Server) -> None:
     @api.post("/api/sessions", tags=["run"], status_code=201, responses=FAULTS)
     def open_session() -> dict[str, str]:
         """Open a session, which a page needs to segment."""
-        server.current()
+        server.fresh()
         return {"session": server.sessions.open()}
 
     @api.delete("/api/sessions/{session}", tags=["run"], status_code=204, responses=FAULTS)
@@ -137,13 +137,13 @@ def _run_endpoints(api: FastAPI, server: Server) -> None:
 
     @api.get("/api/live/{session}", tags=["live"], responses=FAULTS)
     def live(session: Name) -> dict[str, Any]:
-        """What a page's live session began with and was taught; it begins when it is first asked for."""
-        return server.live.of(session, server.answers).state()
+        """What a page's live session began with and was taught; it begins with the first correction."""
+        return server.live.state(session, server.fresh())
 
     @api.post("/api/live/{session}/undo", tags=["live"], responses=FAULTS)
     def undo(session: Name) -> dict[str, Any]:
         """Take the last correction back."""
-        return server.live.undo(session, server.answers)
+        return server.live.undo(session, server.fresh())
 
     @api.delete("/api/live/{session}", tags=["live"], status_code=204, responses=FAULTS)
     def discard_live(session: Name) -> None:
@@ -204,30 +204,40 @@ def _image_endpoints(api: FastAPI, server: Server) -> None:
     async def segment(image: ImageName, request: SegmentRequest) -> dict[str, Any]:
         """Masks of objects that are pointed at, or the class map. `record` is what `everseg predict` writes;
         `masks` are run lengths in column order, zeros first."""
-        answers, entry = server.answers, server.gallery.entry(image)
+        entry = server.gallery.entry(image)
         server.sessions.touch(request.session)
         asked = limited([one.asked() for one in request.objects], server.config.limits)
-        if request.live:
-            work = partial(server.live.segment, request.session, answers, entry, asked)
-            return await _turn(server, request.session, work)
-        return await _turn(server, request.session, partial(answers.segment, entry, asked, request.stage))
+
+        def work() -> dict[str, Any]:
+            answers = server.fresh()
+            if request.live:
+                return server.live.segment(request.session, answers, entry, asked)
+            return answers.segment(entry, asked, request.stage)
+
+        return await _turn(server, request.session, work)
 
     @api.post("/api/images/{image}/correct", tags=["live"], responses=FAULTS)
     async def correct(image: ImageName, request: CorrectRequest) -> dict[str, Any]:
         """Teach the page's live session a click that corrects, or accepted masks. Nothing is written."""
-        answers, entry = server.answers, server.gallery.entry(image)
+        entry = server.gallery.entry(image)
         asked = limited([one.asked() for one in request.objects], server.config.limits)
         masks = [one.mask for one in request.objects]
-        work = partial(server.live.correct, request.session, answers, entry, asked, masks)
+
+        def work() -> dict[str, Any]:
+            return server.live.correct(request.session, server.fresh(), entry, asked, masks)
+
         return await _turn(server, request.session, work)
 
     @api.post("/api/images/{image}/files", tags=["images"], responses=FAULTS, response_class=Response)
     async def files(image: ImageName, request: FilesRequest) -> Response:
         """A zip of the files that `everseg predict` writes, byte for byte."""
-        answers, entry = server.answers, server.gallery.entry(image)
+        entry = server.gallery.entry(image)
         server.sessions.touch(request.session)
         asked = limited([one.asked() for one in request.objects], server.config.limits)
-        work = partial(answers.files, entry, asked, request.stage, request.form)
+
+        def work() -> dict[str, bytes]:
+            return server.fresh().files(entry, asked, request.stage, request.form)
+
         found = await _turn(server, request.session, work)
         return Response(await run_in_threadpool(_zipped, found), media_type="application/zip")
 
@@ -263,8 +273,8 @@ def _label_endpoints(api: FastAPI, server: Server) -> None:
 def _job_endpoints(api: FastAPI, server: Server) -> None:
     @api.get("/api/jobs", tags=["learning"], responses=FAULTS)
     def jobs() -> dict[str, Any]:
-        """Domains that are learned or were, the newest first."""
-        return {"jobs": server.learning.jobs()}
+        """Domains that are learned or were, the newest first, and the run's `state` in /api/run."""
+        return {"jobs": server.learning.jobs(), "state": server.fresh().state}
 
     @api.post("/api/jobs", tags=["learning"], status_code=201, responses=FAULTS)
     def learn(request: LearnRequest) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(128)  # From now on no other server can have the port; a browser waits for this one.
     except (OSError, UnicodeError) as error:
         bound.close()
         reason = getattr(error, "strerror", None) or str(error)

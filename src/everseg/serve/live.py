@@ -22,6 +22,8 @@ from everseg.types import Query
 
 LIVE = 8
 """Pages that teach at a time."""
+NOTHING = {"start": None, "corrections": 0, "objects": 0}
+"""What a page has taught that has taught nothing."""
 
 
 class Taught:
@@ -49,29 +51,48 @@ class Live:
         """Whether pages may teach, and the run's method is one that can be taught."""
         return self.allowed and isinstance(answers.run.learner, Chooses)
 
-    def of(self, session: str, answers: Answers) -> Taught:
-        """The live session of a page, which begins when it is first asked for, and again when the run has
-        grown.
+    def of(self, session: str, answers: Answers) -> Taught | None:
+        """The live session of a page; None before its first correction, and again when the run has changed.
 
         Raises:
-            Refused: the server has none, too many pages teach, or the page was idle for too long.
-            UserError: the method cannot be taught.
+            Refused: the server has none, or the page was idle for too long.
         """
         self.sessions.touch(session)
         if not self.allowed:
             raise Refused(409, "this server has no live sessions; start it with --live")
         with self._lock:
-            self._taught = {name: one for name, one in self._taught.items() if name in self.sessions}
-            if session not in self._taught or self._taught[session][0] is not answers:
-                self._taught.pop(session, None)
+            self._taught = {
+                name: one
+                for name, one in self._taught.items()
+                if name in self.sessions and (name != session or one[0] is answers)
+            }
+            return self._taught[session][1] if session in self._taught else None
+
+    def _begun(self, session: str, answers: Answers) -> Taught:
+        """As `of`, but begins one where there is none.
+
+        Raises:
+            Refused: as `of`, or too many pages teach.
+            UserError: the method cannot be taught.
+        """
+        known = self.of(session, answers)
+        if known is not None:
+            return known
+        with self._lock:
+            if session not in self._taught:
                 if len(self._taught) >= LIVE:
                     raise Refused(
                         503,
                         f"the limit of {plural(LIVE, 'live session')} is reached; "
-                        "switch live off on another page",
+                        'press "Start over" on another page, or close it',
                     )
                 self._taught[session] = answers, Taught(answers.run)
             return self._taught[session][1]
+
+    def state(self, session: str, answers: Answers) -> dict[str, Any]:
+        """What a page's live session began with, and what it was taught."""
+        taught = self.of(session, answers)
+        return dict(NOTHING) if taught is None else taught.state()
 
     def end(self, session: str) -> None:
         """Throw away what a page taught."""
@@ -81,6 +102,8 @@ class Live:
     def undo(self, session: str, answers: Answers) -> dict[str, Any]:
         """Take a page's last correction back."""
         taught = self.of(session, answers)
+        if taught is None:
+            return {"undone": False, **NOTHING}
         with taught.lock:
             undone = taught.session.undo()
             return {"undone": undone, **taught.state()}
@@ -88,6 +111,8 @@ class Live:
     def segment(self, session: str, answers: Answers, entry: Entry, asked: Sequence[Asked]) -> dict[str, Any]:
         """As `Answers.segment`, with what the page has taught."""
         taught = self.of(session, answers)
+        if taught is None:
+            return {**answers.segment(entry, asked, None), "live": dict(NOTHING)}
         with taught.lock:
             found = answers.segment(entry, asked, None, taught.session.predict)
             return {**found, "live": taught.state()}
@@ -105,15 +130,17 @@ class Live:
         masks: of each object; None where it is not accepted yet.
 
         Raises:
-            Refused: as `of`, or the image is cut into tiles.
+            Refused: as `_begun`, or the image is cut into tiles.
             UserError: a click outside the image, or a mask that does not fit it.
         """
-        taught, began = self.of(session, answers), time.perf_counter()
+        began = time.perf_counter()
+        self.of(session, answers)
         image, objects, key = answers.opened(entry, asked)
         height, width = int(image.shape[-2]), int(image.shape[-1])
         if answers.tiling is not None and max(height, width) > answers.tiling.tile:
             raise Refused(409, f"{entry.shown} is cut into tiles, and a live session cannot learn from tiles")
         pixels = [None if one is None else torch.from_numpy(mask_of(one, height, width)) for one in masks]
+        taught = self._begun(session, answers)
         with taught.lock:
             for prompts, mask in zip(objects, pixels, strict=True):
                 taught.session.correct(Query(image, prompts, key, lasting=False), mask)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +16,11 @@ from everseg.data.decoding import Decoding
 from everseg.data.synthetic.scenes import SCENES
 from everseg.data.tiling import Tiling
 from everseg.errors import UserError
-from everseg.files import locked
+from everseg.files import LOCK, locked
 from everseg.pictures.palette import BOX, LINES, MASK, OFF, ON, TRUTH, class_colour
+from everseg.runs.fetched import located
 from everseg.runs.folder import load, read_record
+from everseg.runs.record import RECORD
 from everseg.runs.run import Run
 from everseg.serve.answers import Answers
 from everseg.serve.gallery import Entry, Gallery
@@ -74,7 +77,8 @@ class Server:
         self.config, limits = config, config.limits
         folder = config.folder.absolute()
         self._changing = threading.Lock()
-        self._held = locked(folder, "choose another folder with --labels")
+        self._seen: tuple[int, ...] | None = None
+        self._held = _held(folder)
         self._held.__enter__()
         try:
             loaded = run or load(config.run, config.base or None)
@@ -89,18 +93,28 @@ class Server:
             self._held.__exit__(None, None, None)
             raise
 
-    def current(self) -> Run:
-        """The run as it is on the disk, from which another command may have forgotten a domain, or which it
-        has taken back or taught more, since this server read it.
+    def fresh(self) -> Answers:
+        """What answers now: the run as it is on the disk, from which another command may have forgotten a
+        domain, or which it has taken back or taught more, since this server read it.
 
         Raises:
-            UserError: it is gone or damaged.
+            UserError: the run is gone or damaged.
         """
         with self._changing:
             run = self.answers.run
-            if read_record(run.folder) != run.record:
-                self._grown(load(run.folder, run.base))
-            return self.answers.run
+            while (now := _signature(run.folder)) != self._seen:
+                try:
+                    if read_record(run.folder) != run.record:
+                        self._grown(load(run.folder, run.base))
+                    self._seen = now
+                except UserError:
+                    if now == _signature(run.folder):
+                        raise  # It did not change while it was read.
+            return self.answers
+
+    def current(self) -> Run:
+        """The run of `fresh`."""
+        return self.fresh().run
 
     def _grown(self, run: Run) -> None:
         self.answers = Answers(run, self.gallery, self.config.limits, self.config.tiling)
@@ -115,7 +129,8 @@ class Server:
 
     def about(self) -> dict[str, Any]:
         """The run, its modules and colours, and the server's limits."""
-        run, limits = self.answers.run, self.config.limits
+        answers, limits = self.fresh(), self.config.limits
+        run = answers.run
         named = enumerate(run.classes) if len(run.classes) > 1 else ()
         classes = [{"channel": n, "name": name, "colour": _hex(class_colour(n))} for n, name in named]
         known = {*run.learned, "natural"}
@@ -126,10 +141,11 @@ class Server:
             "base": run.base.name,
             "problem": run.problem.name,
             "learned": run.learned,
-            "modules": self.answers.modules,
-            "live": self.live.available(self.answers),
+            "state": answers.state,
+            "modules": answers.modules,
+            "live": self.live.available(answers),
             "classes": classes,
-            "painted": [scene for scene in SCENES if scene not in known] if self.answers.prompted else [],
+            "painted": [scene for scene in SCENES if scene not in known] if answers.prompted else [],
             "colours": {
                 "mask": _hex(MASK),
                 "truth": _hex(TRUTH),
@@ -171,7 +187,7 @@ class Server:
         Raises:
             Refused: there is no such domain.
         """
-        answers, found = self.answers, Counter[str]()
+        answers, found = self.fresh(), Counter[str]()
         own = [label for label in self.labels.domains.get(domain, []) if label.objects]
         if not own:
             raise Refused(404, f"no image of {domain[:60]!r} is labelled; reload the page")
@@ -202,6 +218,38 @@ class Server:
                 found = self.labels.masks(domain, label)
                 return {"domain": domain, "split": label.split, "masks": [counts_of(mask) for mask in found]}
         raise Refused(404, f"domain {domain[:60]!r} has no image {name[:60]!r}; reload the page")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder of the labels for one server. If it was made for that and nothing was kept in it, it
+    is deleted again.
+
+    Raises:
+        UserError: another server holds it, or it cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with locked(folder, "choose another folder with --labels"):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                        (folder / LOCK).unlink()
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def _signature(folder: Path) -> tuple[int, ...]:
+    """Of a run's record, which is replaced whenever the run changes; () where there is none."""
+    try:
+        found = (located(folder) / RECORD).stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

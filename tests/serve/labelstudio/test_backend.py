@@ -27,6 +27,7 @@ from everseg.runs.folder import load
 from everseg.serve.app import application
 from everseg.serve.labelstudio.backend import Backend, router
 from everseg.serve.labelstudio.results import clicked, control_of, masked, objects_in, pack, unpack
+from everseg.serve.labelstudio.tasks import Studio
 from everseg.serve.server import ServeConfig, Server
 
 ASSETS = Path(__file__).parents[2] / "assets" / "labelstudio"
@@ -47,7 +48,7 @@ def picture(seed: int) -> str:
 @pytest.fixture
 def backend(place: Path, base: Any) -> Iterator[Backend]:
     server = Server(ServeConfig(place / "run", jobs=1), load(place / "run", base))
-    yield Backend(server, STUDIO)
+    yield Backend(server, Studio(STUDIO))
     server.close()
 
 
@@ -143,15 +144,34 @@ def test_the_token_goes_to_the_address_that_was_given(backend: Backend, asked: T
         "http://a b",
         "http://a:99999",
         "http://:80",
+        "http://[",
+        "http://[::1]x",
+        "http://[v1.x]",
+        "http://a..b",
+        "http://-",
+        "http://%zz",
+        "http://<x>",
+        "http://a\\b",
+        "http://a?x=1",
+        "http://a#b",
+        "http://me:word@a",
+        "http://" + "a" * 300,
     ):
         with pytest.raises(UserError, match="is not an address of Label Studio"):
-            Backend(backend.server, wrong)
+            Studio(wrong)
+    for right in (
+        "http://localhost:8080/",
+        "https://[::1]:8080",
+        "http://10.0.0.3",
+        "http://höhle.example/studio",
+    ):
+        assert Studio(right).host == right.rstrip("/")
 
 
 def test_a_password_is_asked_for_where_there_is_one(place: Path, base: Any) -> None:
     word = "0123456789abcdef"
     server = Server(ServeConfig(place / "run", token=word, jobs=1), load(place / "run", base))
-    client = TestClient(application(server, router(Backend(server, STUDIO))), base_url=HERE)
+    client = TestClient(application(server, router(Backend(server, Studio(STUDIO)))), base_url=HERE)
     assert client.get("/health").status_code == 401
     assert client.get("/health", auth=("studio", word)).status_code == 200
     assert client.get("/health", auth=("studio", word[1:])).status_code == 401
@@ -163,7 +183,7 @@ def test_a_run_of_classes_is_refused() -> None:
     classes = SimpleNamespace(config=SimpleNamespace(method="eir"))
     server: Any = SimpleNamespace(answers=SimpleNamespace(run=classes))
     with pytest.raises(UserError, match="'eir' learns classes, and Label Studio points at single objects"):
-        Backend(server, STUDIO)
+        Backend(server, Studio(STUDIO))
 
 
 def test_without_the_option_there_are_no_endpoints(backend: Backend) -> None:
@@ -234,7 +254,7 @@ def test_a_project_keeps_its_domain_whatever_it_is_called_later(backend: Backend
     assert backend._domain({"id": 1, "title": "Polyps"}) == "New-Project-1"
     assert backend._domain({"id": 2, "title": "⚕"}) == "label-studio-2"
     assert backend._domain({"id": 3, "title": "plain"}) == "label-studio-3"
-    assert Backend(backend.server, STUDIO)._domain({"id": 1}) == "New-Project-1", "after a restart"
+    assert Backend(backend.server, Studio(STUDIO))._domain({"id": 1}) == "New-Project-1", "after a restart"
 
 
 def test_training_is_begun_once_and_told_of(

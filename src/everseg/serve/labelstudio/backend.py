@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,25 +50,22 @@ STATES = {"accepted": "finished", "failed": "failed", "cancelled": "failed", "di
 class Backend:
     """A server's run behind Label Studio.
 
-    studio: the address of Label Studio; images of its tasks are asked for there, with the token.
-    token: in place of the one that `/setup` brings.
+    studio: where images of its tasks are asked for; its token goes before the one that `/setup` brings.
 
     Raises:
         UserError: the run learned classes.
     """
 
-    def __init__(self, server: Server, studio: str, token: str = "") -> None:
+    def __init__(self, server: Server, studio: Studio) -> None:
         refuse_classes(server.answers.run.config.method, "Label Studio points at single objects")
-        self.server, self.given = server, token
-        self.studio = Studio(studio, token)
+        self.server, self.studio, self.given = server, studio, studio.token
         self.memory = Memory(server.labels.folder / "label-studio.json")
         self.begun = Begun(server.learning, self.memory)
 
     @property
     def version(self) -> str:
         """Changes with what the run has learned."""
-        run = self.server.answers.run
-        return f"{run.config.method}-{run.record.sha256.state[:12] if run.record.sha256 else 'new'}"
+        return self.server.fresh().state
 
     def setup(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """A project was connected."""
@@ -95,8 +91,7 @@ class Backend:
         if found is None:
             return nothing
         objects = limited([Asked(found.points, found.labels, found.box)], self.server.config.limits)
-        work = partial(self.server.answers.objects, entry, objects)
-        (one,) = await self.server.turns.run(OWNER, work)
+        (one,) = await self.server.turns.run(OWNER, lambda: self.server.fresh().objects(entry, objects))
         score = round(one.iou, 4)
         module = {} if one.route is None else {"module": one.route.name}
         return {

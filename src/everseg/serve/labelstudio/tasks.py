@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import json
+import re
 import threading
 import urllib.error
 import urllib.parse
@@ -80,12 +82,26 @@ class Studio:
 
 
 def _is_address(url: str) -> bool:
+    """Whether this is a host, perhaps with a port and a path, and nothing else."""
     try:
         parts = urllib.parse.urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # Brackets that do not pair, or a port that is not one.
+        named = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(parts.netloc)
+    except ValueError:  # Brackets that do not pair, a port or an address that is not one.
         return False
-    return named and url.isprintable() and " " not in url
+    return named and url.isprintable() and not set(url) & set(" ?#@\\")
+
+
+def _is_host(given: str) -> bool:
+    """Whether a name or an address, with or without a port, can be asked.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if given.startswith("["):
+        address, _, rest = given[1:].partition("]")
+        return bool(ipaddress.IPv6Address(address)) and (not rest or rest.startswith(":"))
+    name = given.partition(":")[0].removesuffix(".").encode("idna").decode()
+    return all(re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?", part) for part in name.split("."))
 
 
 def _read(url: str, authorization: str) -> bytes:
