@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 folder, path, out = Path(sys.argv[1]), *sys.argv[2:4]
 legend = json.loads((folder / "legend.json").read_text())
@@ -21,6 +21,8 @@ if legend["image"]["size"] != "any":  # A transformer's program takes images of 
     image = image.resize(legend["image"]["size"], Image.Resampling.BILINEAR)
 with torch.no_grad():
     _, channels = module(torch.tensor(np.asarray(image)).permute(2, 0, 1)[None])
-Image.fromarray(channels[0].numpy()).resize(size, Image.Resampling.NEAREST).save(out)
+found = Image.fromarray(channels[0].numpy()).resize(size, Image.Resampling.NEAREST)
+found.putpalette([part for one in legend["classes"] for part in ImageColor.getrgb(one["colour"])])
+found.save(out)
 for number, one in enumerate(legend["classes"]):
     print(f"{one['name']}: {100 * float((channels == number).float().mean()):.1f} %")

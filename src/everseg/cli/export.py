@@ -81,7 +81,8 @@ def _measured(manifest: dict[str, Any]) -> list[str]:
     lines = []
     found = manifest.get("parity")
     if isinstance(found, float):  # of classes
-        lines.append(f"onnxruntime's scores differ from torch's by at most {found:.1e}")
+        by = "onnxruntime" if manifest["form"] == "onnx" else "the exported program"
+        lines.append(f"{by}'s scores differ from torch's by at most {found:.1e}")
     elif found:
         lines.append(
             f"onnxruntime's logits differ from torch's by at most {found['clicks']:.1e} with clicks and "
