@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 
 from everseg.data import Stream
 from everseg.data.synthetic.domains import SyntheticDomain
+from everseg.errors import UserError
 from everseg.runs.continued import learn_command
 from everseg.runs.folder import load
 from everseg.runs.forget import forget
@@ -188,6 +190,37 @@ def test_a_run_that_another_command_changed_is_read_again(
     assert refused.status_code == 400 and "run.json is missing" in refused.json()["error"]
     (place / "gone").rename(place / "run")
     assert client.post(f"/api/images/{image}/segment", json=body | {"stage": None}).status_code == 200
+
+
+@pytest.mark.usefixtures("asleep")
+def test_a_full_disk_ends_a_job_and_not_the_queue(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled(client, count=4)
+    asked, write = {"domain": "shadows"}, learning.write_json
+
+    def full(path: Path, value: Any, fails: tuple[str, ...]) -> None:
+        if value["state"] in fails:
+            raise UserError(
+                f"cannot write {path}: it is full; free some space and run the same command again"
+            )
+        write(path, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learning, "write_json", partial(full, fails=("queued",)))
+        refused = client.post("/api/jobs", json=asked)
+        assert refused.status_code == 400 and refused.json()["error"].endswith(
+            "free some space and try again"
+        )
+        assert client.get("/api/jobs").json()["jobs"] == []
+        patched.setattr(learning, "write_json", partial(full, fails=("learning", "failed", "discarded")))
+        job = client.post("/api/jobs", json=asked).json()["id"]
+        assert wait_for(client, job, "failed")["error"].endswith("free some space and try again")
+        assert client.post(f"/api/jobs/{job}/discard").json()["state"] == "discarded"
+    job = client.post("/api/jobs", json=asked).json()["id"]
+    wait_for(client, job, "learning")
+    client.delete(f"/api/jobs/{job}")
+    wait_for(client, job, "cancelled")
 
 
 def test_progress_is_read_from_the_runs_log(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from everseg.errors import UserError
 from everseg.serve.answers import limited
 from everseg.serve.gallery import THUMBNAIL
 from everseg.serve.guard import Guard
-from everseg.serve.limits import Refused
+from everseg.serve.limits import Refused, on_page
 from everseg.serve.schema import (
     AcceptRequest,
     CorrectRequest,
@@ -74,7 +74,7 @@ def application(server: Server, studio: APIRouter | None = None) -> ASGIApp:
     @api.exception_handler(UserError)
     async def _sentence(request: Request, error: UserError) -> JSONResponse:
         status = error.status if isinstance(error, Refused) else 400
-        return JSONResponse({"error": str(error)}, status)
+        return JSONResponse({"error": on_page(str(error))}, status)
 
     @api.exception_handler(HTTPException)
     async def _as_it_is(request: Request, error: HTTPException) -> JSONResponse:

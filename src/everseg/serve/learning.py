@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from everseg.runs.run import Run
 from everseg.serve.changes import draw_changes
 from everseg.serve.jobs import KEPT, OPEN, Job, State, begin, end, end_orphan, last_line, progress_of
 from everseg.serve.labels import Labels
-from everseg.serve.limits import Refused
+from everseg.serve.limits import Refused, on_page
 from everseg.serve.streams import check_learns, free_stage, freeze, may_go_on_with, write_stream
 from everseg.serve.turns import Turns
 
@@ -170,7 +171,9 @@ class Learning:
             try:
                 self._accept(job)
             except UserError:
-                self._save(job)
+                self._jobs[name] = job
+                with suppress(UserError):
+                    self._save(job)
                 raise
         return self.job(name)
 
@@ -204,7 +207,7 @@ class Learning:
                 try:
                     self._accept(job)
                 except UserError:  # Somebody decides again, and hears why.
-                    self._save(replace(job, state="ready"))
+                    self._jobs[job.id] = replace(job, state="ready")
         while True:
             with self._wake:
                 while not self._closed and self._next() is None:
@@ -214,14 +217,14 @@ class Learning:
                 following = self._next()
                 assert following is not None
                 end_orphan(following.pid, self.folder / following.id)
-                job = self._save(replace(following, state="learning", error=""))
             try:
+                job = self._save(replace(following, state="learning", error=""))
                 with self.turns.taken():
                     self._learn(job)
             except (UserError, OSError) as error:
-                self._failed(job, str(error))
+                self._failed(following, str(error))
             except Exception as error:  # So that the next job has its turn.
-                self._failed(job, f"{type(error).__name__}: {error}")
+                self._failed(following, f"{type(error).__name__}: {error}")
 
     def _next(self) -> Job | None:
         """The job that is to be worked on now: none while another one waits for a decision."""
@@ -238,8 +241,11 @@ class Learning:
                 return
             if job.id in self._stopped:
                 self._drop(self._jobs[job.id], "cancelled")
-            else:
-                self._save(replace(self._jobs[job.id], state="failed", error=sentence, pid=0))
+                return
+            failed = replace(self._jobs[job.id], state="failed", error=on_page(sentence), pid=0)
+            self._jobs[job.id] = failed  # Also where the disk is full.
+            with suppress(UserError):
+                self._save(failed)
 
     def _learn(self, job: Job) -> None:
         place, run = self.folder / job.id, self.run()
@@ -290,21 +296,25 @@ class Learning:
         place, run = self.folder / job.id, self.run()
         accept_candidate(run.folder, place / "run", job.before, place / "gate.json")
         self.grown(load(run.folder, run.base))
-        self._save(replace(job, state="accepted"))
-        self._clear(place)
-        self._wake.notify_all()
+        self._decided(replace(job, state="accepted"))
 
     def _drop(self, job: Job, state: State) -> None:
-        """Delete what was learned, and the copy of the data that it was learned from."""
+        """Delete what was learned, and the copy of the data that it was learned from, also where the disk is
+        full."""
         self._stopped.discard(job.id)
-        self._save(replace(job, state=state, pid=0))
+        self._decided(replace(job, state=state, pid=0))
         shutil.rmtree(self.labels.folder / "stages" / job.stage, ignore_errors=True)
         (self.labels.folder / "streams" / f"{job.stage}.yaml").unlink(missing_ok=True)
-        self._clear(self.folder / job.id)
-        self._wake.notify_all()
 
-    def _clear(self, place: Path) -> None:
-        shutil.rmtree(place / "run", ignore_errors=True)
+    def _decided(self, job: Job) -> None:
+        """Keep a job that is decided, and delete the copy of the run, which makes room on a full disk."""
+        self._jobs[job.id] = job
+        with suppress(UserError):
+            self._save(job)
+        shutil.rmtree(self.folder / job.id / "run", ignore_errors=True)
+        with suppress(UserError):
+            self._save(job)
+        self._wake.notify_all()
         decided = [job for job in self._jobs.values() if job.state not in (*OPEN, "failed")]
         for job in decided[:-KEPT]:
             shutil.rmtree(self.folder / job.id, ignore_errors=True)
@@ -319,9 +329,14 @@ class Learning:
             return self._jobs[name]
 
     def _save(self, job: Job) -> Job:
+        """Keep a job as it is now.
+
+        Raises:
+            UserError: it cannot be written, and is what it was.
+        """
         with self._lock:
-            self._jobs[job.id] = job
             write_json(self.folder / job.id / "job.json", TypeAdapter(Job).dump_python(job, mode="json"))
+            self._jobs[job.id] = job
             return job
 
     def _found(self, path: Path) -> Job:

@@ -40,6 +40,11 @@ class Limits:
                 raise UserError(f"the limit {name!r} is {value}; give a number above 0")
 
 
+def on_page(sentence: str) -> str:
+    """What an error says on a page, which has buttons and no commands."""
+    return sentence.replace("run the same command again", "try again")
+
+
 class Refused(UserError):
     """A request that is not answered as asked. status: the HTTP status that says so."""
 

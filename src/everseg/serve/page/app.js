@@ -245,6 +245,7 @@ async function segment() {
     clearInterval(waiting);
     answered = true;
     if (turn !== state.turn) return;
+    if (answer.state !== state.about.state) learn.refresh().catch(() => {});
     state.answer = answer;
     if (answer.live) live.show(answer.live);
     if (byClicks()) {
@@ -262,6 +263,7 @@ async function segment() {
     if (state.compare && byClicks()) await comparePlain(path, objects, turn);
   } catch (error) {
     if (turn === state.turn) say(error.message, "bad");
+    if (error.status === 404) learn.refresh().catch(() => {}); // The module was forgotten, perhaps.
   } finally {
     answered = true;
     clearInterval(waiting);
@@ -438,10 +440,11 @@ async function download() {
 
 // ---------------------------------------------------------------- the page
 
+const knows = () => state.about.learned.filter((name) => name !== "natural").join(", ") || "nothing yet";
+
 async function loadRun() {
   const about = state.about = await get("/api/run");
-  const known = about.learned.filter((name) => name !== "natural");
-  $("run").textContent = `${about.run} · ${about.method} on ${about.base} · knows ${known.join(", ") || "nothing yet"}`;
+  $("run").textContent = `${about.run} · ${about.method} on ${about.base} · knows ${knows()}`;
   $("run").title = `${$("run").textContent} · labels in ${about.labels}`;
   $("module").replaceChildren(element("option", { value: "" }, "the method's choice"), ...about.modules.map((name) => element("option", { value: name }, name === "plain" ? "plain SAM" : name)));
   $("module").value = about.modules.includes(state.stage) ? state.stage : (state.stage = "");
@@ -449,6 +452,14 @@ async function loadRun() {
   $("compare").hidden = !about.modules.includes("plain");
   live.offer(about.live);
   document.title = `everseg · ${about.run}`;
+}
+
+/** Read the run again, to which a domain was added or which another command has changed. */
+async function changed(sentence) {
+  await loadRun();
+  live.show({ start: null, corrections: 0, objects: 0 });
+  if (draft()?.objects.some(asks)) await segment();
+  say(sentence || `The run was changed elsewhere: it knows ${knows()} now.`, "good");
 }
 
 function setTool(tool) {
@@ -486,7 +497,7 @@ async function begin() {
   live = new Live(say, () => { if (draft()?.objects.some(asks)) segment(); });
   await loadRun();
   view.colours = state.about.colours;
-  learn = new Learn(say, async () => { await loadRun(); if (draft()?.objects.some(asks)) await segment(); });
+  learn = new Learn(say, changed);
   learn.onChange = steps;
   await loadImages();
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setTool(button.dataset.tool));

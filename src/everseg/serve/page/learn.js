@@ -13,10 +13,12 @@ export function element(tag, properties = {}, ...children) {
 }
 
 export class Learn {
-  /** say(text, kind): the status line. grown(): called when the run has learned something. */
-  constructor(say, grown) {
+  /** say(text, kind): the status line. changed(sentence): called when the run is another one than before. */
+  constructor(say, changed) {
     this.say = say;
-    this.grown = grown;
+    this.changed = changed;
+    this.state = null; // Of the run.
+    this.fault = "";
     this.jobs = [];
     this.domains = [];
     this.shown = new Set(); // Verdicts that have been opened by themselves.
@@ -33,14 +35,23 @@ export class Learn {
     try {
       await this.refresh();
       if (this.jobs.some((job) => OPEN.has(job.state) && job.state !== "ready")) wait = 700;
-    } catch { /* told when somebody asks for something */ }
+      if (this.fault) this.say("The server answers again.", "good");
+      this.fault = "";
+    } catch (error) {
+      if (error.message !== this.fault) this.say(error.message, "bad");
+      this.fault = error.message;
+    }
     setTimeout(() => this.poll(), wait);
   }
 
-  async refresh() {
+  /** sentence: what to say if the run has changed. */
+  async refresh(sentence = "") {
     const [labels, jobs] = await Promise.all([get("/api/labels"), get("/api/jobs")]);
+    const changed = this.state !== null && this.state !== jobs.state;
     this.domains = labels.domains;
     this.jobs = jobs.jobs;
+    this.state = jobs.state;
+    if (changed) this.drawn = "";
     this.drawDomains();
     this.drawJobs();
     const ready = this.jobs.find((job) => job.state === "ready");
@@ -49,6 +60,7 @@ export class Learn {
       await this.open(ready.id);
     }
     this.onChange?.();
+    if (changed) await this.changed(sentence);
   }
 
   drawDomains() {
@@ -78,7 +90,7 @@ export class Learn {
 
   /** Offer to continue with the domain of the run that the labelled images look like. */
   async offer(d, how) {
-    const key = JSON.stringify([d, this.grew]);
+    const key = JSON.stringify([d, this.state]);
     try {
       if (!this.likes.has(key)) this.likes.set(key, (await get(`/api/routes/${encodeURIComponent(d.domain)}`)).later_of);
     } catch { return; } // Learned as a domain of its own; a fault is told when somebody asks for that.
@@ -213,14 +225,9 @@ export class Learn {
     try {
       await post(`/api/jobs/${job.id}/${what}`, what === "accept" ? { anyway } : {});
       $("verdict").close();
-      this.say(what === "accept" ? `The run has learned ${job.stage}.` : `${job.stage} is thrown away; the labels stay.`, "good");
-      await this.refresh();
-      if (what === "accept") {
-        this.grew = job.id; // The run answers otherwise now.
-        this.drawn = "";
-        this.drawDomains();
-        await this.grown(job.stage);
-      }
+      const sentence = what === "accept" ? `The run has learned ${job.stage}.` : `${job.stage} is thrown away; the labels stay.`;
+      this.say(sentence, "good");
+      await this.refresh(sentence);
     } catch (error) {
       $("verdict").close();
       this.say(error.message, "bad");
