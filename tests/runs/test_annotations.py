@@ -40,9 +40,14 @@ MASKS = {
 @pytest.fixture
 def images(tmp_path: Path) -> list[Annotated]:
     """Two images with three objects, as if they had been predicted."""
+    return annotated(tmp_path / "scans", MASKS)
+
+
+def annotated(folder: Path, masks: Mapping[str, Mapping[str, Any]]) -> list[Annotated]:
+    """Images and objects, as if they had been predicted."""
     found = []
-    for number, (name, objects) in enumerate(MASKS.items(), 1):
-        path = tmp_path / "scans" / f"{name}.png"
+    for number, (name, objects) in enumerate(masks.items(), 1):
+        path = folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(path)
         entries = [
@@ -146,6 +151,75 @@ def test_what_others_wrote_stays(tool: Tool, name: str, images: list[Annotated],
     with pytest.raises(UserError, match="was not written by everseg"):
         written(tool, images, tmp_path / "out")
     assert path.read_text() == "{}"
+
+
+AWKWARD = {
+    "a b/scan 1.v2": {"left kidney": disc(12, 12, 8, 3) | disc(36, 30, 6), "é": disc(30, 10, 4)},
+    "c/scan 1.v2": {"gone": np.zeros(SIZE, bool)},
+    "ö": {},
+}
+
+
+@pytest.fixture
+def awkward(tmp_path: Path) -> list[Annotated]:
+    """Names with blanks, dots and accents; an object with a hole and two parts; one without pixels; none."""
+    return annotated(tmp_path / "my scans", AWKWARD)
+
+
+def test_awkward_names_and_masks_come_back_from_coco(awkward: list[Annotated], tmp_path: Path) -> None:
+    from faster_coco_eval import COCO
+
+    path = written("coco", awkward, tmp_path / "out")
+    coco = COCO(str(path))
+    by_name = {image["file_name"]: number for number, image in coco.imgs.items()}
+    assert list(by_name) == [f"{name}.png" for name in AWKWARD]
+    for name, objects in AWKWARD.items():
+        found = coco.loadAnns(coco.getAnnIds(imgIds=[by_name[f"{name}.png"]]))
+        seen = {label: mask for label, mask in objects.items() if mask.any()}
+        assert [coco.cats[one["category_id"]]["name"] for one in found] == list(seen)
+        assert all(
+            np.array_equal(coco.annToMask(a).astype(bool), m)
+            for a, m in zip(found, seen.values(), strict=True)
+        )
+    reader = CocoReader(images=tmp_path / "my scans", annotations=path)
+    assert len(truths(reader)["scan 1.v2"]) == 2
+
+
+def test_awkward_names_and_masks_come_back_from_cvat(awkward: list[Annotated], tmp_path: Path) -> None:
+    root = written("cvat", awkward, tmp_path / "out")
+    listed = (root / "ImageSets" / "Segmentation" / "default.txt").read_text(encoding="utf-8").splitlines()
+    assert listed == list(AWKWARD)
+    assert all((root / "SegmentationObject" / f"{name}.png").is_file() for name in listed)
+    found = truths(CvatReader(root, images=tmp_path / "my scans"))["scan 1.v2"]
+    wanted = [mask for mask in AWKWARD["a b/scan 1.v2"].values()]
+    assert len(found) == 2 and all(any(np.array_equal(a, b) for b in found) for a in wanted)
+
+
+def test_awkward_names_and_masks_come_back_from_labelme(awkward: list[Annotated], tmp_path: Path) -> None:
+    root = written("labelme", awkward, tmp_path / "out")
+    for name, objects in AWKWARD.items():
+        tree = json.loads((root / f"{name}.json").read_text(encoding="utf-8"))
+        assert ((root / f"{name}.json").parent / tree["imagePath"]).resolve() == (
+            tmp_path / "my scans" / f"{name}.png"
+        )
+        assert {s["label"] for s in tree["shapes"]} == {k for k, mask in objects.items() if mask.any()}
+    same_masks = truths(LabelmeReader(root / "a b"))["scan 1.v2"]
+    assert any(np.array_equal(m, AWKWARD["a b/scan 1.v2"]["left kidney"]) for m in same_masks)
+
+
+def test_cvat_has_one_map_for_each_name(tmp_path: Path) -> None:
+    sources = [Source(tmp_path / name, name) for name in ("x.jpg", "x.png")]
+    with pytest.raises(UserError, match=r"x\.jpg and .*x\.png differ by their suffixes alone"):
+        check_free("cvat", tmp_path / "out", sources)
+    check_free("coco", tmp_path / "out", sources)
+
+
+@pytest.mark.parametrize("label", ["left: kidney", "#1", "background", "two\nlines"])
+def test_labels_that_cvat_cannot_name_are_refused(label: str, tmp_path: Path) -> None:
+    images = annotated(tmp_path / "scans", {"one": {label: disc(12, 12, 8)}})
+    with pytest.raises(UserError, match=r"labelmap\.txt has no such label"):
+        written("cvat", images, tmp_path / "out")
+    assert not (tmp_path / "out" / "cvat").exists()
 
 
 def test_labelme_has_no_slices(tmp_path: Path) -> None:

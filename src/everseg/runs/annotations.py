@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from everseg.data.domains.cvat import BACKGROUND
 from everseg.data.domains.rle import decode_rle
-from everseg.errors import UserError
+from everseg.errors import UserError, printable
 from everseg.files import atomic_path, write_bytes, write_text
 from everseg.pictures.drawn import Region
 from everseg.pictures.encode import SOFTWARE, is_ours, png
@@ -102,6 +103,7 @@ def check_free(tool: Tool, out: Path, sources: Sequence[Source]) -> None:
     if tool == "coco":
         _check_dataset(out / DATASET)
     if tool == "cvat":
+        _check_stems(sources)
         _check_labelmap(out / "cvat" / "labelmap.txt")
 
 
@@ -130,6 +132,8 @@ def _coco(out: Path, images: Sequence[Annotated], categories: Mapping[int, str])
     rows: list[dict[str, Any]] = []
     for image in images:
         for entry, label in zip(image.record["masks"], image.labels(categories), strict=True):
+            if not entry["area"]:  # A mask without pixels is an annotation that tools refuse.
+                continue
             shape = {key: entry[key] for key in ("segmentation", "bbox", "area")}
             about = {"id": len(rows) + 1, "image_id": image.number, "category_id": ids[label], "iscrowd": 0}
             rows.append({**about, **shape, "score": entry.get("predicted_iou", 1.0)})
@@ -229,14 +233,14 @@ def _check_labelme(path: Path) -> None:
 def _cvat(out: Path, images: Sequence[Annotated], categories: Mapping[int, str]) -> Path:
     root = out / "cvat"
     _check_labelmap(root / "labelmap.txt")
-    stem_of = {
-        image.source: _below(image.source, common_folder([i.source for i in images])) for image in images
-    }
-    stems = {
-        source: str(path if source.frame is not None else path.with_suffix(""))
-        for source, path in stem_of.items()
-    }
+    stems = _stems([image.source for image in images])
     names = list(dict.fromkeys(label for image in images for label in image.labels(categories)))
+    for name in names:
+        if ":" in name or name.startswith("#") or name in (BACKGROUND, "") or name != printable(name.strip()):
+            raise UserError(
+                f"an object is called {name!r}, and CVAT's labelmap.txt has no such label: none with a "
+                "colon, a # at the start or a line break, nor background; rename it or choose --format coco"
+            )
     colours = {name: COLOURS[1 + n % 254] for n, name in enumerate(names)}
     if len(names) > 254:
         raise UserError(f"there are {len(names)} labels, but only 254 colours for them; choose --format coco")
@@ -255,8 +259,36 @@ def _cvat(out: Path, images: Sequence[Annotated], categories: Mapping[int, str])
     rows = [f"{name}:{','.join(map(str, colour.tolist()))}::\n" for name, colour in colours.items()]
     listed = root / "ImageSets" / "Segmentation" / "default.txt"
     write_text(listed, "".join(f"{stem}\n" for stem in stems.values()))
-    write_text(root / "labelmap.txt", f"{HEADER}background:0,0,0::\n{''.join(rows)}")
+    write_text(root / "labelmap.txt", f"{HEADER}{BACKGROUND}:0,0,0::\n{''.join(rows)}")
     return root
+
+
+def _stems(sources: Sequence[Source]) -> dict[Source, str]:
+    """The names of maps: images' paths below their deepest common folder, without suffixes."""
+    if not sources:
+        return {}
+    root = common_folder(sources)
+    paths = {source: _below(source, root) for source in sources}
+    return {
+        source: str(path if source.frame is not None else path.with_suffix(""))
+        for source, path in paths.items()
+    }
+
+
+def _check_stems(sources: Sequence[Source]) -> None:
+    """Check that no two images have one map.
+
+    Raises:
+        UserError: they differ by their suffixes alone.
+    """
+    having: dict[str, Source] = {}
+    for source, stem in _stems(sources).items():
+        if stem in having:
+            raise UserError(
+                f"{having[stem].place} and {source.place} differ by their suffixes alone, which the names of "
+                "CVAT's maps leave out; rename one or choose --format coco"
+            )
+        having[stem] = source
 
 
 def _numbered(n: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from everseg.domains.methods.samcl import SAMCL
 from everseg.domains.tune import forward
 from everseg.errors import UserError
 from everseg.methods import build, configure
+from everseg.models.promptable import sam as sam_file
 from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import TAP, FramePrompts
 from everseg.models.promptable.sam import Sam
@@ -136,6 +137,25 @@ def test_an_image_of_any_shape_is_stretched_as_everseg_does(micro: Any) -> None:
         features = {k: v.expand(2, *v.shape[1:]) for k, v in micro.trunk(micro.pixels([image])).items()}
         logits, _ = forward(micro, features, asked, lambda heat: None)
         assert torch.allclose(low, logits, atol=5e-3)  # torch's bytes are rounded by other weights
+
+
+@torch.no_grad()
+def test_a_graph_cuts_its_large_attentions(micro: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the tokens, whatever the number of images."""
+    pixels = torch.randn(3, 3, micro.image_size, micro.image_size, generator=torch.Generator().manual_seed(0))
+    whole = micro.tail(micro.trunk(pixels))["image"]
+    sizes: list[int] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: Tensor, *others: Any, **more: Any) -> Tensor:
+        sizes.append(4 * query.shape[1] * query.shape[2] * others[0].shape[2])
+        return attend(query, *others, **more)
+
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(sam_file, "PIECE", 2**13)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    assert torch.allclose(micro.tail(micro.trunk(pixels))["image"], whole, atol=1e-5)
+    assert max(sizes) <= 2**13 and len(sizes) > micro.depth
 
 
 @torch.no_grad()
@@ -287,7 +307,9 @@ def test_graphs_of_sam2_and_their_quantisation(micro2_model: Any, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_graphs_of_the_embedded_base(tmp_path: Path) -> None:
+def test_graphs_of_the_embedded_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their attention in pieces, as that of a large base."""
+    monkeypatch.setattr(sam_file, "PIECE", 2**18)
     pytest.importorskip("onnxscript", reason="ONNX files need everseg[onnx]")
     base = load_base("tiny")
     assert isinstance(base, Sam)

@@ -114,20 +114,21 @@ def _block(layer: Any, x: Tensor, adaptation: Adaptation | None = None, index: i
 def _attention(attention: Any, tokens_BYXD: Tensor) -> Tensor:
     """transformers' attention to the bit. Where no gradient needs them, the relative positions are made
     in pieces: whole, they are a number for each head and pair of tokens, 805 MB for one image in a global
-    block of ViT-B."""
+    block of ViT-B. A graph for any number of images is cut by their tokens alone."""
     b, y, x, _ = tokens_BYXD.shape
     heads = attention.num_attention_heads
     one = 4 * heads * (y * x) ** 2
     learning = torch.is_grad_enabled() and tokens_BYXD.requires_grad
-    exporting = torch.compiler.is_compiling()  # A graph for any number of rows is not cut by their number.
-    if learning or exporting or not attention.use_rel_pos or b * one <= PIECE:
+    exporting = torch.compiler.is_compiling()
+    if learning or not attention.use_rel_pos or (one if exporting else b * one) <= PIECE:
         return attention(hidden_states=tokens_BYXD)[0]
     qkv = attention.qkv(tokens_BYXD).reshape(b, y * x, 3, heads, -1).permute(2, 0, 3, 1, 4)
     down = attention.get_rel_pos(y, y, attention.rel_pos_h)
     along = attention.get_rel_pos(x, x, attention.rel_pos_w)
     windows, rows = max(1, PIECE // one), min(y, max(1, PIECE // (one // y)))
     joined = []
-    for query, key, value in zip(*(part.split(windows) for part in qkv), strict=True):  # (b, heads, Y*X, c)
+    parts = [(part,) if exporting else part.split(windows) for part in qkv]
+    for query, key, value in zip(*parts, strict=True):  # (b, heads, Y*X, c)
         grid, pieces = query.unflatten(2, (y, x)), []
         for first in range(0, y, rows):
             part = grid[:, :, first : first + rows]
