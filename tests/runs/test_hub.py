@@ -90,15 +90,18 @@ def test_which_bases_have_a_public_name(base: str, public: str | None) -> None:
     assert public_base(base) == public
 
 
-@pytest.mark.parametrize("given", ["hf://alone", "hf://a/b/c", "hf:/"])
+@pytest.mark.parametrize(
+    "given", ["hf://alone", "hf://a/b/c", "hf:/", "hf:/a b/c", "hf://a/b@", "hf://a/b--c"]
+)
 def test_a_wrong_name_is_said(given: str) -> None:
-    with pytest.raises(UserError, match=r"write hf://owner/name"):
+    with pytest.raises(UserError, match=r"^hf://.* names no repository \(.*\); write hf://owner/name"):
         located(given)
 
 
-def test_a_wrong_name_is_not_pushed(run: Run) -> None:
-    with pytest.raises(UserError, match="write owner/name"):
-        push(run, "polyps")
+@pytest.mark.parametrize("repo", ["polyps", "a/b/c", "a/b c", "../b", "a/b--c", "a/b.git", "a/" + 99 * "b"])
+def test_a_wrong_name_is_not_pushed(run: Run, repo: str) -> None:
+    with pytest.raises(UserError, match=r"names no repository \(.*\); write owner/name$"):
+        push(run, repo)
 
 
 def test_nothing_on_the_hub_is_changed() -> None:

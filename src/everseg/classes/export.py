@@ -21,6 +21,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from everseg.errors import UserError
+from everseg.errors import UserError, first_line
 from everseg.files import write_json
 from everseg.models.semantic.heads import SegformerHead
 from everseg.models.semantic.segmenter import Segmenter
@@ -114,10 +115,12 @@ def _shapes(free: bool) -> dict[str, dict[int, Any]]:
 
 def _write_onnx(graph: Graph, example: Tensor, free: bool, path: Path, legend: dict[str, Any]) -> float:
     try:
+        import onnx  # noqa: F401  # torch.onnx asks for it and for onnxscript late, with other errors
         import onnxruntime
-        import onnxscript  # noqa: F401  # torch.onnx asks for it late, with another error
+        import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--to onnx needs {error.name}; run: pip install 'everseg[onnx]'") from error
+        missing = error.name or first_line(error)
+        raise UserError(f"--to onnx needs {missing}; run: pip install 'everseg[onnx]'") from error
     with _quiet():
         program = torch.onnx.export(
             graph,
@@ -171,7 +174,9 @@ def _write_program(graph: Graph, example: Tensor, free: bool, folder: Path) -> f
     model: Segmenter = graph.twin[0].model
     with _quiet():
         program = torch.export.export(graph, (example,), dynamic_shapes=_shapes(free))
-        torch.export.save(program, folder / "model.pt2")
+        packed = BytesIO()  # On a full disk torch's writer would end the process.
+        torch.export.save(program, packed)
+        (folder / "model.pt2").write_bytes(packed.getbuffer())
     tensors = {
         f"{name}.{key}" if name != "model" else key: value.contiguous()
         for name in graph.twin[0].parts

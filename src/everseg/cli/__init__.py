@@ -95,6 +95,11 @@ def main() -> None:
     except Interrupted:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "everseg":
+            raise
+        _say(f"the package {error.name} is missing; install everseg and what it needs: pip install everseg")
+        sys.exit(2)
     except OSError as error:
         if error.errno not in THEIRS:
             raise

@@ -31,9 +31,10 @@ def push(
     """Upload a run to the Hugging Face hub, with a model card. Read it as hf://OWNER/NAME."""
     from everseg.errors import UserError
     from everseg.runs.folder import load
+    from everseg.runs.hub import check_name, stage
     from everseg.runs.hub import push as push_run
-    from everseg.runs.hub import stage
 
+    check_name(repo)
     current = load(run, base)
     if dry_run is not None:
         if dry_run.exists() and any(dry_run.iterdir()):

@@ -3,6 +3,7 @@ peft."""
 
 from __future__ import annotations
 
+import errno
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,11 @@ def _write_sam(folder: Path, adapter: LinearLoRA, base: Sam | Sam2) -> str:
     tensors = to_original(model)
     # As Meta's own code reads them: SAM 2's below a key.
     content, name = ({"model": tensors}, "sam2.pt") if isinstance(base, Sam2) else (tensors, "sam.pth")
-    with (folder / name).open("wb") as file:
-        torch.save(content, file)
+    try:
+        with (folder / name).open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch's writer hides what the system said.
+        raise OSError(errno.ENOSPC, f"{name} was not written to its end") from error
     return sha256_tensors(dict(model.state_dict()))
 
 

@@ -29,12 +29,27 @@ def located(folder: Path | str) -> Path:
     return _fetched(str(folder)) if is_on_hub(folder) else Path(folder)
 
 
+def no_repository(repo: str) -> str:
+    """Why a hub can have no repository of this name, in brackets; "" where it can."""
+    if not OWNED.fullmatch(repo) or repo.count("/") != 1:
+        return " (it is not owner/name)"
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        return f" ({first_line(error).rstrip('.')})"
+    return ""
+
+
 @cache
 def _fetched(given: str) -> Path:
     found = HERE.fullmatch(given)
-    if found is None or not OWNED.fullmatch(found["repo"]):
+    why = " (it is not owner/name)" if found is None else no_repository(found["repo"])
+    if found is None or why:
+        named = re.sub("^hf:/*", "hf://", given)
         raise UserError(
-            f"{given} is not the address of a repository; write hf://owner/name or hf://owner/name@revision"
+            f"{named} is not the address of a repository{why}; write hf://owner/name or hf://owner/name@revision"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError

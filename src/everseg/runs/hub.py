@@ -13,7 +13,7 @@ from everseg.files import read_json, write_json, write_text
 from everseg.models.hub import OWNED
 from everseg.models.names import MOBILENET, TINY
 from everseg.runs.card import LICENCES, card
-from everseg.runs.fetched import LOG
+from everseg.runs.fetched import LOG, no_repository
 from everseg.runs.record import RECORD
 from everseg.runs.run import Run
 
@@ -37,8 +37,7 @@ def push(
     Raises:
         UserError: the name is invalid, no user is logged in, or the hub refuses it.
     """
-    if not OWNED.fullmatch(repo) or repo.count("/") != 1:
-        raise UserError(f"{repo!r} is not the name of a repository; write owner/name")
+    check_name(repo)
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as place:
@@ -58,6 +57,16 @@ def push(
                 "name and your rights"
             ) from error
     return str(getattr(done, "repo_url", None) or f"{api.endpoint}/{repo}")
+
+
+def check_name(repo: str) -> None:
+    """Check that a hub can have such a repository.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if why := no_repository(repo):
+        raise UserError(f"{repo!r} names no repository{why}; write owner/name")
 
 
 def stage(run: Run, folder: Path, repo: str, licence: str | None = None) -> Path:

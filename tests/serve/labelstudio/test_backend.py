@@ -156,6 +156,8 @@ def test_the_token_goes_to_the_address_that_was_given(backend: Backend, asked: T
         "http://a#b",
         "http://me:word@a",
         "http://" + "a" * 300,
+        "http://me:word@localhost",
+        "http://localhost/?x=1",
     ):
         with pytest.raises(UserError, match="is not an address of Label Studio"):
             Studio(wrong)

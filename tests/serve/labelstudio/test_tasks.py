@@ -95,6 +95,14 @@ def test_only_http_is_fetched(url: str) -> None:
         Studio("http://localhost:1", "t").fetch(url)
 
 
+@pytest.mark.parametrize("address", ["/studio", "/studio/"])
+@pytest.mark.parametrize("url", ["/data/x.png", "/studio/data/x.png"])
+def test_label_studio_may_be_below_a_path(sites: tuple[Site, Site], address: str, url: str) -> None:
+    own, _ = sites
+    assert Studio(f"{own.url}{address}", "short").fetch(url)
+    assert own.seen[0][0] == "/studio/data/x.png"
+
+
 def test_an_image_may_lie_in_the_task() -> None:
     assert Studio("http://localhost:8080").fetch("data:image/png;base64,cGl4ZWxz") == b"pixels"
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everseg.errors import UserError
+from everseg.errors import UserError, first_line
 
 OPSET = 18
 """The oldest that resizes with antialiasing."""
@@ -32,7 +32,8 @@ def need_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"ONNX files need {error.name}; run: pip install 'everseg[onnx]'") from error
+        missing = error.name or first_line(error)
+        raise UserError(f"ONNX files need {missing}; run: pip install 'everseg[onnx]'") from error
 
 
 def write_graph(

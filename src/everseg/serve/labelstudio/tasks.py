@@ -54,7 +54,7 @@ class Studio:
         """
         if url.startswith("data:"):
             return base64.b64decode(url.partition(",")[2])
-        whole = urllib.parse.urljoin(self.host + "/", url)
+        whole = urllib.parse.urljoin(self.host + "/", self._below(url))
         if urllib.parse.urlsplit(whole).scheme not in ("http", "https"):
             raise UserError(f"the image {url!r} is not an HTTP address; import it into Label Studio")
         own = urllib.parse.urlsplit(whole)[:2] == urllib.parse.urlsplit(self.host)[:2]
@@ -70,6 +70,12 @@ class Studio:
                 f"cannot fetch {whole} ({error}); set LABEL_STUDIO_API_KEY to a token of Label Studio "
                 "that may read it"
             ) from error
+
+    def _below(self, url: str) -> str:
+        """An image's path below the path that Label Studio itself is at, where it lacks that."""
+        path = urllib.parse.urlsplit(self.host).path
+        lacking = url.startswith("/") and not url.startswith(("//", f"{path}/"))
+        return path + url if lacking else url
 
     def _refreshed(self) -> str:
         """An access token for a personal access token."""
