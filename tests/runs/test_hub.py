@@ -94,13 +94,13 @@ def test_which_bases_have_a_public_name(base: str, public: str | None) -> None:
     "given", ["hf://alone", "hf://a/b/c", "hf:/", "hf:/a b/c", "hf://a/b@", "hf://a/b--c"]
 )
 def test_a_wrong_name_is_said(given: str) -> None:
-    with pytest.raises(UserError, match=r"^hf://.* names no repository \(.*\); write hf://owner/name"):
+    with pytest.raises(UserError, match=r"^hf://.* is not the address of a repository \(.*\); write hf://owner/name"):
         located(given)
 
 
 @pytest.mark.parametrize("repo", ["polyps", "a/b/c", "a/b c", "../b", "a/b--c", "a/b.git", "a/" + 99 * "b"])
 def test_a_wrong_name_is_not_pushed(run: Run, repo: str) -> None:
-    with pytest.raises(UserError, match=r"names no repository \(.*\); write owner/name$"):
+    with pytest.raises(UserError, match=r"is not the name of a repository \(.*\); write owner/name$"):
         push(run, repo)
 
 

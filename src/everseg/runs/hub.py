@@ -66,7 +66,7 @@ def check_name(repo: str) -> None:
         UserError: it cannot.
     """
     if why := no_repository(repo):
-        raise UserError(f"{repo!r} names no repository{why}; write owner/name")
+        raise UserError(f"{repo!r} is not the name of a repository{why}; write owner/name")
 
 
 def stage(run: Run, folder: Path, repo: str, licence: str | None = None) -> Path:
