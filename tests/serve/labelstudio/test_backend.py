@@ -77,7 +77,7 @@ def test_run_lengths_are_label_studios_own() -> None:
     for x, y, w, h in stroke["rectangles"]:
         wanted[y : y + h, x : x + w] = True
     assert np.array_equal(unpack(stroke["rle"], *wanted.shape), wanted)
-    with pytest.raises(UserError, match="damaged or not of an image of 50x40"):
+    with pytest.raises(UserError, match="damaged or belong to an image other than 50x40"):
         unpack(pack(np.ones((3, 3), bool)), *SIZE)
 
 
