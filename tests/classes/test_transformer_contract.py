@@ -53,7 +53,9 @@ def test_rcil_says_what_it_needs(base: str) -> None:
 
 def test_plop_says_that_crops_are_too_small() -> None:
     found = ClassTrial(find("plop"), base=micro_segformer)
-    with pytest.raises(UserError, match=r"a map of 2 x 2 has no 4 x 4 windows; .*\(tune.crop\)"):
+    with pytest.raises(
+        UserError, match=r"a feature map of 2 x 2 is too small for windows of 4 x 4; .*\(tune.crop\)"
+    ):
         found.taught(found.stage(0), found.stage(1))
 
 

@@ -168,7 +168,7 @@ def test_the_gate_compares_classes_and_images_without_prompts(
     same = everseg("gate", learned, "--against", learned)
     assert same.code == 0 and "PASS: " in same.out and "so prompts are not checked" in same.out
     refused = everseg("gate", learned, "--against", "plain")
-    assert refused.code == 2 and "plain is not a run of classes; name a run" in refused.err
+    assert refused.code == 2 and "predicts no classes; name a run" in refused.err
     shutil.copytree(learned, tmp_path / "damaged")
     run = load(tmp_path / "damaged")
     with torch.no_grad():

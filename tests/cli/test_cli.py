@@ -121,7 +121,7 @@ def test_learning_shows_the_matrix_and_goes_on(everseg_command: Command, made: M
     again = everseg_command(*given, "--json")
     assert again.code == 0
     assert "nothing new in" in again.err
-    assert "3 stages are learned" in again.err
+    assert "learned: 3 stages" in again.err
     told = json.loads(again.out)
     assert told["learned"] == ["lesions", "cracks", "natural"]
     assert set(told["scores"]) == {"iou", "f1", "mae"}
@@ -778,11 +778,11 @@ def test_a_domain_is_forgotten_and_another_counts_double(
     ("given", "said"),
     [
         (["merge", "{a}", "{both}"], "both named 'lesions'"),
-        (["merge", "{a}", "{nowhere}"], "nowhere is neither a run folder nor a contribution's file"),
+        (["merge", "{a}", "{nowhere}"], "nowhere is neither a run folder nor a contribution file"),
         (["merge", "{a}", "--rule", "regmeen"], "rule of merging 'regmeen'"),
         (["merge", "{a}", "{b}", "--weight", "cracks"], "write it as NAME=FACTOR"),
         (["merge", "{a}", "{b}", "--weight", "isic=2"], "--weight names 'isic'"),
-        (["merge", "{a}", "{b}", "--rule", "fisher"], "without its Fisher information"),
+        (["merge", "{a}", "{b}", "--rule", "fisher"], "has no Fisher information"),
         (["merge", "{a}", "{b}", "--rule", "lorm"], "adapter=lora"),
         (["merge", "{a}", "{b}", "--rule", "concrete"], "kept no samples"),
         (

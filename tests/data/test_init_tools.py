@@ -319,16 +319,35 @@ def test_parquet_files_as_the_hub_has_them(tmp_path: Path, monkeypatch: pytest.M
     assert stage["test"] == {"kind": "hf", "path": ".", "split": "test", "mask": "label"}
 
 
-def test_classes_are_of_one_data_set(tmp_path: Path) -> None:
+def test_data_sets_that_are_not_of_classes_alone_are_domains(tmp_path: Path) -> None:
     made.segnet_camvid(tmp_path / "roads")
     made.labelme(tmp_path / "clinic")
     written = write_stream_for(tmp_path)
-    assert any("run everseg data init on this data set's folder alone" in doubt for doubt in written.doubts)
-    with pytest.raises(UserError, match=r"contains 2 data sets \(clinic, roads\)"):
+    assert any("run everseg data init --classes" in doubt for doubt in written.doubts)
+    with pytest.raises(
+        UserError, match=r"contains 2 data sets \(clinic, roads\), and the maps of 'clinic' are not"
+    ):
         write_stream_for(tmp_path, force=True, classes=True)
     assert "# mask_values: [1, 2" in written.path.read_text()
     with pytest.raises(UserError, match="the training maps hold one class"):
         write_stream_for(made.label_studio(tmp_path / "one"), classes=True)
+
+
+def test_each_data_set_of_class_maps_adds_the_classes_that_earlier_ones_lack(tmp_path: Path) -> None:
+    for name, values in (("one", (1, 2)), ("two", (3, 4))):
+        for n in range(6):
+            made.save(tmp_path / name / f"images/{name}-{n}.png", made.picture(n))
+            made.save(tmp_path / name / f"masks/{name}-{n}.png", made.labels(n, values))
+    tree, _ = begun(tmp_path, classes=True)
+    assert [(s["name"], s["classes"]) for s in tree["stages"]] == [
+        ("one", ["class-1", "class-2"]),
+        ("two", ["class-3", "class-4"]),
+    ]
+    assert [s["train"]["path"] for s in tree["stages"]] == ["one", "two"]
+    for n in range(6):
+        made.save(tmp_path / f"two/masks/two-{n}.png", made.labels(n, (1, 2)))
+    with pytest.raises(UserError, match="maps of 'two' have no class that earlier data sets lack; list"):
+        write_stream_for(tmp_path, force=True, classes=True)
 
 
 def test_two_formats(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_objects_with_a_box_are_taught(learner: SAMCL) -> None:
 
 def test_what_cannot_be_taught_is_a_sentence(learner: SAMCL, micro: Any) -> None:
     session, sample = LiveSession(learner), images()[0]
-    with pytest.raises(UserError, match="one object, and there are 2"):
+    with pytest.raises(UserError, match="one object, but there are 2"):
         both = Prompts(torch.zeros(2, 1, 2), torch.ones(2, 1), None)
         session.correct(Query(sample.image, both, "two"))
     for wrong in (torch.zeros(64, 64, dtype=torch.bool), torch.ones(64, 63, dtype=torch.bool)):

@@ -389,9 +389,9 @@ def unsettled(path: Path) -> None:
 Hurt = Callable[[Path], object]
 
 MODULES: dict[str, tuple[Hurt, str]] = {
-    "truncated": (truncated, r"is truncated or no file of torch\.save"),
-    "empty": (lambda f: f.write_bytes(b""), "is truncated or no file"),
-    "text": (lambda f: f.write_text("hello"), "(is not a|is truncated or no) file"),
+    "truncated": (truncated, r"is truncated or not a file of torch\.save"),
+    "empty": (lambda f: f.write_bytes(b""), "is truncated or not a file"),
+    "text": (lambda f: f.write_text("hello"), "is not a file|is truncated or not a file"),
     "a list": (lambda f: torch.save([1], f), "holds no dict"),
     "a selector": (
         lambda f: shutil.copy(f.parent / SELECTOR, f),

@@ -103,7 +103,7 @@ def test_p_values_of_equal_methods_are_spread_evenly() -> None:
 def test_runs_that_cannot_be_compared_are_refused() -> None:
     results = run(np.random.default_rng(0))
     fewer = run(np.random.default_rng(0), images=50)
-    with pytest.raises(UserError, match="10 only the first"):
+    with pytest.raises(UserError, match="10 only in the first"):
         paired_difference(results, fewer, "iou")
     other = Results({"iou": False}).with_stage("x", [ImageScore("x", "0", {"iou": 0.5})])
     with pytest.raises(UserError, match="no learned domain"):

@@ -182,7 +182,7 @@ def test_jobs_have_turns_and_positions() -> None:
                 await anyio.sleep(0.05)
             assert turns.state == {"slots": 2, "running": 2, "waiting": 3}
             assert [turns.position(owner) for owner in "abcde"] == [0, 0, 1, 2, 3]
-            with pytest.raises(Refused, match="3 jobs are waiting"):
+            with pytest.raises(Refused, match="3 requests are waiting"):
                 await turns.run("f", work)
             with turns.taken():  # A process of its own has one of the cores.
                 assert turns.state["slots"] == 1

@@ -35,7 +35,7 @@ def data_init(
         print("\n".join(["unsure:", *(f"  {sentence}" for sentence in written.doubts)]))
     print(f"wrote {written.path}; edit it, then run: everseg data check {written.path}")
     if written.classes:
-        print("it is a stream of classes; learn it by a method of classes, such as --method eir")
+        print("it is a stream of classes: `everseg learn` uses the method eir unless --method names another")
 
 
 @data_app.command("check")

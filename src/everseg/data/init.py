@@ -77,7 +77,7 @@ def write_stream_for(
             stages[0].doubts.append(f"its masks seem to hold classes, but {error}")
     if proposed is not None:
         text = class_stream_text(proposed, name, start, remarks)
-        stages = [proposed.stage]
+        stages = [proposed.stage, *proposed.apart]
     else:
         for stage in stages:
             if stage.classes and len(stages) > 1:
@@ -342,8 +342,8 @@ def _meaning(
     named = bool({"instance", "instances", "object"} & set(words(shown)))
     if not pair.several and (_numbered(looks, named) or (named and any(seen.colour for seen in looks))):
         stage.doubts.append(
-            f"the values of {shown} are taken as numbers of objects; if they are classes, write a stream of "
-            "classes (docs/data.md)"
+            f"the values of {shown} are taken as numbers of objects; if they are classes, run everseg data "
+            "init --classes"
         )
         return ": numbers of objects", {"kind": "instances", "instances": "each"}
     said = [words(part) for part in pair.masks.folder]

@@ -172,9 +172,9 @@ def test_a_folder_that_was_meddled_with_is_refused(pool: InstancePool, tmp_path:
         load_pool(tmp_path)
     for text in ("{}", "[1]", '{"format": 1, "count": 1, "max_bytes": 0, "instances": {"a": {}}}'):
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match="not a manifest of a pool"):
+        with pytest.raises(UserError, match="not the manifest of a pool"):
             load_pool(tmp_path)
-        with pytest.raises(UserError, match="not a manifest of a pool"):
+        with pytest.raises(UserError, match="not the manifest of a pool"):
             save_pool(pool, tmp_path)
 
 

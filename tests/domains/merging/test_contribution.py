@@ -135,7 +135,7 @@ def test_what_is_no_contribution_is_refused(whole: Contribution, tmp_path: Path)
     with pytest.raises(UserError, match="does not exist"):
         read_contribution(path)
     save_state(path, {"weights": {}})
-    with pytest.raises(UserError, match=r"c\.safetensors is not a domain's contribution"):
+    with pytest.raises(UserError, match=r"c\.safetensors is not a contribution of a domain"):
         read_contribution(path)
     state = whole.to_state()
     save_state(path, {k: v for k, v in state.items() if k != "rank"})

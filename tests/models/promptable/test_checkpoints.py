@@ -298,7 +298,7 @@ def test_the_published_mobile_sam_is_recognised(data_root: Path, tmp_path: Path)
         ),
         (
             lambda t: t.update({"image_encoder.blocks.1.mlp.lin1.bias": torch.zeros(63)}),
-            r"does not fit together: image_encoder\.blocks\.1\.mlp\.lin1\.bias is 63, where .* ask for 64",
+            r"does not fit together: image_encoder\.blocks\.1\.mlp\.lin1\.bias is 63, but .* need 64",
         ),
         (
             lambda t: [
@@ -323,7 +323,7 @@ def test_a_sam2_of_another_size_is_said(theirs2: dict[str, Tensor], tmp_path: Pa
     torch.save({"model": theirs2}, tmp_path / "sam2.pt")
     refused(
         tmp_path / "sam2.pt",
-        r"is a SAM 2 of an unknown size \(width 8, stages of 1-2-3-1 blocks\); .* tiny \(width 96, stages of",
+        r"is a SAM 2 of an unknown size \(width 8, stages of 1-2-3-1 blocks\), .* tiny \(width 96, stages of",
     )
 
 
@@ -339,7 +339,7 @@ def test_a_sam2_of_another_size_is_said(theirs2: dict[str, Tensor], tmp_path: Pa
             lambda t: t.update({"memory_bank.weight": torch.zeros(1)}),
             "modified model: memory_bank.weight is not",
         ),
-        (lambda t: t.update({"no_mem_embed": torch.zeros(1, 1, 8)}), "no_mem_embed is 1 x 1 x 8, where"),
+        (lambda t: t.update({"no_mem_embed": torch.zeros(1, 1, 8)}), "no_mem_embed is 1 x 1 x 8, but"),
     ],
 )
 def test_what_of_sam2_does_not_fit_is_said(

@@ -130,7 +130,7 @@ def small_sam2() -> Sam2Config:
         ),
         (
             lambda t: t.update({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 31)}),
-            r"not fit together: image_encoder\.pos_embed is 1 x 8 x 8 x 31, where .* ask for 1 x 8 x 8 x 32",
+            r"not fit together: image_encoder\.pos_embed is 1 x 8 x 8 x 31, but .* need 1 x 8 x 8 x 32",
         ),
         (
             lambda t: t.update({"image_encoder.neck.1.bias": torch.zeros(32, dtype=torch.int8)}),

@@ -107,7 +107,7 @@ def test_several_models_are_named_and_chosen_by_key(sam: State, tmp_path: Path, 
     path = tmp_path / "ema.pt"
     both = (sam, {name: value + 1 for name, value in sam.items()})
     torch.save(write(*both), path)
-    with pytest.raises(UserError, match=r"holds 2 SAMs, under .*; say which one, as in ema.pt#") as caught:
+    with pytest.raises(UserError, match=r"holds 2 SAMs, under .*; choose one, as in ema.pt#") as caught:
         find_sam(path)
     for key, which in keys.items():
         assert f"{key!r}" in str(caught.value) or key == "ema"
@@ -159,5 +159,5 @@ def test_a_key_goes_with_its_file_from_any_folder(tmp_path: Path, monkeypatch: p
     assert from_anywhere("odd#name.pt") == str(tmp_path / "odd#name.pt")
     assert from_anywhere("nothing.pt#model") == "nothing.pt#model"
     assert file_and_key("odd#name.pt#model") == (Path("odd#name.pt"), "model")
-    with pytest.raises(UserError, match=r"'nothing.pt#model' is not a file that is there"):
+    with pytest.raises(UserError, match=r"'nothing.pt#model' does not exist"):
         load_base("nothing.pt#model")

@@ -160,7 +160,7 @@ def test_a_file_of_torchvisions_is_loaded(tmp_path: Path, monkeypatch: pytest.Mo
         theirs = source.eval()(pixels).last_hidden_state
         assert torch.equal(loaded(pixels).last, theirs)
     torch.save({"conv1.weight": tensors["conv1.weight"]}, tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"part\.pth holds no resnet50 .*is missing"):
+    with pytest.raises(UserError, match=r"part\.pth is not torchvision's resnet50 .*is missing"):
         load_backbone("resnet50", tmp_path / "part.pth")
     torch.save(tensors | {"conv1.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"\(8, 3, 3, 3\), not \(8, 3, 7, 7\)"):
@@ -204,7 +204,7 @@ def test_the_packaged_mobilenet_loads_tensor_by_tensor() -> None:
         ("resnet101", None, "resnet101 needs weights"),
         ("resnet11", None, "did you mean 'resnet101'"),
         ("no/such", "x.pth", "has its own weights"),
-        ("weights.pth", None, "name the architecture"),
+        ("weights.pth", None, "its architecture as the name"),
         ("resnet101", "absent.pth", "cannot read absent.pth"),
     ],
 )
@@ -326,7 +326,7 @@ def test_a_state_brings_its_classifiers(model: Segmenter) -> None:
     assert fresh.counts == (2, 1)
     pixels = torch.randn(1, 3, 64, 64)
     assert torch.equal(fresh.eval()(pixels).logits, model.eval()(pixels).logits)
-    with pytest.raises(UserError, match="of another backbone"):
+    with pytest.raises(UserError, match="belong to another backbone"):
         load_segmenter("mobilenet_v2", "random").load(model.state_dict())
 
 

@@ -193,7 +193,7 @@ def test_pixels_are_normalised_as_the_checkpoint_says(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(told | {"do_normalize": False}))
     assert torch.equal(load_segmenter(str(tmp_path)).pixels(grey), usual)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(told | {"image_std": 1}))
-    with pytest.raises(UserError, match="image_std 1; three numbers each"):
+    with pytest.raises(UserError, match="image_std 1; write three numbers in each"):
         load_segmenter(str(tmp_path))
 
 
@@ -245,7 +245,7 @@ def test_a_state_comes_back(family: str) -> None:
     pixels = torch.randn(1, 3, 64, 64)
     assert torch.equal(fresh.eval()(pixels).logits, model.eval()(pixels).logits)
     other = {"segformer": "dinov3", "dinov3": "segformer"}[family]
-    with pytest.raises(UserError, match="of another backbone"):
+    with pytest.raises(UserError, match="belong to another backbone"):
         made(other).load(model.state_dict())
 
 

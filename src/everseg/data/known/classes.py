@@ -1,11 +1,11 @@
-"""A stream of classes from one data set whose masks are class maps."""
+"""A stream of classes from data sets whose masks are class maps."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from everseg.errors import UserError, printable
 from everseg.types import VOID
 
 BOTH = (
-    "its masks seem to hold several classes; a stream file is one of domains or one of classes, so for the "
-    "latter run everseg data init on this data set's folder alone"
+    "its masks seem to hold several classes; if they do, run everseg data init --classes for a stream of "
+    "classes, in which each data set adds its own"
 )
-"""Why several data sets, some of classes, are domains."""
+"""What else several data sets may be, where some seem to have classes and all are read as domains."""
 
 _MOST = 64
 """Colours in maps that are classes; more are what blur or JPEG left."""
@@ -42,6 +42,7 @@ class ClassProposal:
     colours: of the numbers, in maps in colour.
     said: on a number, for a comment.
     steps: the classes of each step.
+    apart: the images of each step, where they have images of their own.
     """
 
     stage: StageProposal
@@ -49,6 +50,7 @@ class ClassProposal:
     colours: dict[int, str] = field(default_factory=dict)
     said: dict[int, str] = field(default_factory=dict)
     steps: list[list[str]] = field(default_factory=list)
+    apart: list[StageProposal] = field(default_factory=list)
 
 
 def seem_classes(values: Iterable[Iterable[int]], colour: bool, named: bool) -> bool:
@@ -68,27 +70,14 @@ def seem_classes(values: Iterable[Iterable[int]], colour: bool, named: bool) -> 
 
 
 def class_stream(root: Path, stages: Sequence[StageProposal]) -> ClassProposal:
-    """The stream of classes that one data set makes.
+    """The stream of classes that one data set makes, or several, of which each adds classes.
 
     Raises:
-        UserError: there are several data sets, or the one has no class maps.
+        UserError: a data set has no class maps, or no class that an earlier one does not have.
     """
     if len(stages) > 1:
-        raise UserError(
-            f"{root} contains {len(stages)} data sets "
-            f"({', '.join(stage.name for stage in stages[:4])}), and a stream of classes needs a "
-            "single one; give its folder, or leave --classes out"
-        )
-    (domain,) = stages
-    stage = StageProposal("", found=domain.found, home=domain.home, comments=domain.comments)
-    stage.splits = {split: _options(options, root) for split, options in domain.splits.items()}
-    stage.doubts = [
-        d for d in domain.doubts if not re.search(r"mask_values|mask_colours|instances|object", d)
-    ]
-    if set(stage.splits) != {"train", "test"}:
-        raise UserError(
-            f"{root} has no images for training besides those for testing; write the stream file by hand"
-        )
+        return _one_after_another(root, [_of_maps(root, stage) for stage in stages])
+    stage = replace(_of_maps(root, stages[0]), name="")
     proposed = ClassProposal(stage)
     opened = {split: _opened(root, options) for split, options in stage.splits.items()}
     legend = described(opened["train"]).legend
@@ -107,6 +96,58 @@ def class_stream(root: Path, stages: Sequence[StageProposal]) -> ClassProposal:
         present = {split: _present(samples) for split, samples in opened.items()}
         names = dict(legend.names)
     _plan(proposed, names, present)
+    return proposed
+
+
+def _of_maps(root: Path, domain: StageProposal) -> StageProposal:
+    """A data set that was read as a domain, as one of class maps."""
+    found = [sentence.partition(": numbers of objects")[0] for sentence in domain.found]
+    stage = StageProposal(domain.name, found=found, home=domain.home, comments=domain.comments)
+    stage.splits = {split: _options(options, root) for split, options in domain.splits.items()}
+    stage.doubts = [
+        d for d in domain.doubts if not re.search(r"mask_values|mask_colours|instances|object", d)
+    ]
+    if set(stage.splits) != {"train", "test"}:
+        raise UserError(
+            f"{root} has no images for training besides those for testing; write the stream file by hand"
+        )
+    return stage
+
+
+def _one_after_another(root: Path, stages: list[StageProposal]) -> ClassProposal:
+    """Several data sets, whose maps have one numbering: each adds the classes that no earlier one has."""
+    proposed = ClassProposal(StageProposal("", home=root), apart=stages)
+    maps: list[Path] = []
+    present: list[dict[str, NDArray[np.bool_]]] = []
+    for stage in stages:
+        opened = {split: _opened(root, options) for split, options in stage.splits.items()}
+        own = [Path(described(s).truth_file(i)) for s in opened.values() for i in range(len(s))]
+        if described(opened["train"]).legend is not None or _in_colour(opened["train"], own):
+            raise UserError(
+                f"{root} contains {len(stages)} data sets ({', '.join(s.name for s in stages[:4])}), and the "
+                f"maps of {stage.name!r} are not grey or palette images of numbers; give the folder of one "
+                "data set, or leave --classes out"
+            )
+        maps += own
+        present.append({split: _present(samples) for split, samples in opened.items()})
+    everything = [p.any(axis=0) for own in present for p in own.values()]
+    folders = [folder for stage in stages for folder in _folders(root, stage, maps)]
+    _name_numbers(proposed, np.flatnonzero(np.any(everything, axis=0)).tolist(), names_near(folders), maps)
+    names = {n: name for n, name in proposed.names.items() if name not in ("background", "void")}
+    for stage, own in zip(stages, present, strict=True):
+        known = {name for step in proposed.steps for name in step}
+        new = [name for n, name in names.items() if own["train"][:, n].any() and name not in known]
+        if not new:
+            lacking = " that earlier data sets lack" if known else ""
+            raise UserError(
+                f"the training maps of {stage.name!r} have no class{lacking}; list the classes of each stage "
+                "by hand, as docs/data.md shows under Streams of classes, or leave --classes out"
+            )
+        proposed.steps.append(new)
+    proposed.stage.doubts.append(
+        "each data set adds the classes that no earlier one has, in the order of the folders' names; edit "
+        "stages: if you want to learn them in another order"
+    )
     return proposed
 
 
@@ -316,6 +357,10 @@ def class_stream_text(proposed: ClassProposal, name: str, root: str, remarks: Se
         "stages:  # unsure: which classes come in which step; a class that is not listed is never learned",
     ]
     for number, step in enumerate(proposed.steps):
-        lines.append(f"  - name: step-{number}")
+        own = proposed.apart[number] if proposed.apart else StageProposal(f"step-{number}")
+        lines += [f"  # Unsure: {printable(sentence)}" for sentence in own.doubts]
+        lines.append(f"  - name: {as_yaml(own.name)}")
         lines.append(f"    classes: [{', '.join(as_yaml(called) for called in step)}]")
+        for split, options in own.splits.items():
+            lines += [f"    {split}:", *option_lines(options, own, "      ")]
     return "\n".join(lines) + "\n"
