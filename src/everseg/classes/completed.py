@@ -1,4 +1,4 @@
-"""Label maps that the old model completed, once for each image of a step."""
+"""Label maps completed by the old model, computed once per image of a step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ TOGETHER = 8
 
 
 class CompletedMaps:
-    """maps: of each image, as a PNG."""
+    """Completed label maps.
+
+    maps: one PNG per image.
+    """
 
     def __init__(self, maps: Sequence[bytes]) -> None:
         self.maps = maps

@@ -1,4 +1,4 @@
-"""Which class the pixels of a whole test set were given: one confusion matrix, and IoU from it."""
+"""Confusion matrix over the pixels of a whole test set, and the IoU from it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ all, so that no mean has it ("exclude", MiB)."""
 
 
 class Confusion:
-    """Counts of pixels, grown batch by batch.
+    """Counts of pixels, added up batch by batch.
 
-    classes: names of the channels, as `ClassSteps.columns` gives them. counts: (K, K) int64 on `device`; rows
-        are the truth, columns the prediction.
+    classes: names of the channels, as `ClassSteps.columns` returns them.
+    counts: (K, K) int64 on `device`; rows are the truth, columns the prediction.
     """
 
     def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:

@@ -45,4 +45,4 @@ def draw(image: Tensor, channels: NDArray[np.uint8], wanted: Wanted) -> Drawn:
 def lines_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """For the terminal: pixels of each class that is seen, and the file that shows them."""
     seen = [f"{c['name']} {c['pixels']}" for c in record["classes"][1:] if c["pixels"]]
-    return [(", ".join(seen) or "background alone", record.get("file", ""))]
+    return [(", ".join(seen) or "only background", record.get("file", ""))]

@@ -1,4 +1,4 @@
-"""What every learner of classes is: a segmenter that grows, and how it predicts."""
+"""Base class of methods that learn classes: a segmenter that grows, and its predictions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ PREDICT_BATCH = 8
 
 
 class ClassLearner:
-    """A segmenter that grows. A method adds `learn`, and what else it remembers.
+    """A segmenter that grows with the classes. A method adds `learn` and further state.
 
-    rule: how a pixel's class is decided. detached: see `Segmenter`. convolutional: whether the backbone must
-    be one of convolutions with batch normalisation. first_loss: what the first step minimises; learners with
-    the same one train the same segmenter in it. "" where it trains more than that.
+    rule: how the class of a pixel is decided.
+    detached: whether channel 0 reads detached features; see `Segmenter`.
+    convolutional: whether the backbone must consist of convolutions with batch normalisation.
+    first_loss: description of the loss of the first step; learners with equal descriptions train the same
+        segmenter in it. "" if no other method trains the same.
     """
 
     learns = "classes"

@@ -1,4 +1,4 @@
-"""Whole images kept for replay, with the labels that their step saw: what methods that store images store."""
+"""Memory of whole images for replay, with the labels that their step saw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes as a problem: a class for every pixel, and more classes with every step."""
+"""The problem of learning classes: a class per pixel, and more classes with every step."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassMap(Brief):
-    """What a run of classes says of one image.
+    """Prediction of a run of classes for one image.
 
-    labels: (H, W) uint8, the channel of each pixel, 0 the background.
+    labels: (H, W) uint8, channel of each pixel; 0 is the background.
     classes: names of the channels.
     """
 
@@ -54,8 +54,11 @@ class ClassMap(Brief):
 
 
 class Classes:
-    """A segmenter that is trained on and on. All test images so far give one confusion matrix; every class
-    is a column, the background the first."""
+    """A segmenter that learns one set of classes after another.
+
+    All test images give one confusion matrix. Every class is a column of the results; the background is the
+    first.
+    """
 
     name = "classes"
     what = "classes"

@@ -42,10 +42,11 @@ LIGHTEST, HEAVIEST = 1.0, 6.0
 
 @dataclass(frozen=True)
 class Facts:
-    """images: of each stage.
-    short: the median short side of those looked at.
-    share: the share of the pixels of a stage's images that one of its classes covers, the median over
-        classes.
+    """Facts about the images of a stream, from a sample of them.
+
+    images: number of images of each stage.
+    short: median of their short sides, in pixels.
+    share: share of the pixels of a stage's images that one class covers; the median over classes.
     """
 
     images: tuple[int, ...]

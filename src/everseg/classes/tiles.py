@@ -19,7 +19,7 @@ from everseg.types import ImageQuery
 
 @runtime_checkable
 class ScoresPixels(Protocol):
-    """An ability of a learner of classes: to say how it scores each channel before it decides."""
+    """Ability of a learner of classes: return the score of every channel for each pixel."""
 
     def scores(self, query: ImageQuery) -> Tensor:
         """(K, H, W) float32, which may be averaged with those of an overlapping tile."""

@@ -105,9 +105,10 @@ def _sgd(epochs: int, lr: float) -> FitConfig:
 
 
 class Row(NamedTuple):
-    """image (3, S, S) uint8. labels (S, S) uint8. seed: of all that is drawn for this row. replayed: it is
-    from memory. completed (S, S) uint8: the labels that the old model completed. over, share (L, S, S): what
-    was pasted upon them; see `instances.Pasted`."""
+    """One training row: image (3, S, S) and labels (S, S), a seed for its draws, whether it is replayed.
+
+    completed: (S, S), labels completed by the old model. over, share: (L, S, S); see `instances.Pasted`.
+    """
 
     image: Tensor
     labels: Tensor
@@ -266,7 +267,7 @@ def crop_window(
 
 
 class Validate(NamedTuple):
-    """How a model in training is scored: `score(workers)` on so many `images`."""
+    """Scores a model in training: `score(workers)` on `images` validation images."""
 
     score: Callable[[int], float]
     images: int

@@ -1,5 +1,4 @@
-"""What the names of images and masks have beyond what they share: `_training` and `_manual1` in
-`21_training.tif` and `21_manual1.gif`."""
+"""Find the affixes of image and mask names, such as `_training` and `_manual1`."""
 
 from __future__ import annotations
 
@@ -21,8 +20,10 @@ LOOK = 2000
 
 @dataclass(frozen=True)
 class Affixes:
-    """image, mask: what stands before and after the id.
-    ids: how many are in both lists.
+    """Affixes of a list of images and a list of masks.
+
+    image, mask: text before and after the ID.
+    ids: number of IDs that are in both lists.
     """
 
     image: Affix

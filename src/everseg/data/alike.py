@@ -1,4 +1,4 @@
-"""The files of a folder by name, and the pairs of two folders that are alike."""
+"""List the files of a folder by name, and pair those of two folders."""
 
 from __future__ import annotations
 

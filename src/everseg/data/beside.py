@@ -1,4 +1,4 @@
-"""Readers whose code is next to the stream file that names them."""
+"""Import readers from files next to the stream file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read every file of a stream and say everything that is wrong with it, before a night of training does."""
+"""Read every file of a stream and report everything that is wrong with it, before any training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFF_MASK_ERROR = 0.05
 """Share of stored clicks off their masks above which they are an error. Resizing puts under 1 % there."""
 
 FLAT = 24
-"""An image whose grey values span less than this is reported: most likely 12-bit data in a 16-bit file."""
+"""Images whose grey values span less than this are reported: most likely 12-bit data in a 16-bit file."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ def _first_file(sentence: str) -> str:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What one split holds. Sizes are (smallest, median, largest) in pixels; foreground is the masks' mean
-    share. masks: what the values in their files mean, in words.
+    """Summary of one split. Sizes are (smallest, median, largest), in pixels.
+
+    foreground: mean share of the masks' pixels that belong to an object.
+    masks: meaning of the values in their files, in words.
     """
 
     stage: str
@@ -137,11 +139,7 @@ class Report:
 
 @dataclass
 class _Split:
-    """Notes on one split while its samples go by.
-
-    classes: those of the stage.
-    known: how many there are up to it.
-    """
+    """Notes on one split: the classes of its stage, and how many are known up to it."""
 
     stage: str
     name: str

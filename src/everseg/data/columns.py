@@ -1,4 +1,4 @@
-"""What many samples are, in little memory: columns of bytes and numbers instead of objects.
+"""Compact storage of many samples: columns of bytes and numbers instead of objects.
 
 A split of 100,000 samples is listed in every process that decodes it. Paths, strings and dataclasses take
 hundreds of bytes each; here a name takes its letters and eight bytes.

@@ -26,8 +26,8 @@ Window = tuple[float | str, float | str] | None
 class Decoding:
     """How the values of an image file become 8-bit RGB.
 
-    bands: None takes what the file says is its picture.
-    window: None follows the range of the image.
+    bands: one band or three, counted from 1; None: the bands that the file declares as its picture.
+    window: lower and upper end, as values or percentiles; None: the range of the image.
 
     Raises:
         UserError: neither one band nor three, a band below 1, or a window whose ends are not in order.

@@ -1,4 +1,4 @@
-"""What a sequence of samples knows about itself, so that not all of it has to be decoded to find out."""
+"""Facts about a sequence of samples that are known without decoding it."""
 
 from __future__ import annotations
 

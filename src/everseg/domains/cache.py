@@ -1,5 +1,4 @@
-"""Features of the frozen trunk, computed once and shared by epochs, the selector and every later
-prediction."""
+"""Cache of the frozen trunk's features, shared by epochs, selector and predictions."""
 
 from __future__ import annotations
 

@@ -53,12 +53,12 @@ def share_features(first: Any, second: Any) -> None:
 
 @dataclass
 class Measured:
-    """What was measured of some columns.
+    """Scores of some columns.
 
-    pairs: IoU of images, by column and kind of prompt.
-    health: as `results.health.health` takes it.
-    clicks: IoU of images, by column and number of clicks.
-    predicted, true: IoUs of objects, of the old predictor and the new one.
+    pairs: IoU per image, by column and kind of prompt.
+    health: input of `results.health.health`.
+    clicks: IoU per image, by column and number of clicks.
+    predicted, true: predicted and true IoU of objects, for the old and the new predictor.
     """
 
     pairs: list[Pairs] = field(default_factory=list)

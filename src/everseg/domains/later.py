@@ -38,14 +38,14 @@ CHOICES: tuple[Going, ...] = get_args(Going)
 
 
 class LaterConfig(Protocol):
-    """What the configuration of such a learner says."""
+    """Fields that the configuration of a learner with later images has."""
 
     @property
     def tune(self) -> TuneConfig: ...
 
 
 class Selects(Protocol):
-    """A learner that selects one of several modules for each image. Only what is asked of it here."""
+    """A learner that selects one of several modules per image; only the members used here."""
 
     base: Promptable
     cache: FeatureCache

@@ -91,11 +91,10 @@ class Chooses(Protocol):
 class Taught:
     """An accepted object.
 
-    prompts: of it, in the frame.
-    inside: its pixels in the frame, packed bits.
-
-    truth: (h, w), its share of each logit's pixels.
-    centre: (x, y), the pixel deepest inside.
+    prompts: its prompts, in the frame.
+    inside: its pixels in the frame, as packed bits.
+    truth: (h, w), share of each logit's pixels that belong to it.
+    centre: (x, y), the pixel farthest from its border.
     """
 
     key: str
@@ -149,12 +148,12 @@ class Held:
 
 
 class LiveSession:
-    """What one person teaches while labelling.
+    """Learns from one person's corrections while they label.
 
-    learner: where the session sets out from; it is never changed.
+    learner: learner that the session starts from; it is never changed.
 
     Raises:
-        UserError: the learner picks no adapter for an image.
+        UserError: the learner chooses no adapter for an image.
     """
 
     def __init__(self, learner: Any, config: LiveConfig | None = None, *, seed: int = 0) -> None:

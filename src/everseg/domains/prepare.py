@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Kept:
-    """An `Example` without its pixels, and with a bit for each pixel of its truth."""
+    """An `Example` without its features and pixels; its truth has one bit per pixel."""
 
     query: Query
     prompts: FramePrompts
@@ -125,10 +125,10 @@ def examples(sample: PromptSample, base: Promptable) -> list[Example]:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample as the process that decoded it saw it.
+    """One sample, as decoded by the current process.
 
-    kept: its training rows; empty where features are not kept in memory.
-    pooled: (D,), its embedding; None where another process encodes the same image at the same time.
+    kept: its training rows; empty if features are not kept in memory.
+    pooled: (D,), its embedding; None if another process encodes the same image.
     """
 
     key: str

@@ -38,12 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Masks(Brief):
-    """What a run of domains says of one image.
+    """Prediction of a run of domains for one image.
 
     masks: (N, H, W) bool, one per object.
-    iou: (N,) float32, the model's own estimate for each.
-    route: the module that was used and how sure the choice was, with the probabilities of all modules; None
-        for methods that choose none.
+    iou: (N,) float32, the model's own estimate of the IoU of each.
+    route: module that was used, with the probabilities of all modules; None for methods that choose none.
     """
 
     masks: NDArray[np.bool_]

@@ -82,9 +82,9 @@ class Shape:
 class ReleasedModule:
     """One module file.
 
-    file: its name.
-    sha256: of its content.
-    weights: under the names of `AugModule`.
+    file: name of the file.
+    sha256: hash of its content.
+    weights: tensors under the names of `AugModule`.
     """
 
     file: str
@@ -104,8 +104,8 @@ class ReleasedModule:
 class ReleasedSelector:
     """A selector file.
 
-    classes: C.
-    weights: under the names of `ModuleSelector`, all classes seen.
+    classes: number of classes.
+    weights: tensors under the names of `ModuleSelector`, with all classes seen.
     """
 
     file: str
@@ -123,9 +123,9 @@ class ReleasedSelector:
 
 @dataclass(frozen=True)
 class Released:
-    """A folder of modules of one shape and their selector.
+    """A folder of modules of one shape, and their selector.
 
-    names: the selector's classes in their order.
+    names: classes of the selector, in its order.
     """
 
     names: tuple[str, ...]

@@ -20,7 +20,7 @@ from everseg.types.abilities import Forgotten
 
 
 class Selects(Protocol):
-    """A learner that selects one of several modules for each image. Only what is asked of it here."""
+    """A learner that selects one of several modules per image; only the members used here."""
 
     selector: ModuleSelector
     remembered: Remembered

@@ -35,7 +35,7 @@ TOGETHER = 64
 
 @dataclass(frozen=True)
 class Segmented:
-    """One object: its pixels, the model's own estimate of the IoU, the module that was used."""
+    """One segmented object: its pixels, the model's estimate of the IoU, and the module that was used."""
 
     region: Region
     iou: float

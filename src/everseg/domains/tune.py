@@ -1,5 +1,4 @@
-"""Tune an adapter on the frozen base, and predict through adapters: what the promptable methods have in
-common.
+"""Train an adapter on the frozen base, and predict through adapters; shared by the promptable methods.
 
 Shapes: B rows, one object each; Y X token grid, D its width; h w the logits' size; S the frame's side.
 """
@@ -192,7 +191,7 @@ def forward(
 
 
 class Source(Protocol):
-    """Where the trunk's output for a batch comes from, such as a `FeatureCache`."""
+    """Source of the trunk's output for a batch, such as a `FeatureCache`."""
 
     def features(self, queries: Sequence[Query]) -> Features: ...
 

@@ -1,4 +1,4 @@
-"""What a domain's own module scores that was trained alone, from whichever run has trained one.
+"""Score of a domain's own module, trained alone, taken from any run that has one.
 
 A run of samcl or independent keeps a module per domain, and its oracle says what each scores. Of any other
 run, only what it learned first was trained alone; for the rest it takes other runs. Of classes, the reference

@@ -48,7 +48,8 @@ HEADER = "# label:color_rgb:parts:actions\n# written by everseg\n"
 class Annotated:
     """One finished image.
 
-    number: its id in COCO. categories: names by COCO category id, of a COCO prompt file.
+    number: ID of the image in COCO.
+    record: content of the image's JSON file.
     """
 
     source: Source

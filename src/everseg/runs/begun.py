@@ -1,4 +1,4 @@
-"""What a call of `learn` takes from the run that it continues with, where nobody gives it again."""
+"""Settings that a repeated `learn` takes from the run that it continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run beside another one: it learns what the other has not, and takes its place only when somebody says so.
+"""A copy of a run that learns new stages, and replaces the run only when it is accepted.
 
 The files of a run are replaced, never written into, so that a copy may share them until then; only the log
 grows in place. What takes the place comes as `runs.folder.write` would have written it: run.json last and in

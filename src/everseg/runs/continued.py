@@ -1,4 +1,4 @@
-"""The command by which a run continues as it was begun, for those who start it from elsewhere."""
+"""Build the command that continues a run with its own settings, for programs that start it."""
 
 from __future__ import annotations
 

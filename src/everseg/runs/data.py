@@ -1,6 +1,4 @@
-"""What a run knows of its data: whether what was learned is what the stream has now, and whether all that
-will be scored can be read.
-"""
+"""Compare the data of a run with the stream, and check that all images to be scored can be read."""
 
 from __future__ import annotations
 

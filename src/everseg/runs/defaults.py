@@ -1,4 +1,4 @@
-"""Settings that the data suggest: proposed where a run begins, kept with it from then on."""
+"""Settings proposed from the data when a run begins, and kept with the run."""
 
 from __future__ import annotations
 

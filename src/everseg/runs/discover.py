@@ -1,4 +1,4 @@
-"""Discover which domain each image of a stream file belongs to, and keep it in the stream's table."""
+"""Discover the domain of each image of a stream file, and write it to the stream's table."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Caches(Protocol):
 
 @dataclass(frozen=True)
 class Discovered:
-    """What a discovery found.
+    """Result of a discovery.
 
-    counts: images of each domain, and of `pending`, (before, new).
+    counts: number of images of each domain, and of `pending`: (before, new).
     """
 
     table: Path

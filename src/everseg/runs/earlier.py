@@ -93,9 +93,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Parts:
-    """A state and its results, taken apart as in an `Entry`.
+    """A state and its results, split as in an `Entry`.
 
-    blobs: the tensors by their hashes.
+    blobs: the tensors, by the hashes of their contents.
     """
 
     tree: str

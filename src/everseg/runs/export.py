@@ -1,5 +1,4 @@
-"""What a run has learned, in forms that others load without everseg: folded into its base, or beside it for
-peft."""
+"""Export what a run has learned: folded into the weights of its base, or beside it for peft."""
 
 from __future__ import annotations
 

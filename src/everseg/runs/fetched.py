@@ -1,4 +1,4 @@
-"""Runs that are named `hf://owner/name`: fetched from a model hub into its cache."""
+"""Fetch runs named `hf://owner/name` from a model hub into its cache."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def load(folder: Path | str, base: Any = None) -> Run:
 
 
 class Kept:
-    """What a learner remembers, for its size; it can neither learn nor predict."""
+    """A learner's state, loaded only to measure its size; it can neither learn nor predict."""
 
     def __init__(self, state: State) -> None:
         self.state = state

@@ -29,11 +29,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Two runs and what they are compared on.
+    """Two runs and the data they are compared on.
 
-    old: None for the untouched base.
-    predict_old, predict_new: the same function where the runs are the same.
-    left_out: sentences on what should have been compared and cannot be.
+    old: the older run; None for the untouched base.
+    predict_old, predict_new: prediction functions; the same function if the runs are the same.
+    left_out: sentences that say what could not be compared.
     """
 
     new: Run

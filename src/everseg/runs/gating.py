@@ -34,9 +34,9 @@ from everseg.types import Stage, Undecided
 
 @dataclass(frozen=True)
 class Gated:
-    """What became of one stage.
+    """Outcome of the gate for one stage.
 
-    folder: where it is kept aside; None for an accepted one.
+    folder: where a rejected stage is kept; None for an accepted one.
     """
 
     stage: str
@@ -47,11 +47,11 @@ class Gated:
 
 @dataclass
 class Gating:
-    """How stages are let into a run, and what became of those that were learned.
+    """How the gate lets stages into a run, and the outcome of those that were learned.
 
     config: what counts as worse.
-    undecided: what becomes of a stage of which the gate cannot tell: kept "aside", or "accept".
-    page: writes the gate's page to a file.
+    undecided: what to do if the gate cannot tell: keep the stage "aside", or "accept" it.
+    page: function that writes the page of the gate to a file.
     """
 
     config: GateConfig = field(default_factory=GateConfig)

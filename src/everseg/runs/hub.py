@@ -1,4 +1,4 @@
-"""A run as a repository on a model hub: `everseg push`. `runs.fetched` reads it back."""
+"""Upload a run to a model hub (`everseg push`). `runs.fetched` downloads it."""
 
 from __future__ import annotations
 

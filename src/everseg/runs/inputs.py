@@ -1,4 +1,4 @@
-"""Which images `predict` reads, and what their results are called: files, folders and patterns.
+"""List the images to predict on, and name their results: from files, folders and patterns.
 
 Nothing here loads torch, unless there are volumes or DICOM files, so that a wrong path is refused at once.
 """
@@ -31,9 +31,10 @@ SUFFIXES = frozenset(
 class Source:
     """One image to predict on.
 
-    path: its path.
-    name: what its results are called, a relative path without a suffix: "x", "a/x".
-    frame: which frame of a DICOM file or slice of a volume it is, from 0; None where the file is one image.
+    path: path of the image file.
+    name: name of its results, a relative path without a suffix, such as "x" or "a/x".
+    frame: index of the frame of a DICOM file or of the slice of a volume, from 0; None if the file is one
+        image.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""While a stage is learned: its readings go to the run's log and to trackers."""
+"""Write the readings of a training to the run's log and to trackers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POINTS = 200
 
 
 class Journal:
-    """Writes the readings of one stage to a run's log, the more seldom the longer it takes."""
+    """Writes the readings of one stage to the log of a run, less often the longer the stage takes."""
 
     def __init__(self, run: Run, stage: str) -> None:
         self.run, self.stage = run, stage

@@ -1,4 +1,4 @@
-"""Merge what was trained apart: runs and contributions in, one run out that serves all their domains.
+"""Merge runs and contributions that were trained apart into one run for all their domains.
 
 Sites send each other contributions, a few megabytes without an image in them. Their merge is the one that a
 single run on all domains would have come to, whatever the order.
@@ -35,7 +35,7 @@ METHODS = ("regcl", "merged")
 
 @dataclass(frozen=True)
 class Given:
-    """One domain to merge: its contribution, its weight, its entry in the run it comes from."""
+    """One domain to merge: its contribution, its weight, and its entry in the run that it comes from."""
 
     contribution: Contribution
     weight: float

@@ -39,13 +39,13 @@ _OF_ONE_FILE = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 class CannotWrite(UserError):
-    """No file can be written any more, as on a full disk: the command ends."""
+    """No file can be written any more, for example on a full disk; the command ends."""
 
 
 class OutputFolder:
-    """Where the results of one command go.
+    """Output folder of one command.
 
-    endings: regular expression of what a prediction's pictures are called after its name.
+    endings: regular expression of the part of a picture's name that follows the prediction's name.
     """
 
     def __init__(self, root: Path, endings: str) -> None:

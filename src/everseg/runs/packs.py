@@ -1,4 +1,4 @@
-"""Tensors that several states share, each kept once under the hash of its content, some in each file."""
+"""Tensors shared by several states, each stored once under the hash of its content."""
 
 from __future__ import annotations
 

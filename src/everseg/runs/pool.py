@@ -20,16 +20,19 @@ KEY = "pool"
 
 
 class Opened(NamedTuple):
-    """names: of the classes, by label, where the place knows them."""
+    """An opened pool.
+
+    names: names of the classes by label, if the run or folder has them.
+    """
 
     pool: InstancePool
     names: Mapping[int, str]
 
 
 class ClassTally(NamedTuple):
-    """What a pool has of one class.
+    """Contents of a pool for one class.
 
-    images: where from, each once, in the order of their names.
+    images: names of the images that the instances come from, sorted, each once.
     """
 
     label: int

@@ -32,11 +32,11 @@ from everseg.types import Prompts
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image.
+    """Outcome of the prediction of one image.
 
-    record: the content of its JSON file; None where it failed.
-    files: the pictures.
-    error: why it failed, in a sentence; "" where it did not.
+    record: content of its JSON file; None if the image failed.
+    files: pictures that were written.
+    error: why it failed, as a sentence; "" if it did not.
     skipped: whether an earlier command had finished it.
     """
 

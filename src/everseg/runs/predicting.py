@@ -35,11 +35,12 @@ RULES = "predict-1"
 
 @dataclass(frozen=True)
 class How:
-    """How images are predicted and what is written.
+    """Options of a prediction.
 
-    stage: use this stage's module instead of letting the method choose; "plain" is the untouched base.
-    workers: threads that decode and encode; 0: none.
-    decoding: which bands of files are shown, and how their values become 8 bits.
+    stage: name of the stage whose module is used; "plain" is the untouched base; without it the method
+        chooses.
+    workers: number of threads that decode and encode; 0: none.
+    decoding: bands of a file that are shown, and how their values become 8 bits.
     axis: direction of the slices of volumes.
     """
 
@@ -54,11 +55,11 @@ class How:
 
 @dataclass(frozen=True)
 class About:
-    """What one prediction is made from.
+    """Inputs of one prediction.
 
-    inputs: digest of all of it.
-    key: identifies the image's pixels, for the feature cache.
-    like: the image whose georeference the masks get; None where it has none.
+    inputs: digest of all inputs.
+    key: identifies the pixels of the image, for the feature cache.
+    like: image whose georeference the masks get; None if it has none.
     """
 
     inputs: str

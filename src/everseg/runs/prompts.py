@@ -27,12 +27,13 @@ _SAMPLE = {2: "--point 411,230", 4: "--box 40,30,200,180"}
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for one object of an image.
+    """Prompts of one object in an image.
 
-    points, labels: clicks, and 1 for those on the object or 0 for those off it.
+    points: clicks, (P, 2).
+    labels: 1 for clicks on the object, 0 for clicks off it.
     box: x0, y0, x1, y1, or None.
-    name: what a prompt file calls the object; "" if it has none.
-    category: number of its COCO category.
+    name: name of the object in the prompt file; "" if it has none.
+    category: ID of its COCO category.
     """
 
     points: tuple[Point, ...] = ()
@@ -57,11 +58,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class ImagePrompts:
-    """All that is asked of one image.
+    """All prompts of one image.
 
-    frame: side of the square, stretched frame that coordinates are in; 0: pixels of the image.
-    image_id: the image's number in a COCO file.
-    where: for messages, the file and line that first names the image.
+    frame: side of the square that the image is stretched to and that coordinates refer to; 0: pixels of the
+        image.
+    image_id: ID of the image in a COCO file.
+    where: file and line that first name the image, for messages.
     """
 
     objects: tuple[Asked, ...]

@@ -1,4 +1,4 @@
-"""What a run says of itself: the types of run.json and of the lines of events.jsonl.
+"""Types of run.json and of the lines of events.jsonl.
 
 A line of events.jsonl is an `Event`; where it has "event": "progress" it is a `Progress`, and where it has
 "event": "curve" a `Training`. Only `runs.folder` reads and writes the files. A key of run.json whose value is
@@ -56,14 +56,15 @@ class Digests:
 class Learned:
     """One stage that was learned.
 
-    fingerprint: of its data; "" if they are unknown here.
-    train, test: of its training and its test data; "" in runs of versions that knew only both together.
-    images: how many it was trained on.
-    figures: what the method reported, without times.
-    classes: those of the stage.
+    fingerprint: fingerprint of its data; "" if it is unknown.
+    train, test: fingerprints of its training and test data; "" in runs of versions that knew only both
+        together.
+    images: number of images that it was trained on.
+    figures: figures that the method reported, without times.
+    classes: classes of the stage.
     contribution: sha256 of the archived contribution.
-    imported: the file of the module that was taken over.
-    later: of later images of a domain, how the method continues with its module.
+    imported: file of the module that was imported.
+    later: for later images of a known domain, how the method continues with its module.
     """
 
     name: str
@@ -95,7 +96,7 @@ def without_times(figures: Mapping[str, float]) -> tuple[dict[str, float], dict[
 
 @dataclass(frozen=True)
 class First:
-    """The run whose first stage was taken over; sha256 of its state."""
+    """The run whose first stage was reused, and the sha256 of its state."""
 
     method: str
     seed: int
@@ -120,15 +121,15 @@ class ImportedFrom:
 
 @dataclass(frozen=True)
 class Certificate:
-    """How a domain was forgotten.
+    """Certificate of a forgotten domain.
 
-    exact: whether the learner is what it would be had it never learned the domain.
-    statement: that, or why it is not.
+    exact: whether the learner equals one that never learned the domain.
+    statement: a sentence that says so, or why it does not.
     contribution, data: sha256 of the domain's contribution and of its data.
     remaining: sha256 of what is left of each other domain.
     state_before, state_after: sha256 of the learner's state.
-    removed: what else of the run went with it.
-    kept: what it still had a part in.
+    removed: other parts of the run that were deleted with it.
+    kept: parts of the run that it still influenced.
     """
 
     forgotten: str
@@ -232,10 +233,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Event:
-    """One line of events.jsonl: what a stage or a later change took.
+    """One line of events.jsonl: a stage that was learned, or a later change of the run.
 
-    seconds, scoring_seconds: of learning and of scoring.
-    figures: what the method reported, times too.
+    seconds, scoring_seconds: time for learning and for scoring.
+    figures: figures that the method reported, including times.
     """
 
     stage: str
@@ -285,9 +286,9 @@ def _renamed(value: Any, characters: Mapping[int, int]) -> Any:
 
 @dataclass(frozen=True)
 class Progress:
-    """A line of events.jsonl: how far a training of a stage was, at one moment; see `everseg.progress`.
+    """A line of events.jsonl: the progress of a training at one moment; see `everseg.progress`.
 
-    loss: None where it was not a number.
+    loss: None if it is not a number.
     val: newest score on the validation images.
     """
 
@@ -310,12 +311,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """A line of events.jsonl: what a training of a stage that ended was like.
+    """A line of events.jsonl: the course of a finished training.
 
-    epochs: those logged, from 1; of many, some.
-    losses: mean of each.
+    epochs: epochs that were logged, from 1; a subset if there were many.
+    losses: mean loss of each.
     val: scores on the validation images.
-    best: the epoch that was kept; 0 without validation images.
+    best: epoch that was kept; 0 without validation images.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""A run: a learner with all it knows, its results, and what it was made of."""
+"""A run: a learner with its state, its results and its settings."""
 
 from __future__ import annotations
 

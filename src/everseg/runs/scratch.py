@@ -18,7 +18,7 @@ SECONDS = "seconds of the stage"
 
 
 class StageScratch:
-    """A stage's unfinished work, one file per name, under `work/` of the run, and how long it has taken."""
+    """Unfinished work of a stage, one file per name below `work/` of the run, and the time it has taken."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

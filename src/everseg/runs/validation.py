@@ -1,4 +1,4 @@
-"""Which images the best epoch of a stage is chosen by: the stream's own, or some of the training images."""
+"""Choose the validation images of a stage: the stream's own, or a share of the training images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gate found in sentences: the verdict, what could have been seen, and what to do next."""
+"""The verdict of the gate in sentences: what was found, what the test could detect, what to do next."""
 
 from __future__ import annotations
 

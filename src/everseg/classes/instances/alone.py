@@ -1,4 +1,4 @@
-"""An instance alone, as a training crop of its image would show it if nothing else were there."""
+"""Training crop of a single instance: its own image with everything else removed."""
 
 from __future__ import annotations
 

@@ -56,10 +56,13 @@ class HarvestConfig(Checked):
 
 
 class Found(NamedTuple):
-    """An instance that was not cut out yet.
+    """An instance that was found but not yet cut out.
 
-    box: top, left, bottom, right, the latter two outside.
-    at: its first pixel, row and column.
+    image: identifies the image.
+    label: its class, as in the label map.
+    box: (top, left, bottom, right); bottom and right are exclusive.
+    at: (row, column) of its first pixel.
+    area: number of its pixels.
     size: (H, W) of the image.
     """
 

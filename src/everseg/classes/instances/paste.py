@@ -97,12 +97,13 @@ class PasteConfig(Checked):
 
 
 class Pasted(NamedTuple):
-    """image (3, H, W). under (H, W): the labels below the pastes. over, share (L, H, W): the class of each
-    layer and how much of the pixel is of it, float32, 0 where there is nothing.
+    """An image with pastes; batches of these are the input of `everseg.classes.losses.soft_bce`.
 
-    pastes: how many.
-
-    Batches of these are what `everseg.classes.losses.soft_bce` takes.
+    image: (3, H, W).
+    under: (H, W), labels below the pastes.
+    over: (L, H, W), class of each layer.
+    share: (L, H, W) float32, share of each pixel that belongs to the layer's class; 0 where there is none.
+    pastes: number of pastes.
     """
 
     image: Tensor

@@ -1,4 +1,4 @@
-"""Where a paste goes, and how large it is.
+"""Choose the place and the size of a paste.
 
 Sizes and boxes are (height, width) and (top, left), in pixels. taken: (H, W) bool, where nothing should go.
 """

@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Instance:
-    """One cut-out, encoded: what is kept is what is counted.
+    """One encoded cut-out. Its size is the size of what is stored.
 
     picture: JPEG or PNG.
     mask: 1-bit PNG.
     label: its class, as in the label map.
-    image: where it came from.
-    box: top, left, bottom, right there, which may be larger than the picture.
+    image: name of the image that it comes from.
+    box: (top, left, bottom, right) in that image; may be larger than the picture.
     size: (H, W) of that image.
-    step: when its class was learned.
+    step: step in which its class was learned.
     """
 
     picture: bytes

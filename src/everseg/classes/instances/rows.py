@@ -1,4 +1,4 @@
-"""Training rows of instances, and instances in training rows."""
+"""Instances as training rows, and instances pasted into training rows."""
 
 from __future__ import annotations
 

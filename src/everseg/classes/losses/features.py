@@ -1,4 +1,4 @@
-"""Distillation of what lies under the classifiers.
+"""Distillation of feature maps.
 
 Shape suffixes: B images, C channels of a map, h w its places, S windows along a side, M length of a
 descriptor.

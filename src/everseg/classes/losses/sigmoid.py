@@ -1,4 +1,4 @@
-"""Distillation class by class, for models with a sigmoid each.
+"""Distillation per class, for models with one sigmoid per class.
 
 Shape suffixes: B images, C channels, K all channels, D width of the features, H W or h w places.
 """

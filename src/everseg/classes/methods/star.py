@@ -90,7 +90,7 @@ class Plan(NamedTuple):
 
 
 class STAR(ClassLearner):
-    """Old classifiers rest after their own step; channel 0 has no part."""
+    """Trains the newest classifiers only; channel 0 is not used."""
 
     Config = STARConfig
 

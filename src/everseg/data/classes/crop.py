@@ -1,4 +1,4 @@
-"""The geometry in which class-incremental segmentation is compared: short side to 512, then the centre."""
+"""The crop used to compare class-incremental methods: short side to 512 pixels, then the centre."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers in class maps stand for: classes by name, background, void."""
+"""Meaning of the numbers in class maps: classes by name, background, void."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Classes = str | Sequence[str] | Mapping[int, str]
 
 @dataclass(frozen=True)
 class Legend:
-    """What the numbers in class maps mean. A number that is not listed is a fault of the map that has it.
+    """Meaning of the numbers in class maps. A map with a number that is not listed is faulty.
 
-    names: {number: name}, every class once, in the order of the numbers.
+    names: {number: name}; every class once, in the order of the numbers.
     background: numbers that are background.
     void: numbers that are ignored.
-    assumed_void: whether 255 is void because it was given no name.
-    given: whether a person named the classes, and not the layout of a data set.
+    assumed_void: whether 255 is void only because it has no name.
+    given: whether the user named the classes, not the layout of a data set.
     """
 
     names: Mapping[int, str]

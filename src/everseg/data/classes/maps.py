@@ -1,4 +1,4 @@
-"""Images with class maps: readers of the common layouts, and which of a map's numbers are which class."""
+"""Readers of images with class maps in common layouts."""
 
 from __future__ import annotations
 
@@ -249,9 +249,10 @@ labels are numbers of a legend, and add a line. What the sequence can tell of it
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Images whose class maps were understood: what occurs in each, and what the numbers are.
+    """Images with class maps whose numbers are known.
 
-    present: (N, 256), which numbers occur in the map of each sample.
+    present: (N, 256) bool, the numbers that occur in the map of each sample.
+    legend: meaning of the numbers.
     """
 
     samples: Sequence[SemanticSample]

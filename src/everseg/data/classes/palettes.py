@@ -1,4 +1,4 @@
-"""Whether the palettes of class maps show each number in one colour."""
+"""Check that the palettes of class maps show each number in one colour."""
 
 from __future__ import annotations
 

@@ -61,8 +61,12 @@ def _eight_bits(numbers: NDArray[np.int32], path: Path) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Occurring:
-    """Which numbers occur in each class map, (N, 256), what is wrong with those that cannot be read, by their
-    places, and what a person should look at, as sentences."""
+    """The numbers that occur in class maps.
+
+    present: (N, 256) bool.
+    faults: what is wrong with maps that cannot be read, by their index.
+    notes: sentences on what the user should check.
+    """
 
     present: Bools
     faults: dict[int, UserError]

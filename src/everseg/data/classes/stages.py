@@ -1,4 +1,4 @@
-"""The stages of a stream of classes: which images a step trains on, and what it may see of their labels."""
+"""The stages of a stream of classes: the images of each step, and the labels that it may see."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from everseg.types import SemanticSample, Setting, Stage
 
 
 class ClassSamples(Described[SemanticSample]):
-    """Some of the images of a source, with their labels as one step sees them.
+    """Some images of a source, with the labels that one step sees.
 
-    source: with the labels of the files.
-    places: (N,) which of its samples.
-    table: from numbers to channels.
+    source: samples with the labels of the files.
+    places: (N,), indices into the source.
+    table: maps numbers to channels.
     """
 
     def __init__(self, source: Labelled, places: NDArray[np.intp], table: LabelTable) -> None:

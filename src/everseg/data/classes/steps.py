@@ -51,11 +51,12 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class ClassSteps:
-    """The classes of each step by name: `steps[t]` is C_t. The class's channel is its place in this order,
-    from 1.
+    """The classes of each step, by name: `steps[t]` is C_t.
+
+    The channel of a class is its position in this order, from 1.
 
     Raises:
-        UserError: no step, a step without classes, a class in two places, or more than 254 classes.
+        UserError: no step, a step without classes, a class in two steps, or more than 254 classes.
     """
 
     steps: tuple[tuple[str, ...], ...]

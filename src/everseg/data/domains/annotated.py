@@ -26,10 +26,10 @@ Instances = Literal["each", "merged"]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An object of an image.
+    """One object of an image.
 
-    number: names the sample.
-    parts: what of the file draws it: numbers of shapes, of lines, or colours.
+    number: number that names the sample.
+    parts: parts of the file that draw it: numbers of shapes or lines, or colours.
     """
 
     number: int
@@ -74,12 +74,12 @@ A_co = TypeVar("A_co", bound=Annotated, covariant=True)
 
 @dataclass(frozen=True)
 class Annotations(Generic[A_co]):
-    """What a parser found.
+    """Result of a parser.
 
     source: what was read, for messages.
-    names: the labels there are.
-    images: those that are annotated.
-    problems: a sentence for each file that cannot be used.
+    names: labels that occur.
+    images: annotated images.
+    problems: one sentence per file that cannot be used.
     notes, as_shown: see `Described`.
     said: what the masks are, in words.
     """

@@ -1,4 +1,4 @@
-"""Whether the segmentation and the bbox of COCO's annotations lie where they can, and agree."""
+"""Check the positions of COCO segmentations and boxes, and that they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a COCO file, each checked: what is usable, and every fault."""
+"""Read and check the rows of a COCO file: the usable ones, and every fault."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Wanted:
 
 @dataclass
 class CocoFile:
-    """What is usable of a COCO file.
+    """The usable part of a COCO file.
 
-    objects: annotations by image, both in the order of the file.
-    rows: how many annotations the file has.
-    notes: what was decided where the file says a thing twice.
+    objects: annotations by image, in the order of the file.
+    rows: number of annotations in the file.
+    notes: sentences on how contradictions were resolved.
     """
 
     source: Path

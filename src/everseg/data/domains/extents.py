@@ -1,4 +1,4 @@
-"""Whether annotations lie where they can: within their image, with corners in order."""
+"""Check that annotations lie within their image and that their corners are in order."""
 
 from __future__ import annotations
 

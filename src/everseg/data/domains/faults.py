@@ -1,4 +1,4 @@
-"""Faults of the rows of a file: equal ones are counted, and one sentence names where they are."""
+"""Faults of the rows of a file; equal faults are counted and named in one sentence."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Choice = Literal["each", "merged", "largest"]
 
 @dataclass(frozen=True)
 class NumberedObject:
-    """An image and the object `number` of its map; 0 stands for all objects merged."""
+    """Object `number` of an image's map; 0 stands for all objects merged."""
 
     image: Path
     path: Path

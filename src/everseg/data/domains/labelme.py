@@ -40,9 +40,9 @@ _CORNERS = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "rotation": 4
 class Shape:
     """One shape of a file.
 
-    points: ((x, y), ...) on the image as it is shown.
-    patch: of a "mask", a PNG as base64 text.
-    object: shapes of the same number belong together.
+    points: ((x, y), ...), in pixels of the image as it is shown.
+    patch: PNG as base64 text, for a shape of type "mask".
+    object: shapes with the same number belong together.
     """
 
     label: str

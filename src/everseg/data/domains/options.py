@@ -1,4 +1,4 @@
-"""Options that many readers share, so that each has to name its own only."""
+"""Options that many readers share, so that each reader declares only its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every merger does: keep account of the domains, and give the merged adapter."""
+"""The base class of mergers: they keep account of the domains and return the merged adapter."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Merger(Protocol):
 
 
 class Roll(Generic[R]):
-    """The domains merged so far, by name, and what kind of adapter theirs is."""
+    """Names of the domains merged so far, and the kind of their adapters."""
 
     def __init__(self, config: MergerConfig, rule: R) -> None:
         self.config, self.rule = config, rule

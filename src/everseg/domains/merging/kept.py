@@ -1,4 +1,4 @@
-"""Rules that need every domain's adapter at each merge, so that all are kept: what is kept grows."""
+"""Mergers that keep every contribution, for rules that need all adapters at each merge."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from everseg.types import State
 
 
 class Kept(Roll[Joint]):
-    """The contributions themselves, without what the rule has no use for. A domain is taken out by dropping
-    its own: what remains is as if it had never been there, to the bit."""
+    """Keeps the contributions, without the parts that the rule does not use.
+
+    A domain is removed by dropping its contribution; the result is identical to the bit to never having
+    added it.
+    """
 
     def __init__(self, config: MergerConfig, rule: Joint, base: Promptable, seed: int) -> None:
         super().__init__(config, rule)

@@ -36,7 +36,7 @@ from everseg.types.abilities import Archive, Forgotten
 
 
 class MergingConfig(Protocol):
-    """What a configuration of this learner says."""
+    """Fields that the configuration of this learner has."""
 
     @property
     def adapter(self) -> AdapterKind: ...

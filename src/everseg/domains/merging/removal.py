@@ -1,4 +1,4 @@
-"""Take a domain out of a merge again, or let it count more or less."""
+"""Remove a domain from a merge, or change its weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rule merges, on what, and with which options."""
+"""Configuration of a merger: the rule, its options, and what it works on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rule is given of an adapter, its factors or its products, and the adapter that its answer is."""
+"""Convert adapters to the tensors that a rule merges (factors or products), and back."""
 
 from __future__ import annotations
 

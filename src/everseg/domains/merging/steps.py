@@ -1,4 +1,4 @@
-"""Rules that fold a domain into what is merged so far."""
+"""Mergers for rules that fold one domain after another into the result."""
 
 from __future__ import annotations
 

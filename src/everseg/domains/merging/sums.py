@@ -1,4 +1,4 @@
-"""Rules that add up sums over domains."""
+"""Mergers for rules that add up sums over domains."""
 
 from __future__ import annotations
 

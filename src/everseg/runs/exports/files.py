@@ -1,4 +1,4 @@
-"""Graphs as files: exported by torch, with an opset that is stated and sizes that may change."""
+"""Write graphs as ONNX files, with a stated opset and variable sizes."""
 
 from __future__ import annotations
 

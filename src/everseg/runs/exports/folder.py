@@ -1,4 +1,4 @@
-"""The folder of an export: its manifest, and what may be replaced in it."""
+"""The folder of an export: its manifest, and the files that may be replaced in it."""
 
 from __future__ import annotations
 

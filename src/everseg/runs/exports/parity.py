@@ -1,4 +1,4 @@
-"""How far onnxruntime's answers lie from torch's, for clicks and for boxes, with every module."""
+"""Difference between the answers of onnxruntime and torch, for clicks and boxes, with every module."""
 
 from __future__ import annotations
 

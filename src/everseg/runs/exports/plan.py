@@ -1,4 +1,4 @@
-"""Which graphs a run becomes: what is folded in, what comes after the tap, and who chooses."""
+"""Choose the graphs for a run: what is folded in, what follows the tap, and how a module is chosen."""
 
 from __future__ import annotations
 

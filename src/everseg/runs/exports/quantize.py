@@ -1,4 +1,4 @@
-"""Weights of 8 bits, and what they cost on the run's own test images."""
+"""Quantise weights to 8 bits, and measure the loss on the run's test images."""
 
 from __future__ import annotations
 

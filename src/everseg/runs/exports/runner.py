@@ -1,4 +1,4 @@
-"""Exported graphs in onnxruntime: what parity and the loss of quantisation are measured with."""
+"""Run exported graphs in onnxruntime, to measure parity and the loss of quantisation."""
 
 from __future__ import annotations
 
