@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,31 @@ def test_only_images_are_kept(
     assert answer.status_code == status, answer.text
     kept = [p for p in (place / "run-labels").rglob("*") if p.is_file() and p.name != ".lock"]
     assert not kept
+
+
+def test_unusual_images_are_answered_and_accepted(client: TestClient) -> None:
+    grey = np.random.default_rng(0).integers(0, 60_000, (20, 30), dtype=np.uint16)
+    made = {
+        "one.png": Image.new("RGB", (1, 1)),
+        "print.jpg": Image.new("CMYK", (24, 16), (90, 10, 0, 0)),
+        "deep.tif": Image.fromarray(grey),
+    }
+    page = client.post("/api/sessions").json()["session"]
+    for name, picture in made.items():
+        file = io.BytesIO()
+        picture.save(file, {"png": "PNG", "jpg": "JPEG", "tif": "TIFF"}[name[-3:]])
+        image = client.post("/api/images", files={"file": (name, file.getvalue())}).json()["id"]
+        assert client.get(f"/api/images/{image}/picture").headers["content-type"] == "image/png"
+        asked = {"clicks": [{"x": 0.5, "y": 0.5}]}
+        found = client.post(f"/api/images/{image}/segment", json={"session": page, "objects": [asked]})
+        assert found.status_code == 200, (name, found.text)
+        mask = [0, picture.width * picture.height]
+        body = {"image": image, "domain": "odd", "objects": [{**asked, "mask": mask}]}
+        assert client.post("/api/labels", json=body).status_code == 201
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "JPEG")
+    cut = client.post("/api/images", files={"file": ("cut.jpg", file.getvalue()[:1200])})
+    assert cut.status_code == 415 and "cut.jpg" in cut.json()["error"]
 
 
 def test_an_upload_stays_among_the_uploads_whatever_it_is_called(client: TestClient, place: Path) -> None:

@@ -1,7 +1,8 @@
 """The page in a real browser: label, learn, check, accept; and everything is still there after a restart.
 
-The screenshots of docs/serve.md are made by it: EVERSEG_SCREENSHOTS names the folder that they go to, and
-EVERSEG_PAGE_STEPS how long each domain is trained for them.
+The screenshots of docs/serve.md are made by it: EVERSEG_SCREENSHOTS names the folder that they go to,
+EVERSEG_PAGE_STEPS how long each domain is trained for them, and EVERSEG_PAGE_FOLDER where the run is kept for
+the next time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from everseg.data.synthetic.domains import SyntheticDomain
 from everseg.files import read_json, write_json
 from everseg.methods import configure
 from everseg.runs.folder import load, read_record
+from everseg.runs.forget import forget
 from everseg.runs.learn import run
 from everseg.runs.run import RunConfig
 
@@ -44,52 +46,56 @@ TRUTH = {
 }
 SCREENSHOTS = os.environ.get("EVERSEG_SCREENSHOTS", "")
 EARLIER = Path(__file__).parents[1] / "assets" / "earlier_run"
+RUN = Path("runs") / "hospital"
+"""As the server is given it, in the folder of a test; the pages show it."""
 PATIENCE = 600_000.0
 """Milliseconds that learning may take on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run `demo`, which knows two domains, and `images`: what `everseg demo` makes for the
+    """A folder with the run `RUN`, which knows two domains, and `scans`: what `everseg demo` makes for the
     screenshots, else a run on a base that answers at once and whose masks mean nothing."""
     folder = tmp_path_factory.mktemp("page")
+    if SCREENSHOTS and (kept := os.environ.get("EVERSEG_PAGE_FOLDER", "")):
+        folder = Path(kept)
+    if (folder / RUN).exists():
+        return folder
     if SCREENSHOTS:
         source = write_synthetic_stream(
             folder / "data", ("polyps", "lesions"), 24, 8, background=False, unseen=("camouflage",)
         )
         steps = os.environ.get("EVERSEG_PAGE_STEPS", "60")
         config = RunConfig("samcl", configure("samcl", assignments=[f"tune.fit.steps={steps}"]), "tiny")
-        run(Stream.from_yaml(source), config, folder / "demo")
-        shutil.copytree(folder / "data" / "polyps" / "test" / "images", folder / "images")
+        run(Stream.from_yaml(source), config, folder / RUN)
+        shutil.copytree(folder / "data" / "polyps" / "test" / "images", folder / "scans")
         return folder
-    shutil.copytree(EARLIER / "runs" / "samcl", folder / "demo")
-    record = read_json(folder / "demo" / "run.json")
+    shutil.copytree(EARLIER / "runs" / "samcl", folder / RUN)
+    record = read_json(folder / RUN / "run.json")
     record["stream"], record["config"]["base"] = str(EARLIER / "data" / "stream.yaml"), str(EARLIER / "base")
-    write_json(folder / "demo" / "run.json", record)
-    (folder / "images").symlink_to(EARLIER / "data" / "polyps" / "test" / "images")
+    write_json(folder / RUN / "run.json", record)
+    (folder / "scans").symlink_to(EARLIER / "data" / "polyps" / "test" / "images")
     return folder
 
 
 @pytest.fixture(scope="module")
 def classes(micro_backbone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run `demo` of two classes and its data."""
+    """A folder with the run `RUN` of two classes and its data."""
     folder = tmp_path_factory.mktemp("classes")
-    stream = write_synthetic_classes(folder / "data", "1-1", 12, 4, size=64, kinds=["ball", "ring"])
-    small = {"tune.crop": 64, "tune.first.epochs": 1, "tune.later.epochs": 1}
+    count, epochs = (60, 60) if SCREENSHOTS else (12, 1)
+    stream = write_synthetic_classes(folder / "data", "1-1", count, 4, size=64, kinds=["ball", "ring"])
+    small = {"tune.crop": 64, "tune.first.epochs": epochs, "tune.later.epochs": epochs}
     config = configure("fine-tuning", assignments=[f"{k}={v}" for k, v in small.items()])
-    run(
-        Stream.from_yaml(stream),
-        RunConfig("fine-tuning", config, str(micro_backbone_folder)),
-        folder / "demo",
-    )
+    run(Stream.from_yaml(stream), RunConfig("fine-tuning", config, str(micro_backbone_folder)), folder / RUN)
+    (folder / "scans").symlink_to(folder / "data" / "test" / "images")
     return folder
 
 
 @contextmanager
 def serving(folder: Path, *more: str) -> Iterator[str]:
     """The command itself, by its address. It is killed at the end, as by a power cut."""
-    words = [sys.executable, "-m", "everseg", "serve", str(folder / "demo"), "--port", "0", *more]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "everseg", "serve", str(RUN), "--port", "0", *more]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=folder)
     try:
         assert process.stdout is not None
         address = next(m[1] for line in process.stdout if (m := re.match(r"open:\s+(\S+)", line)))
@@ -153,7 +159,7 @@ def middle(mask: Any) -> tuple[float, float]:
 
 
 def test_a_domain_is_labelled_learned_and_accepted(demo: Path, browser: Any) -> None:
-    before = read_record(demo / "demo").names
+    before = read_record(demo / RUN).names
     with serving(demo) as address:
         began = time.monotonic()
         page = Page(browser, address)
@@ -212,7 +218,7 @@ def test_a_domain_is_labelled_learned_and_accepted(demo: Path, browser: Any) -> 
         expect(the.locator("#verdict-title")).to_contain_text("shadows is learned")
         expect(the.locator("#comparisons tbody tr")).not_to_have_count(0)
         page.picture("serve-check")
-        assert read_record(demo / "demo").names == before  # Not before somebody says so.
+        assert read_record(demo / RUN).names == before  # Not before somebody says so.
         accept = the.locator("#accept-job")
         accept.click()
         if "anyway" in (accept.text_content() or ""):
@@ -221,8 +227,8 @@ def test_a_domain_is_labelled_learned_and_accepted(demo: Path, browser: Any) -> 
         expect(the.locator("#run")).to_contain_text("shadows")
         print(f"labelled, learned and accepted in {time.monotonic() - began:.0f} s")
         page.close()
-    assert load(demo / "demo").learned == [*before, "shadows"]
-    found = check(demo / "demo-labels" / "labels.yaml")
+    assert load(demo / RUN).learned == [*before, "shadows"]
+    found = check(demo / "runs" / "hospital-labels" / "labels.yaml")
     assert found.ok, str(found)
 
     with serving(demo) as address:  # After the kill.
@@ -258,7 +264,7 @@ def dab(page: Page, x: float, y: float, side: int = 256) -> None:
 
 
 def test_everything_can_be_done_by_keys(demo: Path, browser: Any) -> None:
-    with serving(demo, str(demo / "images")) as address:
+    with serving(demo, "scans") as address:
         page = Page(browser, address)
         the, expect = page.page, sync_api.expect
         page.says("Click on an object")
@@ -300,7 +306,7 @@ def test_everything_can_be_done_by_keys(demo: Path, browser: Any) -> None:
 
 def test_a_tablet_taps(demo: Path, browser: Any) -> None:
     how = {"viewport": {"width": 820, "height": 1180}, "has_touch": True}
-    with serving(demo, str(demo / "images")) as address:
+    with serving(demo, "scans") as address:
         page = Page(browser, address, **how)
         box = page.page.locator("#canvas").bounding_box()
         page.page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -315,7 +321,7 @@ def test_a_tablet_taps(demo: Path, browser: Any) -> None:
 
 
 def test_a_run_of_classes_shows_its_map_and_its_legend(classes: Path, browser: Any) -> None:
-    with serving(classes, str(classes / "data" / "test" / "images")) as address:
+    with serving(classes, "scans") as address:
         page = Page(browser, address)
         the, expect = page.page, sync_api.expect
         page.says("% of the pixels are wrong")
@@ -324,6 +330,7 @@ def test_a_run_of_classes_shows_its_map_and_its_legend(classes: Path, browser: A
         expect(the.locator("#legend")).to_have_text(re.compile(r"((background|ball|ring)[\d.]+ %)+"))
         for hidden in ("#objects li", "#label-box", "#learn-box", "#steps", "#live-row"):
             expect(the.locator(hidden)).to_be_hidden()
+        page.picture("serve-classes")
         drawn = the.locator("#canvas").screenshot()
         the.locator("#truth").click()
         expect(the.locator("#truth")).to_contain_text("Hide truth")
@@ -337,7 +344,7 @@ def test_a_run_of_classes_shows_its_map_and_its_legend(classes: Path, browser: A
 
 
 def test_a_live_session_learns_while_somebody_clicks(demo: Path, browser: Any) -> None:
-    with serving(demo, str(demo / "images"), "--labels", str(demo / "live-labels"), "--live") as address:
+    with serving(demo, "scans", "--labels", "live-labels", "--live") as address:
         page = Page(browser, address)
         the, expect = page.page, sync_api.expect
         page.says("Click on an object")
@@ -362,4 +369,37 @@ def test_a_live_session_learns_while_somebody_clicks(demo: Path, browser: Any) -
         the.locator("#canvas").focus()
         the.keyboard.press("l")
         expect(the.locator("#live")).to_have_attribute("aria-pressed", "false")
+        page.close()
+
+
+def test_labelled_images_continue_a_known_domain(demo: Path, browser: Any, tmp_path: Path) -> None:
+    """Also where another command forgets the domain while the page is open."""
+    shutil.copytree(demo / "runs" / "hospital", tmp_path / RUN)
+    (tmp_path / "scans").symlink_to((demo / "scans").resolve())
+    with serving(tmp_path, "scans") as address:
+        page = Page(browser, address)
+        the, expect, side = page.page, sync_api.expect, 256 if SCREENSHOTS else 64
+        page.says("Click on an object")
+        the.locator("#domain").fill("clinic")
+        for _ in range(min(the.locator("#image-list li").count(), 4)):
+            the.mouse.click(*page.at(side / 2, side / 2, side))
+            page.says(" ms.")
+            dab(page, side / 2, side / 2, side)
+            the.locator("#accept").click()
+            page.says("is accepted")
+        how = the.get_by_label("How clinic is learned")
+        expect(how).to_be_visible()
+        how.select_option(label="continue with polyps")
+        the.locator("#domain-list button").click()
+        expect(the.locator("#verdict")).to_be_visible(timeout=PATIENCE)
+        expect(the.locator("#verdict-title")).to_contain_text("clinic is learned")
+        the.locator("#accept-job").click()
+        if the.locator("#verdict").is_visible():
+            the.locator("#accept-job").click()
+        page.says("has learned clinic")
+        assert list(load(tmp_path / RUN).results.later.values()) == ["polyps"]
+
+        forget(tmp_path / RUN, "lesions" if SCREENSHOTS else "cracks")
+        page.says("changed elsewhere: it knows polyps")
+        expect(the.locator("#module")).not_to_contain_text("cracks")
         page.close()

@@ -1,7 +1,7 @@
 // The page: images, objects with clicks and masks, accepting them.
 
 import { ask, closeSession, get, position, post, withSession } from "/page/api.js";
-import { element, Learn } from "/page/learn.js";
+import { element, ENOUGH, Learn } from "/page/learn.js";
 import { Live } from "/page/live.js";
 import { bind } from "/page/keys.js";
 import { area, fromCounts, merged, stroke, toCounts } from "/page/masks.js";
@@ -107,19 +107,25 @@ function next(by) {
 }
 
 async function upload(files) {
-  let last = null, kept = 0;
+  const added = [], refused = [];
   for (const file of files) {
     const form = new FormData();
     form.append("file", file);
     say(`Adding ${file.name}…`);
     try {
-      last = await ask("/api/images", { method: "POST", body: form });
-      kept++;
-    } catch (error) { say(error.message, "bad"); if (files.length === 1) return; }
+      added.push(await ask("/api/images", { method: "POST", body: form }));
+    } catch (error) { refused.push(error.message); }
   }
-  await loadImages();
-  if (kept) say(`${kept} of ${files.length} images added.`, "good");
-  if (last && !state.image) show(state.images.find((image) => image.id === last.id) ?? state.images[0]);
+  try {
+    await loadImages();
+    const [first] = added;
+    if (first && !draft()?.objects.some((object) => asks(object) || object.edit))
+      await show(state.images.find((image) => image.id === first.id) ?? first);
+  } catch (error) { refused.push(error.message); }
+  const counted = `${added.length} of ${files.length} images added.`;
+  const more = refused.length > 1 ? ` (and ${refused.length - 1} more)` : "";
+  if (refused.length) say(`${files.length > 1 ? `${counted} ` : ""}${refused[0]}${more}`, "bad");
+  else say(files.length ? `${counted}${byClicks() ? " Click on an object." : ""}` : "There is no image in it.", "good");
 }
 
 async function paint() {
@@ -142,6 +148,7 @@ function remember() {
   const own = draft();
   own.undo.push({ objects: own.objects.map((object) => ({ ...object, clicks: [...object.clicks] })), current: own.current });
   own.redo = [];
+  own.open = true; // Not accepted yet.
   const bytes = () => own.undo.length * own.objects.length * view.width * view.height * 2;
   while (own.undo.length > 5 && bytes() > UNDO) own.undo.shift();
 }
@@ -151,6 +158,7 @@ function travel(from, to) {
   if (!own?.[from].length) { say(from === "undo" ? "Nothing to undo." : "Nothing to redo."); return; }
   own[to].push({ objects: own.objects, current: own.current });
   ({ objects: own.objects, current: own.current } = own[from].pop());
+  own.open = own.undo.length > 0;
   state.turn++;
   draw();
   say(from === "undo" ? "Undone." : "Done again.");
@@ -254,7 +262,7 @@ async function segment() {
         asked[n].iou = answer.record.masks[n].predicted_iou;
       });
       say(`${asked.length === 1 ? "One object" : `${asked.length} objects`}, ${Math.round(answer.seconds * 1000)} ms.`
-        + (answer.iou ? ` IoU with the truth: ${answer.iou.map((v) => v.toFixed(2)).join(", ")}.` : ""));
+        + (answer.iou ? ` IoU with the truth: ${answer.iou.map((v) => v.toFixed(2)).join(", ")}.` : "") + advice());
     } else {
       view.map = await classPicture(state.truth && answer.truth ? answer.truth : answer.map);
       say(answer.wrong === undefined ? `${Math.round(answer.seconds * 1000)} ms.` : `${(100 * answer.wrong).toFixed(1)} % of the pixels are wrong.`);
@@ -269,6 +277,12 @@ async function segment() {
     clearInterval(waiting);
     if (turn === state.turn) draw();
   }
+}
+
+/** What comes next, until somebody has accepted a few images. */
+function advice() {
+  if (learn.images() >= 3 || state.image.labels.length) return "";
+  return " Is the mask right? Accept it. Else click on what is missing, right-click on what is too much.";
 }
 
 async function comparePlain(path, objects, turn) {
@@ -391,7 +405,7 @@ function steps() {
   const ready = jobs.some((job) => job.state === "ready");
   const learning = jobs.some((job) => ["queued", "learning", "checking"].includes(job.state));
   const labelled = (learn?.domains ?? []).filter((d) => !state.about.learned.includes(d.domain));
-  const enough = labelled.some((d) => d.train >= 4 && d.test >= 1);
+  const enough = labelled.some((d) => d.train && d.test && d.train + d.test >= ENOUGH);
   const masked = own?.objects.some((object) => object.model || object.edit) && !state.image?.labels.length;
   const now = ready ? "check" : learning ? "learn" : masked ? "accept" : enough ? "learn" : "click";
   for (const step of ["click", "accept", "learn", "check"]) {
@@ -413,6 +427,7 @@ async function accept() {
   try {
     const kept = await post("/api/labels", { image: image.id, domain,
       objects: objects.map(({ clicks, box, mask }) => ({ clicks, box, mask: toCounts(mask, width, height) })) });
+    own.open = false;
     if (teaches()) live.teach(image.id, objects.map(({ clicks, box, mask }) => ({ clicks, box, mask: toCounts(mask, width, height) })));
     await Promise.all([loadImages(), learn.refresh()]);
     state.image = state.images.find((one) => one.id === image.id) ?? image;
@@ -420,7 +435,7 @@ async function accept() {
     const following = state.images.slice(place + 1).find((one) => !one.labels.length);
     const sentence = kept.split === "test" ? `${image.name} is accepted and held out for the check.` : `${image.name} is accepted.`;
     if (following) await show(following);
-    say(sentence, "good");
+    say(`${sentence} ${learn.next(domain, following)}`, "good");
     drawImages();
     draw();
   } catch (error) { say(error.message, "bad"); }
@@ -499,6 +514,7 @@ async function begin() {
   view.colours = state.about.colours;
   learn = new Learn(say, changed);
   learn.onChange = steps;
+  learn.onLabels = () => loadImages().catch(() => {}); // Another page has accepted something, perhaps.
   await loadImages();
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setTool(button.dataset.tool));
   for (const [id, work] of Object.entries({ undo: actions.undo, redo: actions.redo, off: actions.off, compare: actions.compare,
@@ -510,7 +526,9 @@ async function begin() {
   $("module").addEventListener("change", (e) => { state.stage = e.target.value; if (draft()) segment(); });
   $("accept-form").addEventListener("submit", (e) => { e.preventDefault(); accept(); });
   for (const id of ["add-files", "add-folder"]) {
-    $(id).addEventListener("change", (e) => { upload([...e.target.files].filter((f) => f.type.startsWith("image/") || /\.(dcm|nii|gz|tiff?)$/i.test(f.name))); e.target.value = ""; });
+    // Of a folder only what may be an image; of files that somebody chose, the server says what is wrong with each.
+    const wanted = (f) => id === "add-files" || f.type.startsWith("image/") || /\.(dcm|nii|gz|tiff?)$/i.test(f.name);
+    $(id).addEventListener("change", (e) => { upload([...e.target.files].filter(wanted)); e.target.value = ""; });
     $(`${id}-label`).addEventListener("keydown", (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); $(id).click(); } });
   }
   let depth = 0;
@@ -519,6 +537,7 @@ async function begin() {
   addEventListener("dragover", (e) => e.preventDefault());
   addEventListener("drop", (e) => { e.preventDefault(); depth = 0; $("drop").hidden = true; upload([...e.dataTransfer.files]); });
   addEventListener("pagehide", closeSession);
+  addEventListener("beforeunload", (e) => { if ([...state.drafts.values()].some((own) => own.open)) e.preventDefault(); });
   bind(view, actions);
   if (state.images.length) await show(state.images.find((image) => !image.labels.length) ?? state.images[0]);
   else say("Add images, or paint some to try the page.");

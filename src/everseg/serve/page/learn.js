@@ -4,6 +4,7 @@ import { get, post, remove } from "/page/api.js";
 
 const OPEN = new Set(["queued", "learning", "checking", "ready", "accepting"]);
 const SVG = "http://www.w3.org/2000/svg";
+export const ENOUGH = 4; // Images of a domain from which learning it is worth a try.
 const $ = (id) => document.getElementById(id);
 
 export function element(tag, properties = {}, ...children) {
@@ -48,19 +49,35 @@ export class Learn {
   async refresh(sentence = "") {
     const [labels, jobs] = await Promise.all([get("/api/labels"), get("/api/jobs")]);
     const changed = this.state !== null && this.state !== jobs.state;
+    const labelled = JSON.stringify(labels.domains) !== JSON.stringify(this.domains);
     this.domains = labels.domains;
     this.jobs = jobs.jobs;
     this.state = jobs.state;
     if (changed) this.drawn = "";
     this.drawDomains();
     this.drawJobs();
+    if (labelled) this.onLabels?.();
     const ready = this.jobs.find((job) => job.state === "ready");
+    if ($("verdict").open && this.job && this.job.id !== ready?.id) $("verdict").close(); // Decided elsewhere.
     if (ready && !this.shown.has(ready.id)) {
       this.shown.add(ready.id);
       await this.open(ready.id);
     }
     this.onChange?.();
     if (changed) await this.changed(sentence);
+  }
+
+  /** How many images are accepted. */
+  images() { return this.domains.reduce((sum, d) => sum + d.train + d.test, 0); }
+
+  /** What to do after an image of a domain was accepted. more: whether there are images without labels. */
+  next(domain, more) {
+    const found = this.domains.find((d) => d.domain === domain);
+    if (!found || this.jobs.some((job) => OPEN.has(job.state))) return "";
+    const count = found.train + found.test;
+    if (count < ENOUGH || !found.train || !found.test)
+      return more ? `Label the next image; ${ENOUGH} or more are recommended.` : `Add more images; ${ENOUGH} or more are recommended.`;
+    return count === ENOUGH ? `Press Learn on the right, or label more images.` : "";
   }
 
   drawDomains() {
@@ -71,13 +88,13 @@ export class Learn {
     this.drawn = key;
     names.replaceChildren(...this.domains.map((d) => element("option", { value: d.domain })));
     if (!this.domains.length) {
-      list.replaceChildren(element("li", { className: "quiet" }, "Accept masks of a few images; then the run can learn them."));
+      list.replaceChildren(element("li", { className: "quiet" }, `Accept masks of ${ENOUGH} or more images; then the run can learn them.`));
       return;
     }
     list.replaceChildren(...this.domains.map((d) => {
       const lacking = !d.train || !d.test;
       const learn = element("button", { type: "button", className: lacking ? "" : "main", disabled: lacking || busy.has(d.domain),
-        title: lacking ? "Needs at least one image to train on and one held out" : `Learn ${d.domain}` }, "Learn");
+        title: lacking ? "Needs at least one image to train on and one held out" : `Learn ${d.domain} beside the run, which stays as it is` }, "Learn");
       const how = element("select", { hidden: true });
       how.setAttribute("aria-label", `How ${d.domain} is learned`);
       learn.addEventListener("click", () => this.start(d.domain, how.value));
@@ -131,7 +148,7 @@ export class Learn {
         bar.value = progress.step / progress.steps;
         const loss = progress.loss == null ? "" : `, loss ${progress.loss.toPrecision(3)}`;
         box.append(bar, element("div", { className: "quiet" },
-          `step ${progress.step} of ${progress.steps}${loss}`));
+          `step ${progress.step} of ${progress.steps}${loss}${left(progress.left)}`));
       } else box.append(bar);
       if (progress?.losses?.length > 1) box.append(chart(progress.losses));
       box.append(element("div", { className: "says" }, job.says ?? ""));
@@ -225,7 +242,7 @@ export class Learn {
     try {
       await post(`/api/jobs/${job.id}/${what}`, what === "accept" ? { anyway } : {});
       $("verdict").close();
-      const sentence = what === "accept" ? `The run has learned ${job.stage}.` : `${job.stage} is thrown away; the labels stay.`;
+      const sentence = what === "accept" ? `The run has learned ${job.stage}. Click on an image of it to see its answers.` : `${job.stage} is thrown away; the labels stay.`;
       this.say(sentence, "good");
       await this.refresh(sentence);
     } catch (error) {
@@ -233,6 +250,12 @@ export class Learn {
       this.say(error.message, "bad");
     }
   }
+}
+
+/** How long the training still takes. */
+function left(seconds) {
+  if (seconds == null) return "";
+  return seconds < 90 ? `, ${Math.round(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
 }
 
 /** The losses so far as a line. */
