@@ -27,6 +27,7 @@ from everseg.files import (
     load_state,
     locked,
     read_json,
+    remove_unfinished,
     save_state,
     sha256_file,
     sha256_tensors,
@@ -129,6 +130,20 @@ def test_a_folder_that_cannot_take_its_place_brings_the_old_one_back(
         pass
     assert only(folder, "old")
     assert only(tmp_path, "a")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]"
+    killed, other = tmp_path / ".a[1].01234567.partial", tmp_path / ".b.01234567.partial"
+    for left in (killed, other):
+        left.mkdir()
+        (left / "half").touch()
+    with atomic_folder(folder) as temporary:
+        (temporary / "whole").touch()
+        remove_unfinished(folder)
+        assert temporary.is_dir() and not killed.exists() and other.is_dir()
+    assert only(folder, "whole")
 
 
 def test_a_folder_below_a_file_is_an_error_in_words(tmp_path: Path) -> None:

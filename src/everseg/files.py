@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -97,6 +98,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     old = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
+        held = _held(temporary)
     except OSError as error:
         advice = "check the folder's permissions and space"
         raise UserError(f"cannot write {path}: {_why(error, path.parent, advice)}") from error
@@ -119,6 +121,33 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             old.rename(path)
         for rest in (temporary, old):
             shutil.rmtree(rest, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed in `atomic_folder` have left beside `path`."""
+    for rest in path.parent.glob(f".{glob.escape(path.name[:50])}.{'[0-9a-f]' * 8}.partial"):
+        held = _held(rest) if rest.is_dir() else None
+        if held is not None:
+            shutil.rmtree(rest, ignore_errors=True)
+            os.close(held)
+
+
+def _held(folder: Path) -> int | None:
+    """Lock a folder until the descriptor is closed or the process ends; None where another process has it,
+    or the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def path_from(root: Path, given: str | Path, what: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from everseg.errors import UserError
-from everseg.files import read_json
+from everseg.files import read_json, remove_unfinished
 from everseg.runs.run import Run
 
 MANIFEST = "everseg.json"
@@ -29,11 +29,12 @@ def public_name(base: str) -> str | None:
 
 
 def check_replaceable(out: Path) -> None:
-    """Check that nothing in `out` would be lost.
+    """Check that nothing in `out` would be lost, and remove what exports that were killed left beside it.
 
     Raises:
         UserError: it holds what no export wrote.
     """
+    remove_unfinished(out)
     if not out.exists():
         return
     if not out.is_dir():
