@@ -94,7 +94,9 @@ def test_which_bases_have_a_public_name(base: str, public: str | None) -> None:
     "given", ["hf://alone", "hf://a/b/c", "hf:/", "hf:/a b/c", "hf://a/b@", "hf://a/b--c"]
 )
 def test_a_wrong_name_is_said(given: str) -> None:
-    with pytest.raises(UserError, match=r"^hf://.* is not the address of a repository \(.*\); write hf://owner/name"):
+    with pytest.raises(
+        UserError, match=r"^hf://.* is not the address of a repository \(.*\); write hf://owner/name"
+    ):
         located(given)
 
 
