@@ -411,7 +411,10 @@ MODULES: dict[str, tuple[Hurt, str]] = {
     ),
     "mixed": (for_another_base, r"lesions\.pth was made for width 32.* cracks\.pth for width 64"),
     "missing": (lambda f: f.unlink(), r"has no cracks\.pth for the selector's class 'cracks'"),
-    "one too many": (lambda f: shutil.copy(f, f.parent / "rails.pth"), r"rails\.pth is none of the selector"),
+    "one too many": (
+        lambda f: shutil.copy(f, f.parent / "rails.pth"),
+        r"rails\.pth belongs to none of the selector",
+    ),
     "nothing": (lambda f: [p.unlink() for p in f.parent.iterdir()], r"holds no modules \(\*\.pth\)"),
 }
 SELECTORS: dict[str, tuple[Hurt, str]] = {
@@ -449,7 +452,10 @@ def test_damage_is_one_sentence(
     ("given", "said"),
     [
         ({"order": ()}, r"is not a published one, so the order of its 3 classes.*--order Kvasir,camo"),
-        ({"order": ("cracks", "natural")}, r"lesions\.pth is none of the selector's classes cracks, natural"),
+        (
+            {"order": ("cracks", "natural")},
+            r"lesions\.pth belongs to none of the selector's classes cracks, natural",
+        ),
         ({"order": (*NAMES, "rails")}, r"has 3 classes, but --order names 4"),
         ({"order": ("cracks", "Cracks", "natural")}, r"names a domain twice"),
         ({"order": ("../cracks",)}, r"'\.\./cracks' cannot be a domain"),
@@ -480,7 +486,7 @@ def test_wrong_places(trained: Trained, micro: Any, tmp_path: Path) -> None:
 
 def test_wrong_streams(trained: Trained, micro: Any, tmp_path: Path) -> None:
     other = write_synthetic_stream(tmp_path / "a", ("lesions", "nuclei"), train=2, test=1, size=64)
-    with pytest.raises(UserError, match=r"no stage 'cracks'.*these names: lesions, cracks, natural"):
+    with pytest.raises(UserError, match=r"no stage 'cracks'.*: lesions, cracks, natural"):
         adopt(trained, micro, tmp_path / "run", stream=Stream.from_yaml(other))
     stream = Stream.from_yaml(trained.stream)
     odd = dataclasses.replace(

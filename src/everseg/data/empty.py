@@ -1,4 +1,4 @@
-"""Which masks have an object: found once by decoding all of them, and kept while no file changes."""
+"""Find which masks have an object; the result is stored until a file changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages that only some kinds of files need."""
+"""Import optional packages that only some kinds of files need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture of an image file of any kind that the readers know: for predictions, and in Python.
+"""Read one picture from an image file of any kind, for predictions and in Python.
 
 Nothing here loads torch before a file needs it.
 """

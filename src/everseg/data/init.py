@@ -35,8 +35,10 @@ from everseg.text import plural
 
 @dataclass(frozen=True)
 class Proposal:
-    """path: of the stream file.
-    found, doubts: sentences for a person.
+    """A stream file that was written for a folder.
+
+    path: path of the stream file.
+    found, doubts: sentences for the user.
     classes: whether the stream is one of classes.
     """
 

@@ -1,4 +1,4 @@
-"""What was found out about files and need not be found out again while they stay as they are."""
+"""Facts about files, stored until the files change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder contains: groups of image files that belong together, and what a few of them hold."""
+"""Group the image files of a folder, and look at a few of each group."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def role(text: str) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """What one file holds.
+    """Contents of one file.
 
-    values: the numbers in it, if it seems to be a mask or a map of a few numbers; empty for a photograph.
-    share: of pixels that are not 0 (or dark).
+    values: numbers in it, if it seems to be a mask or a map with few numbers; empty for a photograph.
+    share: share of pixels that are not 0 (or dark).
     parts: whether nearly every number is one connected part.
     """
 

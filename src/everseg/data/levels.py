@@ -1,4 +1,4 @@
-"""Which values of a mask or map somebody drew, and which are only the blur between two that were drawn.
+"""Tell the values that somebody drew in a mask from the blur between them.
 
 Smooth resizing and JPEG leave values on borders that no one chose. They tell themselves apart by their
 neighbours: a drawn area has an inside, where a pixel's neighbours share its value.
@@ -24,11 +24,11 @@ values at all: thin lines have no inside, and neither do stray pixels."""
 
 @dataclass(frozen=True)
 class Levels:
-    """How many pixels each value has, in one file or in several.
+    """Number of pixels of each value, in one file or several.
 
     pixels: {value: pixels}.
-    inside: {value: those with at least five of eight neighbours of the same value}.
-    between: {value: those with a smaller and a larger value next to them}.
+    inside: {value: pixels with at least five of eight neighbours of the same value}.
+    between: {value: pixels with a smaller and a larger value next to them}.
     """
 
     pixels: dict[int, int]

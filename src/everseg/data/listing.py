@@ -1,4 +1,4 @@
-"""Find the file that a name in a list means, whichever system wrote the list and whichever the name."""
+"""Find the file that a name in a list refers to, whichever system wrote the list and the name."""
 
 from __future__ import annotations
 

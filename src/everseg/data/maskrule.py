@@ -1,4 +1,4 @@
-"""What a person says about masks: the options that name the object, where the files leave it open."""
+"""Options that define the object in masks, for files that leave it open."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ Colours = Sequence[str | Sequence[int]]
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What was said about masks. At most one of `above`, `exactly`, `values` and `colours` is given; without
-    any, the files of a split decide.
+    """What the options say about masks.
+
+    At most one of `above`, `exactly`, `values` and `colours` is given; without any, the files decide.
 
     void: values that are neither object nor background.
     """

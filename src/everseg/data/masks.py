@@ -1,4 +1,4 @@
-"""Which pixels of a mask file are the object: what the masks of a split mean.
+"""The meaning of the masks of a split: which pixels are the object.
 
 `MaskRule` (in `everseg.data.maskrule`) is what the options say. `settled` (in `everseg.data.meaning`) looks
 at the files of a split and makes a `Meaning` of it, which reads them.
@@ -44,16 +44,16 @@ REMOVE = "remove the image and its mask"
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the masks of a split mean, decided once for all of them.
+    """The meaning of the masks of a split, decided once for all of them.
 
-    rule: what was said.
-    form: what the values are. A palette of greys, such as black and white, is read as the greys it shows.
+    rule: the options that were given.
+    form: form of the values. A palette of greys, such as black and white, is read as the greys it shows.
     drawn: values that somebody drew; others are the blur of smooth resizing or JPEG.
-    object: those that are the object.
-    palette: {index: colour} of the indices seen, for form "palette"; of the first file if values are said.
-    files: how many masks there are.
-    unit: what a mask is kept in.
-    redrawn: masks that earlier versions read differently, so that fingerprints must differ, too.
+    object: values of the object.
+    palette: {index: colour} of the indices seen, for form "palette"; of the first file if values are given.
+    files: number of masks.
+    unit: what a mask is stored in, for messages.
+    redrawn: whether earlier versions read the masks differently, so that fingerprints must differ.
     """
 
     rule: MaskRule

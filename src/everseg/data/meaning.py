@@ -1,4 +1,4 @@
-"""Decide what the masks of a split mean, from the files themselves and once for all of them.
+"""Decide the meaning of the masks of a split from the files themselves, once for all of them.
 
 Every header is looked at, and the pixels of some files of each kind (see `_sample`); the others are held to
 the same meaning when they are read. Where the files disagree, or more than one value could be the object,

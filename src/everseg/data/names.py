@@ -1,4 +1,4 @@
-"""Names of files: which are litter, which are the same name, and what a sample is called."""
+"""File names: names to skip, names that are equal, and names of samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps whose values are numbers of classes or objects: read them, and notice those that are damaged."""
+"""Read maps whose values number classes or objects, and detect damaged ones."""
 
 from __future__ import annotations
 

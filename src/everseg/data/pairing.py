@@ -1,4 +1,4 @@
-"""Which mask belongs to which image, by their names."""
+"""Pair images and masks by their names."""
 
 from __future__ import annotations
 

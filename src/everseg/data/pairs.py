@@ -13,9 +13,9 @@ from everseg.data.columns import Paths, Texts
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and the files that hold its masks, at least one.
+    """An image and the files of its masks, at least one.
 
-    name: what the sample is called: the image's path within the split.
+    name: name of the sample: the image's path within the split.
     """
 
     image: Path

@@ -40,9 +40,9 @@ Opened = Callable[[BatchSpec, str], Sequence[Any]]
 class Row:
     """An image of the table.
 
-    split: of the batch, in which the image lies.
-    use: what it is for.
-    round: which discovery gave it its domain, from 1 on.
+    split: split of the batch that the image is in.
+    use: "train" or "test": what the image is used for.
+    round: number of the discovery that found its domain, from 1.
     p: its p-value under the domain, as text.
     """
 

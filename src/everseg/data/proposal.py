@@ -1,4 +1,4 @@
-"""Which groups of files are images with their masks, and which of those are splits of one data set."""
+"""Find groups of files that are images with their masks, and the splits of one data set."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HELD_OUT = 0.2
 class DataSet:
     """Images and their masks in one place.
 
-    split: "train", "test", "val" or nothing.
-    home: what the folders say about which data set this is.
-    several: there are several masks of some images.
+    split: "train", "test", "val", or "".
+    home: name of the data set, from the folders.
+    several: whether some images have several masks.
     """
 
     images: Group

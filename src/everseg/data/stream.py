@@ -1,6 +1,4 @@
-"""A stream: stages in the order they are learned, the background that is none of them, and domains never
-learned.
-"""
+"""A stream: stages in the order they are learned, a background stage, and domains that are only tested."""
 
 from __future__ import annotations
 
@@ -39,8 +37,9 @@ from everseg.types import RESERVED, PromptSample, SemanticSample, Setting, Stage
 
 
 class Fingerprints(NamedTuple):
-    """Hex digests of what a stage is learned from and tested on, and of the two together, which is all that
-    runs of earlier versions know."""
+    """Hex digests of a stage's training data, of its test data, and of both together (the only one in runs of
+    earlier versions).
+    """
 
     train: str
     test: str
@@ -56,12 +55,12 @@ class Fingerprints(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Stream:
-    """Stages to learn in order, and domains only ever tested.
+    """Stages to learn in order, and domains that are only tested.
 
     stages: in order; a background stage, if any, is the last.
-    unseen: train is empty. Indices count on through both.
-    source: the file it was read from, or None.
-    gone: stages whose data, learned before, cannot be opened any more.
+    unseen: domains without training samples; their indices continue those of the stages.
+    source: file that the stream was read from, or None.
+    gone: names of learned stages whose data cannot be opened any more.
 
     Raises:
         UserError: no stages, a name twice or unfit for a file name, wrong indices, or a split without

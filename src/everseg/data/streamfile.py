@@ -1,4 +1,4 @@
-"""The text of a stream file: YAML to checked values, every mistake a sentence that names its place."""
+"""Parse a stream file: YAML to checked values; every mistake is a sentence that names its place."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ class _Defaults(_Strict):
 
 
 class StageSpec(_Defaults):
-    """later_of: the stage before it of whose domain these are later images."""
+    """A stage of a stream file.
+
+    later_of: name of an earlier stage, if these are later images of its domain.
+    """
 
     name: Name
     train: SplitSpec
@@ -91,10 +94,10 @@ class BatchSpec(_Defaults):
 class PileSpec(_Strict):
     """A stream file whose domains are discovered, as it was written.
 
-    names: what to call the domains instead of `domain-1` and so on.
-    later: what becomes of later images of a known domain: the method chooses how to continue with its module,
-        they are left alone, or they are a stage like any other.
-    table: where the domain of each image is kept; beside the file where it is empty.
+    names: names of the domains, in place of `domain-1` and so on.
+    later: what to do with later images of a known domain: let the method choose, leave them alone, or make
+        them a stage.
+    table: file with the domain of each image; by default beside the stream file.
     """
 
     name: str = ""
@@ -111,8 +114,10 @@ class PileSpec(_Strict):
 
 
 class ClassStageSpec(_Strict):
-    """classes: by name or number.
-    train, test, val: the stage's own images; the stream's where None.
+    """A stage of a stream file of classes.
+
+    classes: names or numbers of its classes.
+    train, test, val: the stage's own images; None: those of the stream.
     """
 
     name: Name

@@ -12,11 +12,13 @@ from everseg.errors import UserError
 
 @dataclass(frozen=True)
 class Tiling:
-    """How large images are cut.
+    """How large images are cut into tiles.
 
     tile: side of a tile in pixels.
-    halo: pixels along a tile's inner edges that its neighbours see, too; neighbours share twice as many.
-    shift: by how much the inner tiles are moved right and down, to measure what their place changes.
+    halo: margin in pixels that a tile shares with its neighbours on each side; two neighbours share twice as
+        many.
+    shift: pixels by which the inner tiles are moved right and down, to measure the influence of their
+        position.
     """
 
     tile: int

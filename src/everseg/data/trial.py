@@ -1,4 +1,4 @@
-"""Decode samples to find out whether they can be, and keep nothing of them."""
+"""Decode samples to find out whether that works, and keep nothing of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from everseg.errors import UserError
 
 
 class Tried(NamedTuple):
-    """The name of a sample, and what is wrong with it; "" where nothing is."""
+    """The name of a sample, and what is wrong with it; "" if nothing is."""
 
     name: str
     fault: str

@@ -49,13 +49,15 @@ class SliceSamples(Samples):
 
 
 class SliceReader(SliceSamples):
-    """The slices of some pairs of files that have an object.
+    """Slices that have an object, from pairs of files.
 
-    masks: the folder of the masks, for messages.
-    pairs: (image, mask), of which `part` was taken already.
-    problems: a sentence for each file that cannot be used.
-    slices: those of one pair that have an object.
-    said: what the masks mean, given the slices. Further options: see `SampleOptions`.
+    masks: folder of the masks, for messages.
+    pairs: pairs (image, mask), after `part` was applied.
+    problems: one sentence per file that cannot be used.
+    slices: function that returns the slices of one pair that have an object.
+    said: function that says what the masks mean, given the slices.
+
+    Further options: see `SampleOptions`.
 
     Raises:
         PartlyReadable: files cannot be used.

@@ -1,4 +1,4 @@
-"""The lists of PASCAL VOC's layout, in the forms in which they are passed around.
+"""Read the lists of PASCAL VOC's layout, in the forms in which they are distributed.
 
 A line names an image, as in
 
@@ -30,9 +30,11 @@ _ENDING = re.compile(r"(.+)\.(jpe?g|png|bmp|gif|webp|tiff?)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class VocList:
-    """pairs: (image, class map), sorted by name.
-    problems: a sentence for each kind of fault.
-    notes: what a person should know of how the list was read.
+    """A list that was read.
+
+    pairs: (image, class map), sorted by name.
+    problems: one sentence per kind of fault.
+    notes: sentences on how the list was read.
     """
 
     pairs: list[tuple[Path, Path]]

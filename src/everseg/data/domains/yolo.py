@@ -188,8 +188,8 @@ class _Notes(Extents):
 class YoloData:
     """One split of a data.yaml.
 
-    names: of the classes, counted from 0.
-    images: sorted.
+    names: names of the classes, counted from 0.
+    images: image files, sorted.
     """
 
     path: Path

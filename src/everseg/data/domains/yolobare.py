@@ -1,4 +1,4 @@
-"""YOLO's folders where no data.yaml says what is in them: `images` and `labels`, or all files in one."""
+"""YOLO's folders without a data.yaml: `images` and `labels`, or all files in one folder."""
 
 from __future__ import annotations
 

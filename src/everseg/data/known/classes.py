@@ -37,12 +37,14 @@ _WHITE = 0xFFFFFF
 
 @dataclass
 class ClassProposal:
-    """stage: the images, what was found and what is unsure.
-    names: of the numbers, where the stream file has to say them.
-    colours: of the numbers, in maps in colour.
-    said: on a number, for a comment.
+    """A proposed stream of classes.
+
+    stage: the images, what was found, and what is unsure.
+    names: names of the numbers, if the stream file has to give them.
+    colours: colours of the numbers, for maps in colour.
+    said: a comment on each number.
     steps: the classes of each step.
-    apart: the images of each step, where they have images of their own.
+    apart: the images of each step, if the steps have images of their own.
     """
 
     stage: StageProposal

@@ -1,4 +1,4 @@
-"""Which bands of deep or multi-band images are shown, and which values: what a few files tell."""
+"""Propose bands and window of deep or multi-band images, from a few files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that `everseg data init` looks at, and what it proposes for a part of it."""
+"""The folder that `everseg data init` looks at, and the stages that it proposes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Options = dict[str, Any]
 
 @dataclass
 class StageProposal:
-    """A stage, what was found for it, and what may be wrong with it.
+    """A proposed stage, with what was found and what may be wrong.
 
-    counts: images of each split, by its name.
-    comments: what stands behind an option in the file.
-    unsettled: by split, the option to write where the masks may mean more than one thing.
-    classes: the masks seem to be class maps.
-    home: the folder of it all, where files that name classes lie.
+    counts: number of images per split.
+    comments: comments on options, for the stream file.
+    unsettled: per split, the option to write if the masks may mean more than one thing.
+    classes: whether the masks seem to be class maps.
+    home: common folder, where files that name classes are looked for.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Files that hold images or annotations in a form that nothing here reads, and what to do with them."""
+"""Find files whose form no reader knows, and say what to do with them."""
 
 from __future__ import annotations
 
