@@ -225,12 +225,12 @@ def test_a_full_disk_ends_a_job_and_not_the_queue(
 
 def test_progress_is_read_from_the_runs_log(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
-    line = '{"event": "progress", "stage": "a", "step": %d, "steps": 9, "loss": %s}\n'
+    line = '{"event": "progress", "stage": "a", "step": %d, "steps": 9, "loss": %s, "seconds_left": 8.5}\n'
     log.write_text(
         line % (1, "0.5") + line % (2, "null") + line.replace('"a"', '"b"') % (7, "1") + '{"event": "pro'
     )
     found = progress_of(log, "a")
-    assert (found["step"], found["steps"], found["losses"]) == (2, 9, [(1, 0.5)])
+    assert (found["step"], found["steps"], found["left"], found["losses"]) == (2, 9, 8.5, [(1, 0.5)])
     assert progress_of(tmp_path / "none", "a")["losses"] == []
 
 

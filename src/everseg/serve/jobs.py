@@ -67,8 +67,9 @@ def progress_of(log: Path, stage: str) -> dict[str, Any]:
                     newest = told
                     if told.get("loss") is not None:
                         losses.append((told["step"], told["loss"]))
-    wanted = ("step", "steps", "epoch", "epochs", "loss", "left", "images_per_second")
-    return {**{key: newest.get(key) for key in wanted}, "losses": losses}
+    wanted = ("step", "steps", "epoch", "epochs", "loss", "images_per_second")
+    left = newest.get("seconds_left")
+    return {**{key: newest.get(key) for key in wanted}, "left": left, "losses": losses}
 
 
 def last_line(path: Path) -> str:

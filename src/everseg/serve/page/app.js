@@ -43,6 +43,12 @@ async function loadImages(rescan = false) {
   drawImages();
 }
 
+/** The end of a long name, which tells images of one folder apart. */
+function brief(name) {
+  const own = name.replace(/\.\w+$/, "");
+  return own.length > 13 ? `…${own.slice(-12)}` : own;
+}
+
 function drawImages() {
   $("image-count").textContent = state.total ? `${state.total}` : "";
   $("image-more").hidden = state.images.length >= state.total;
@@ -56,7 +62,7 @@ function drawImages() {
     open.setAttribute("aria-current", String(image.id === state.image?.id));
     open.dataset.id = image.id;
     open.append(element("img", { src: `/api/images/${image.id}/thumbnail`, loading: "lazy", alt: "" }),
-      element("span", {}, image.name));
+      element("span", {}, brief(image.name)));
     const label = image.labels[0];
     if (label) {
       const held = label.split === "test";
@@ -351,7 +357,11 @@ function objectRow(object, n, own) {
 function drawRoute() {
   const record = state.answer?.record, table = $("p-values");
   $("module-choice").hidden = !byClicks() && state.about.modules.length === 0;
-  if (!record || !byClicks()) { table.hidden = true; return; }
+  if (!record || !byClicks()) {
+    table.hidden = true;
+    $("route").textContent = "Click on an object: the module that answers is shown here.";
+    return;
+  }
   const module = record.module, forced = state.answer.stage;
   const sure = record.probability == null ? "" : ` (${record.probability.toFixed(2)})`;
   const answers = forced ? (forced === "plain" ? "plain SAM, as you asked" : `module ${forced}, as you asked`)

@@ -121,7 +121,7 @@ export class Learn {
   async start(domain, known = "") {
     try {
       await post("/api/jobs", { domain, later_of: known || null });
-      this.say(`Learning ${domain}. The run stays as it is until you accept.`, "");
+      this.say(`Learning ${domain}; you can label more images meanwhile. The run stays as it is until you accept.`, "");
       await this.refresh();
     } catch (error) { this.say(error.message, "bad"); }
   }
@@ -135,7 +135,7 @@ export class Learn {
   card(job) {
     const box = element("div", { className: "job" });
     const says = {
-      queued: `waits, position ${job.position + 1}`, learning: "is learning", checking: "is checked by the gate",
+      queued: `waits, position ${job.position + 1}`, learning: "is being learned", checking: "is being checked",
       ready: "is learned: look and decide", accepting: "is accepted", accepted: "is part of the run",
       failed: "could not be learned",
     };
@@ -151,7 +151,7 @@ export class Learn {
           `step ${progress.step} of ${progress.steps}${loss}${left(progress.left)}`));
       } else box.append(bar);
       if (progress?.losses?.length > 1) box.append(chart(progress.losses));
-      box.append(element("div", { className: "says" }, job.says ?? ""));
+      if (!/: step \d/.test(job.says ?? "") || !progress?.steps) box.append(element("div", { className: "says" }, job.says ?? ""));
     }
     if (job.state === "failed") box.append(element("div", { className: "says fail" }, job.error));
     const row = element("div", { className: "row" });
