@@ -13,7 +13,11 @@ import onnxruntime
 from PIL import Image, ImageColor
 
 folder, path, out = Path(sys.argv[1]), *sys.argv[2:4]
-session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+try:
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+except Exception as error:  # onnxruntime has one of its own for each fault of a file.
+    print(f"error: cannot load {folder}/model.onnx ({error}); export the run again", file=sys.stderr)
+    sys.exit(2)
 legend = json.loads(session.get_modelmeta().custom_metadata_map["legend"])
 image = Image.open(path).convert("RGB")
 size = image.size

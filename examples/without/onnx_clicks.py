@@ -15,7 +15,11 @@ from PIL import Image
 folder, path, x, y, out = Path(sys.argv[1]), *sys.argv[2:6]
 image = np.asarray(Image.open(path).convert("RGB"), np.float32)
 height, width = image.shape[:2]
-encoder, decoder = (onnxruntime.InferenceSession(str(folder / f"{n}.onnx")) for n in ("encoder", "decoder"))
+try:
+    encoder, decoder = (onnxruntime.InferenceSession(folder / f"{n}.onnx") for n in ("encoder", "decoder"))
+except Exception as error:  # onnxruntime has one of its own for each fault of a file.
+    print(f"error: cannot load the graphs in {folder} ({error}); export the run again", file=sys.stderr)
+    sys.exit(2)
 (embedding,) = encoder.run(None, {"input_image": image})
 
 # Coordinates of an image whose longer side is 1024; a click without a box ends with a point of padding.

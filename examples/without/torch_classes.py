@@ -5,6 +5,7 @@ python torch_classes.py classes-torch image.png map.png
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from PIL import Image, ImageColor
 
 folder, path, out = Path(sys.argv[1]), *sys.argv[2:4]
 legend = json.loads((folder / "legend.json").read_text())
-module = torch.export.load(folder / "model.pt2").module()
+logging.disable(logging.WARNING)  # torch would print its traceback of a damaged file.
+try:
+    module = torch.export.load(folder / "model.pt2").module()
+except Exception as error:  # torch's for damaged files are of several kinds.
+    print(f"error: cannot load {folder}/model.pt2 ({error}); export the run again", file=sys.stderr)
+    sys.exit(2)
 image = Image.open(path).convert("RGB")
 size = image.size
 if legend["image"]["size"] != "any":  # A transformer's program takes images of one size only.

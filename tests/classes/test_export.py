@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,15 @@ def test_onnxruntime_gives_the_scores_of_the_run(method: str, base: str, tmp_pat
     legend = json.loads((tmp_path / "legend.json").read_text())
     assert {p.key: json.loads(p.value) for p in stored.metadata_props}["legend"] == legend
     assert legend["image"]["size"] == ("any" if base == "resnet" else [64, 64])
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    learner = learned("mib", "segformer")
+    for missing in ("onnx", "onnxruntime", "onnxscript"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            with pytest.raises(UserError, match=f"--to onnx needs {missing}; run: pip install"):
+                learner.write_model("onnx", tmp_path, NAMES, 64)
 
 
 # ---------------------------------------------------------------- a run

@@ -275,6 +275,34 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_wrong_options_and_missing_packages_end_with_code_2(
+    folders: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = folders["micro"][1], tmp_path / "out"
+    for options, said in {
+        ("--to", "tflite"): "Invalid value for '--to': 'tflite' is not one of",
+        ("--to", "onnx", "--quantize", "int4"): "Invalid value for '--quantize'",
+        ("--to", "sam", "--quantize", "int8"): "--quantize are for --to onnx",
+        ("--to", "onnx", "--domain", "elsewhere"): "has one adapter for all domains; leave --domain out",
+        ("--to", "torch"): "--to torch and --size are for runs of classes",
+    }.items():
+        code, told, error = everseg("export", run, *options, "--out", out)
+        assert (code, told, error.count("\n")) == (2, "", 1) and said in error
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, told, error = everseg("export", run, "--to", "onnx", "--out", out)
+    assert (code, told) == (2, "")
+    assert error == "error: ONNX files need onnxruntime; run: pip install 'everseg[onnx]'\n"
+
+    def load(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'huggingface_hub'", name="huggingface_hub")
+
+    monkeypatch.setattr("everseg.runs.folder.load", load)
+    code, told, error = everseg("push", run, "clinic/polyps")
+    assert (code, told, error.count("\n")) == (2, "", 1)
+    assert error.startswith("error: the package huggingface_hub is missing")
+    assert not out.exists()
+
+
 def test_an_earlier_export_is_replaced(micro: Any, tmp_path: Path) -> None:
     export.export(scaled(micro), "sam", tmp_path / "out")
     export.export(scaled(micro), "peft", tmp_path / "out")
@@ -321,13 +349,20 @@ def test_nothing_of_others_is_overwritten(micro: Any, what: str, tmp_path: Path)
         export.export(scaled(micro), "sam", next(path for path in out.iterdir()))
 
 
-@pytest.fixture(params=[OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "ctrl-c"])
+STOPS = {
+    "disk": OSError(28, "No space left on device"),
+    "torch's disk": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    "ctrl-c": KeyboardInterrupt(),
+}
+
+
+@pytest.fixture(params=STOPS.values(), ids=list(STOPS))
 def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
     def fail(*_: object) -> None:
         raise request.param
 
     monkeypatch.setattr(torch, "save", fail)
-    yield UserError if isinstance(request.param, OSError) else KeyboardInterrupt
+    yield UserError if isinstance(request.param, Exception) else KeyboardInterrupt
 
 
 def test_what_is_interrupted_leaves_what_was_there(micro: Any, interrupted: type, tmp_path: Path) -> None:

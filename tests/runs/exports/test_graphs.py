@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from everseg.models.promptable.load import load_base
 from everseg.models.promptable.protocol import TAP, FramePrompts
 from everseg.models.promptable.sam import Sam
 from everseg.models.promptable.sam2 import FINE, Sam2
+from everseg.runs.exports.files import need_onnx
 from everseg.runs.exports.graphs import (
     FRAME,
     MASK,
@@ -243,6 +245,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learned")
     shutil.copytree(EARLIER, folder / "earlier")
     return folder / "earlier"
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=f"ONNX files need {missing}; run: pip install 'everseg\\[onnx\\]'"):
+        need_onnx()
 
 
 def test_a_graph_with_a_fixed_number_of_objects_is_refused() -> None:

@@ -141,10 +141,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         base, side = self.base, self.base.image_size
         if isinstance(base, Sam):
-            x = image.permute(2, 0, 1)[None]
-            for size in ((x.shape[2], side), (side, side)):  # As torch does for bytes: across, then down.
-                x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
-                x = x.round().clamp(0, 255)
+            x = resized(image, side)
             mean, std = self.get_buffer("mean"), self.get_buffer("std")
             features = base.trunk((x / base.unit - mean) / std)
             return self._out(features)
@@ -157,6 +154,18 @@ class Encoder(nn.Module):
         tap = features[TAP]
         heat = tap.new_zeros(tap.shape[:3])
         return self.base.tail(features, self.with_tail.bind(heat, tap))["image"]
+
+
+def resized(image: Tensor, side: int) -> Tensor:
+    """An image (H, W, 3) of whole numbers as floats -> (1, 3, S, S), as `stretch` does it.
+
+    torch resizes bytes with weights of 16 bits, so that single values come out one higher or lower.
+    """
+    x = image.permute(2, 0, 1)[None]
+    for size in ((x.shape[2], side), (side, side)):  # As torch does for bytes: across, then down.
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        x = x.round().clamp(0, 255)
+    return x
 
 
 class Decoder(nn.Module):
