@@ -33,7 +33,8 @@ def no_repository(repo: str) -> str:
     """Why a hub can have no repository of this name, in brackets; "" where it can."""
     if not OWNED.fullmatch(repo) or repo.count("/") != 1:
         return " (it is not owner/name)"
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)
