@@ -123,14 +123,14 @@ def _one_after_another(root: Path, stages: list[StageProposal]) -> ClassProposal
     present: list[dict[str, NDArray[np.bool_]]] = []
     for stage in stages:
         opened = {split: _opened(root, options) for split, options in stage.splits.items()}
-        own = [Path(described(s).truth_file(i)) for s in opened.values() for i in range(len(s))]
-        if described(opened["train"]).legend is not None or _in_colour(opened["train"], own):
+        files = [Path(described(s).truth_file(i)) for s in opened.values() for i in range(len(s))]
+        if described(opened["train"]).legend is not None or _in_colour(opened["train"], files):
             raise UserError(
                 f"{root} contains {len(stages)} data sets ({', '.join(s.name for s in stages[:4])}), and the "
                 f"maps of {stage.name!r} are not grey or palette images of numbers; give the folder of one "
                 "data set, or leave --classes out"
             )
-        maps += own
+        maps += files
         present.append({split: _present(samples) for split, samples in opened.items()})
     everything = [p.any(axis=0) for own in present for p in own.values()]
     folders = [folder for stage in stages for folder in _folders(root, stage, maps)]
