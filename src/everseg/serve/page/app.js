@@ -46,7 +46,7 @@ async function loadImages(rescan = false) {
 /** The end of a long name, which tells images of one folder apart. */
 function brief(name) {
   const own = name.replace(/\.\w+$/, "");
-  return own.length > 13 ? `…${own.slice(-12)}` : own;
+  return own.length > 12 ? `…${own.slice(-10)}` : own;
 }
 
 function drawImages() {
