@@ -24,7 +24,7 @@ export class Learn {
     this.domains = [];
     this.shown = new Set(); // Verdicts that have been opened by themselves.
     this.armed = false;
-    this.settled = null;
+    this.deciding = false;
     this.likes = new Map(); // By domain and its counts: the domain of the run that its images look like.
     $("discard").addEventListener("click", () => this.decide("discard"));
     $("accept-job").addEventListener("click", () => this.decide("accept"));
@@ -233,12 +233,14 @@ export class Learn {
 
   async decide(what) {
     const job = this.job;
+    if (this.deciding) return; // A double click.
     const anyway = what === "accept" && job.verdict === "fail";
     if (anyway && !this.armed) {
       this.armed = true;
       $("accept-job").textContent = "It gets worse. Accept anyway?";
       return;
     }
+    this.deciding = true;
     try {
       await post(`/api/jobs/${job.id}/${what}`, what === "accept" ? { anyway } : {});
       $("verdict").close();
@@ -248,7 +250,7 @@ export class Learn {
     } catch (error) {
       $("verdict").close();
       this.say(error.message, "bad");
-    }
+    } finally { this.deciding = false; }
   }
 }
 
