@@ -159,7 +159,7 @@ def test_evaluating_gives_the_last_row_again_and_other_sizes(everseg: Command, l
     full = everseg("evaluate", learned, "--json", "--score", "size=original")
     assert set(json.loads(full.out)) == {"background", "red", "green", "blue"}
     refused = everseg("evaluate", learned, "--oracle")
-    assert refused.code == 2 and "learns classes: leave it out" in refused.err
+    assert refused.code == 2 and "learns classes; leave it out" in refused.err
 
 
 def test_the_gate_compares_classes_and_images_without_prompts(
@@ -323,9 +323,9 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert "has classes, but method 'samcl' learns domains of prompted objects" in wrong
     assert all(m in wrong for m in METHODS if problem_of(m).name == "classes")
     swapped = command(folder / "swapped.yaml", "eir", micro_backbone_folder, learned)
-    assert "the run learned red, green as 'one', and there" in refused(*swapped)
+    assert "the run learned red, green as 'one', but there" in refused(*swapped)
     shorter = command(folder / "one.yaml", "eir", micro_backbone_folder, learned)
-    assert "the run learned blue as 'two', and there" in refused(*shorter)
+    assert "the run learned blue as 'two', but there" in refused(*shorter)
     unknown = refused("learn", two, "--method", "eir", "--base", "nowhere", "--out", tmp_path / "b")
     assert "mobilenet_v2" in unknown
     assert "learns classes; give the stream file that has them" in refused("doctor", "--method", "eir")
