@@ -239,10 +239,10 @@ METHODS = {
     "ssul": "SSUL",
     "dkd": "DKD",
     "dkd-m": "DKD-M",
-    "dkd-m-new": "DKD-M, memory labelled with new classes alone",
     "star": "STAR",
     "eir-features": "EIR, features instead of pixels",
     "eir": "**EIR**",
+    "eir-2": "EIR, `gamma_later=2`",
 }
 
 
@@ -270,7 +270,8 @@ def classes(rows: Sequence[Row]) -> Tables:
             values = [each[column] for each in told]
             cells.append(None if None in values else spread([v for v in values if v is not None]))
         stored = mean(row["bytes_of_images"] for row in own)
-        lines.append([METHODS[method], len(own), *cells, f"{stored / 1000:,.0f} kB" if stored else "nothing"])
+        kept = "all" if method == "joint" else f"{stored / 1000:,.0f} kB" if stored else "nothing"
+        lines.append([METHODS[method], len(own), *cells, kept])
         each = [", ".join("\N{EN DASH}" if t[c] is None else f"{t[c]:.3f}" for t in told) for c in told[0]]
         seeds.append([METHODS[method], *each])
     columns = list(told[0])
@@ -296,4 +297,5 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "discovered-real.json": learned,
     "gate.json": gate,
     "mixed-batch.json": mixed,
+    "voc-classes.json": classes,
 }
