@@ -242,7 +242,6 @@ METHODS = {
     "star": "STAR",
     "eir-features": "EIR, features instead of pixels",
     "eir": "**EIR**",
-    "eir-2": "EIR, `gamma_later=2`",
 }
 
 
