@@ -829,4 +829,4 @@ def test_a_stream_of_classes_is_not_for_methods_that_learn_domains(
     )
     done = everseg_command("learn", stream, "--out", tmp_path / "run", "--method", "zero-shot")
     assert done.code == 2
-    assert "brings classes" in done.err
+    assert "has classes" in done.err

@@ -148,7 +148,7 @@ def test_forgetting_undoes_it_to_the_bit(
     learner = loaded(micro, two)
     choosing(monkeypatch, choice)
     learner.learn(further(), NoScratch())
-    with pytest.raises(UserError, match="'lesions-2' was learned later from images of 'lesions' too"):
+    with pytest.raises(UserError, match="'lesions-2' was learned later, from images of 'lesions' as well"):
         learner.forget("lesions", lambda name: None)
     learner = loaded(micro, learner.state_dict())
     assert learner.forget("lesions-2", lambda name: None).exact

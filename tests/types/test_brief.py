@@ -37,9 +37,9 @@ def test_streams_show_counts() -> None:
     )
     assert repr(Stream(stages, (Stage(2, "nuclei", (), one),), "hospital")) == (
         "Stream('hospital') of 2 stages\n"
-        "  polyps: 1000 training, 1 test images\n"
-        "  natural (background): 1 training, 1 test images\n"
-        "  nuclei (unseen): 0 training, 1 test images"
+        "  polyps: 1000 training, 1 test image\n"
+        "  natural (background): 1 training, 1 test image\n"
+        "  nuclei (unseen): 0 training, 1 test image"
     )
 
 

@@ -140,7 +140,7 @@ def test_colour_and_bytes_need_no_window(
 @pytest.mark.parametrize(
     ("mask", "how", "said"),
     [
-        (MASK[:9], {}, "1 frames of 32x24, but its mask .* has 1 frames of 32x9"),
+        (MASK[:9], {}, "1 frame of 32x24, but its mask .* has 1 frame of 32x9"),
         (np.stack([MASK, MASK]), {}, "has 1 frame of .* has 2 frames of 32x24; give one mask per frame"),
         (np.dstack([MASK] * 3)[None], {}, "is in colour"),
         (MASK * 0, {}, None),
