@@ -278,17 +278,17 @@ def test_methods_share_a_first_step(
 
     told = refused("mib", "a", *shared)
     assert (
-        "MiB trains cross-entropy in its first step, and DKD trains BCE (positives times 2) and 1 times AC"
+        "MiB trains cross-entropy in its first step, but DKD trains BCE (positives times 2) and 1 times AC"
         in told
     )
-    assert "SSUL trains what no other method does" in refused("ssul", "b", *shared)
+    assert "SSUL trains BCE of background and classes, with nothing unknown," in refused("ssul", "b", *shared)
     told = refused("eir", "c", *shared, "--set", "background=true")
     assert "EIR trains BCE (positives times 2) with a background channel and 1 times AC" in told
     assert learn("eir", "c", *shared, "--until", "one").code == 0
     told = refused("dkd", "i", *shared, "--set", "gamma=3")
     assert "DKD trains BCE (positives times 3) and 1 times AC" in told and "(positives times 2)" in told
-    assert "learned 'one' alone" in refused("dkd", "d", "--first-stage", tmp_path / "memory")
-    assert "learned 'all-classes' alone" in refused("joint-classes", "e", *shared)
+    assert "learned 'one' only" in refused("dkd", "d", "--first-stage", tmp_path / "memory")
+    assert "learned 'all-classes' only" in refused("joint-classes", "e", *shared)
     assert "holds no run" in refused("dkd", "f", "--first-stage", tmp_path / "nowhere")
     assert "did you mean 'one'" in refused("dkd", "g", "--until", "onn")
     assert learn("dkd", "fresh", "--until", "one", "--seed", 1).code == 0
