@@ -473,7 +473,7 @@ async function loadRun() {
   $("run").title = `${$("run").textContent} · labels in ${about.labels}`;
   $("module").replaceChildren(element("option", { value: "" }, "the method's choice"), ...about.modules.map((name) => element("option", { value: name }, name === "plain" ? "plain SAM" : name)));
   $("module").value = about.modules.includes(state.stage) ? state.stage : (state.stage = "");
-  $("paint-domain").replaceChildren(...about.painted.toReversed().map((name) => element("option", { value: name }, name)));
+  $("paint-domain").replaceChildren(...about.painted.map((name) => element("option", { value: name }, name)));
   $("compare").hidden = !about.modules.includes("plain");
   live.offer(about.live);
   document.title = `everseg · ${about.run}`;
