@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, collate, random_crop, supervised, train
+from everseg.classes.losses import supervised
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, collate, random_crop, train
 from everseg.errors import UserError
 from everseg.models.semantic.base import SemanticBase, load_semantic_base
 from everseg.seed import torch_generator
@@ -126,7 +127,7 @@ def test_statistics_of_a_short_training_are_its_own_and_momenta_come_back(
     begin(model, Stage(0, "s", [], (), ("a",)), config, "fresh", seed=0)
 
     def loss(batch: Batch) -> torch.Tensor:
-        return supervised(model(model.pixels(batch.images)), batch.labels, "bce")
+        return supervised(model(model.pixels(batch.images)).full(), batch.labels, "bce")
 
     figures = train(model, Crops([sample()] * 2, config, 0, "s"), loss, config, scratch=NoScratch())
     assert figures["steps"] == 3

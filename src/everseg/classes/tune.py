@@ -9,20 +9,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from everseg.classes.losses import masked_mean, soft_bce, unbiased_ce
 from everseg.classes.nest import pretune
 from everseg.config import Amount, Checked, Count, Positive, SettingError, Share, Size, ascending
 from everseg.distributed import shard
 from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
 from everseg.models.precision import resolved
-from everseg.models.semantic.segmenter import Init, Output, Segmenter
+from everseg.models.semantic.segmenter import Init, Segmenter
 from everseg.seed import fold, torch_generator
 from everseg.types import Scratch, SemanticSample, Stage
 
@@ -31,9 +30,6 @@ RATIO = (3 / 4, 4 / 3)
 
 FASTEST = 0.1
 """The most weight that running statistics give to one batch, unless they have more by themselves."""
-
-Loss = Literal["ce", "bce"]
-"""One softmax over background and classes, or a sigmoid for each."""
 
 
 @dataclass(frozen=True)
@@ -376,15 +372,6 @@ def _drawn(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def supervised(out: Output, labels: Tensor, kind: Loss, *, void_in_mean: bool = False) -> Tensor:
-    """Plain cross-entropy, or binary cross-entropy summed over all channels, over the labelled pixels.
-
-    void_in_mean: divide by the number of all pixels, those of void too.
-    """
-    each, valid = unbiased_ce(out.full(), labels, 1) if kind == "ce" else soft_bce(out.full(), labels)
-    return masked_mean(each, valid, each.numel() if void_in_mean else None)
 
 
 def batches(crops: Crops, config: FitConfig) -> Iterator[Batch]:

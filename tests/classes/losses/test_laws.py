@@ -19,6 +19,7 @@ from everseg.classes.losses import (
     soft_bce,
     softmax_kd,
     spatial_distance,
+    supervised,
     unbiased_ce,
 )
 
@@ -64,6 +65,17 @@ def test_the_gradient_of_soft_bce_is_its_derivative(gamma: torch.Tensor | None) 
     under, over = torch.tensor([[[0, 1], [255, 2]]]), torch.tensor([[[[2, 2], [2, 0]]]])
     share = torch.tensor([[[[0.5, 0], [0.25, 1]]]])
     assert torch.autograd.gradcheck(lambda x: soft_bce(x, under, over, share, gamma)[0], z)
+
+
+def test_gamma_weighs_the_positive_pixels_of_the_classes_alone() -> None:
+    z, labels = drawn(2, 4, 5, 6), torch.randint(0, 4, (2, 5, 6))
+    labels[0, :2] = 255
+    one, three = (float(supervised(z, labels, "bce", gamma=gamma)) for gamma in (1.0, 3.0))
+    of_class = (labels > 0) & (labels != 255)
+    own = z.gather(1, torch.where(of_class, labels, 0)[:, None])[:, 0]
+    positive = float(F.softplus(-own)[of_class].sum() / (labels != 255).sum())
+    assert three - one == pytest.approx(2 * positive, rel=1e-9)
+    assert float(supervised(z, labels, "ce", gamma=3.0)) == float(supervised(z, labels, "ce"))
 
 
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:

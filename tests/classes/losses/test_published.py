@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everseg.classes.losses import BinnedMedians, EntropyMedians, completed
+from everseg.classes.losses import BinnedMedians, EntropyMedians, completed, supervised
 from everseg.classes.methods.plop import PLOP, PLOPConfig
 from everseg.classes.methods.rcil import RCIL, RCILConfig
-from everseg.classes.tune import supervised
 from everseg.methods import configure
 from everseg.models.semantic.segmenter import Output
 from everseg.testing import micro_step
@@ -172,7 +171,7 @@ def trial_of(method: str) -> Any:
 def test_a_first_step_may_be_divided_by_all_pixels() -> None:
     labels = torch.randint(0, 4, (2, 16, 16), generator=torch.Generator().manual_seed(3))
     labels[:, :4] = 255
-    plain, whole = (supervised(OLD, labels, "ce", void_in_mean=void) for void in (False, True))
+    plain, whole = (supervised(OLD.full(), labels, "ce", void_in_mean=void) for void in (False, True))
     assert float(whole) == pytest.approx(0.75 * float(plain), rel=1e-6)
     for method in ("plop", "rcil"):
         assert configure(method, "reference").void_in_mean and not configure(method).void_in_mean

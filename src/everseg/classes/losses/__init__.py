@@ -4,6 +4,7 @@ bce.py         a sigmoid for each class: labels shared between two classes, weig
 softmax.py     cross-entropy and distillation that know the background has shifted: LwF, MiB, by regions
 sigmoid.py     distillation class by class: DKD
 features.py    distillation of what lies under the classifiers: ILT, PLOP, RCIL
+supervised.py  labels alone: cross-entropy, or a sigmoid for each class
 pseudo.py      labels that the old model completes: EIR, PLOP
 
 Losses come as maps (B, H, W), unreduced, because a batch may lie in parts and on several machines:
@@ -39,10 +40,12 @@ from everseg.classes.losses.pseudo import (
 )
 from everseg.classes.losses.sigmoid import decomposed_kd, sigmoid_kd, split_scores
 from everseg.classes.losses.softmax import region_kd, softmax_kd, unbiased_ce
+from everseg.classes.losses.supervised import Loss, supervised
 
 __all__ = [
     "BinnedMedians",
     "EntropyMedians",
+    "Loss",
     "auxiliary_loss",
     "channel_distance",
     "completed",
@@ -63,6 +66,7 @@ __all__ = [
     "softmax_kd",
     "spatial_distance",
     "split_scores",
+    "supervised",
     "unbiased_ce",
     "weighted_bce",
 ]

@@ -11,6 +11,8 @@ the old classes are absent: this is what forgetting looks like. Joint training n
 
     L = CE(z, y)    or    L = sum_c BCE(sigmoid(z_c), [y = c]),    over the labelled pixels
 
+With "bce", gamma times the positive part: DKD and EIR weigh positive pixels, and so may their bounds.
+
 Source: the lower and upper bounds of MiB (Cermelli et al., CVPR 2020) with "ce", those of DKD and EIR with
 "bce".
 """
@@ -23,7 +25,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from everseg.classes.learner import ClassLearner
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, Loss, begin, supervised, train
+from everseg.classes.losses import Loss, supervised
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.config import Amount
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Rule
 from everseg.types import Scratch, Stage
@@ -35,6 +39,8 @@ class FineTuningConfig:
 
     loss: Loss = "ce"
     """Loss: "ce", one softmax over all classes, or "bce", a sigmoid per class."""
+    gamma: Amount = 1.0
+    """Weight of positive pixels where `loss` is "bce". [ours; DKD's first step: 2 on PASCAL VOC]"""
     tune: ClassTuneConfig = field(default_factory=ClassTuneConfig.softmax)
     """How a step is trained."""
 
@@ -50,10 +56,11 @@ class FineTuning(ClassLearner):
     Config = FineTuningConfig
 
     def __init__(self, base: SemanticBase, config: FineTuningConfig | None = None, *, seed: int = 0) -> None:
-        kind = (config or FineTuningConfig()).loss
-        self.rule: Rule = "softmax" if kind == "ce" else "sigmoid"
-        self.detached = kind == "bce"
-        self.first_loss = "cross-entropy" if kind == "ce" else "BCE"
+        config = config or FineTuningConfig()
+        self.rule: Rule = "softmax" if config.loss == "ce" else "sigmoid"
+        self.detached = config.loss == "bce"
+        weight = "" if config.gamma == 1 else f" (positives times {config.gamma:g})"
+        self.first_loss = "cross-entropy" if config.loss == "ce" else f"BCE{weight}"
         super().__init__(base, config, seed=seed)
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
@@ -62,7 +69,7 @@ class FineTuning(ClassLearner):
 
         def loss(batch: Batch) -> Tensor:
             out = model(model.pixels(batch.images))
-            return supervised(out, batch.labels.to(model.device), config.loss)
+            return supervised(out.full(), batch.labels.to(model.device), config.loss, gamma=config.gamma)
 
         return train(
             model,

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from everseg.classes.learner import ClassLearner, softmax_first_loss
-from everseg.classes.losses import feature_mse, softmax_kd
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, supervised, train
+from everseg.classes.losses import feature_mse, softmax_kd, supervised
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import Amount, Checked
 from everseg.models.semantic.base import SemanticBase
 from everseg.types import VOID, Scratch, Stage
@@ -74,7 +74,7 @@ class ILT(ClassLearner):
             labels = batch.labels.to(model.device)
             if config.void_as_background:
                 labels = torch.where(labels == VOID, 0, labels)
-            value = supervised(out, labels, "ce")
+            value = supervised(out.full(), labels, "ce")
             if old is None:
                 return value
             before = old(pixels)

@@ -36,9 +36,10 @@ from everseg.classes.losses import (
     completed,
     fold_logits,
     local_pod,
+    supervised,
     unbiased_ce,
 )
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, batches, begin, supervised, train
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, batches, begin, train
 from everseg.config import Amount, Checked
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Output, Segmenter
@@ -99,7 +100,7 @@ class PLOP(ClassLearner):
             pixels, labels = model.pixels(batch.images), batch.labels.to(model.device)
             out = model(pixels)
             if old is None:
-                return supervised(out, labels, "ce", void_in_mean=config.void_in_mean)
+                return supervised(out.full(), labels, "ce", void_in_mean=config.void_in_mean)
             before = old(pixels)
             share = torch.ones(len(labels), device=model.device)
             if sure is not None:

@@ -38,9 +38,10 @@ from everseg.classes.losses import (
     masked_mean,
     softmax_kd,
     spatial_distance,
+    supervised,
     unbiased_ce,
 )
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, supervised, train
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
 from everseg.config import Amount, Checked
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.branches import branched
@@ -102,7 +103,7 @@ class RCIL(ClassLearner):
             pixels, labels = model.pixels(batch.images), batch.labels.to(model.device)
             out = model(pixels)
             if old is None:
-                return supervised(out, labels, "ce", void_in_mean=config.void_in_mean)
+                return supervised(out.full(), labels, "ce", void_in_mean=config.void_in_mean)
             before, z = old(pixels), out.full()
             count = labels.numel() if config.void_in_mean else None
             told = masked_mean(*unbiased_ce(z, labels, old.channels), count)
