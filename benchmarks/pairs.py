@@ -6,9 +6,9 @@
 Each pair is a stream of two steps: --images training images of the first class, then as many of the second,
 none of which shows both. Half as many other training images of each are scored, so that no test image of
 VOC is looked at; images of 2007 are left out, because labels are painted into them. The order of the images
-is that of hashes of their names, the same on every machine. --joint also learns both classes at once, in as many
-gradient steps and with the same crops, which shows how well they can be told apart at all. Streams and runs
-lie in FOLDER; none is run twice.
+is that of hashes of their names, the same on every machine. --joint also learns both classes at once, in as
+many gradient steps and with the same crops, which shows how well they can be told apart at all. Streams and
+runs lie in FOLDER; none is run twice.
 """
 
 from __future__ import annotations
