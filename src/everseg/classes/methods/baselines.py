@@ -47,7 +47,7 @@ class FineTuningConfig:
     @classmethod
     def presets(cls) -> dict[str, FineTuningConfig]:
         """`sigmoid`: the bound of the methods with a sigmoid for each class, under their schedule."""
-        return {"paper": cls(), "reference": cls(), "sigmoid": cls("bce", ClassTuneConfig.sigmoid())}
+        return {"paper": cls(), "reference": cls(), "sigmoid": cls("bce", tune=ClassTuneConfig.sigmoid())}
 
 
 class FineTuning(ClassLearner):
