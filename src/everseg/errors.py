@@ -60,12 +60,12 @@ def brief(text: str, longest: int = 120) -> str:
     return f"{text[: longest // 2]}...{text[-longest // 4 :]}"
 
 
-def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
-    """A `UserError` for a name that does not exist, naming the nearest one that does."""
+def unknown(what: str, given: object, allowed: Iterable[str], place: str = "") -> UserError:
+    """A `UserError` for a name that does not exist, naming the nearest one that does; `place` goes first."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {what} {given!r}: {hint}choose one of {', '.join(names)}")
+    return UserError(f"{place}unknown {what} {given!r}: {hint}choose one of {', '.join(names)}")
 
 
 def first_line(error: BaseException) -> str:

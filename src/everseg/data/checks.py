@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from statistics import median_low
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everseg.data.described import Described, described
+from everseg.data.findings import Finding, counted
 from everseg.data.images import orientation
 from everseg.data.names import some, twice
 from everseg.data.stream import Stream, open_leniently
@@ -28,56 +28,6 @@ OFF_MASK_ERROR = 0.05
 
 FLAT = 24
 """Images whose grey values span less than this are reported: most likely 12-bit data in a 16-bit file."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: where, what, and what to do about it."""
-
-    severity: Severity
-    stage: str
-    split: str
-    file: str
-    what: str
-    todo: str
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.stage}/{self.split}: {self.what}; {self.todo}"
-
-
-_FILE = re.compile(r"[^\s/\\'\"]+\.[A-Za-z]{2,5}\b|\d+")
-"""What differs between the sentences about equal faults: names of files, and numbers."""
-
-NAMED = 3
-"""Files that a line about equal faults names."""
-
-
-def counted(findings: Sequence[Finding]) -> list[str]:
-    """A line for each finding, and one for all of a split that say the same of different files."""
-    alike: dict[tuple[str, ...], list[Finding]] = {}
-    for found in findings:
-        what = found.what
-        for own in (found.file, Path(found.file).name, Path(found.file).stem) if found.file else ():
-            what = re.sub(rf"(?<![A-Za-z0-9]){re.escape(own)}(?![A-Za-z0-9])", "*", what)
-        sentence = _FILE.sub("*", f"{what}; {found.todo}")
-        alike.setdefault((found.severity, found.stage, found.split, sentence), []).append(found)
-    return [_one_line(group) for group in alike.values()]
-
-
-def _one_line(group: Sequence[Finding]) -> str:
-    first, rest = group[0], group[1:]
-    if not rest:
-        return str(first)
-    names = [name for f in rest[:NAMED] if (name := Path(f.file).name or _first_file(f.what))]
-    more = f" and {len(rest) - len(names)} more" if len(rest) > len(names) and names else ""
-    files = f": {', '.join(names)}{more}" if names else ""
-    what = f"{first.what} ({len(group)} alike{files})"
-    return str(replace(first, what=what))
-
-
-def _first_file(sentence: str) -> str:
-    found = re.search(r"[^\s/\\'\"]+\.[A-Za-z]{2,5}\b", sentence)
-    return found[0] if found else ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +156,7 @@ def check(stream: Stream | str | Path) -> Report:
     view = view_of(stream)
     told = {(finding.stage, finding.split) for finding in findings}
     empty = {(stage.name, name): what for stage, name, what in stream.empty_splits()}
+    doubted: set[str] = set()
     for split in splits:
         place = (split.stage, split.name)
         if place in empty and place not in told and split.stage not in stream.gone:
@@ -219,7 +170,9 @@ def check(stream: Stream | str | Path) -> Report:
             doubts = view.doubts(float(np.mean(partly)))
             findings += [split.finding("warning", "", doubt) for doubt in doubts]
         if split.name == "train":  # A test split may be too small to show everything.
-            findings += [split.finding("warning", "", doubt) for doubt in split.samples.doubts()]
+            new = [doubt for doubt in split.samples.doubts() if doubt not in doubted]
+            doubted.update(new)  # Stages that share images or classes have the same doubts.
+            findings += [split.finding("warning", "", doubt) for doubt in new]
         findings += _inverted(split)
         findings += _duplicates(split)
         findings += _wrong_classes(split)

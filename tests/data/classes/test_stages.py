@@ -249,12 +249,13 @@ MISTAKES = {
     "train: train\ntest: test\nsteps: 2-2": "leaves 1 classes, which is not a multiple of 2",
     "train: train\ntest: test\nseting: disjoint\nsteps: 1-2": "'seting': did you mean 'setting'",
     "train: train\ntest: test\nsetting: disjunct\nsteps: 1-2": "'setting' is 'disjunct'",
-    "train: train\ntest: test\nstages: [{name: a, classes: [cta]}]": "stage 'a'.*'cta': did you mean 'cat'",
+    "train: train\ntest: test\nstages: [{name: a, classes: [cta]}]": "'a': unknown class 'cta': did",
     "train: train\ntest: test\nstages: [{name: a, classes: [9]}]": "stage 'a': no class has the number 9",
     "train: train\ntest: test\nstages: [{name: a, clases: [cat]}]": "'clases': did you mean 'classes'",
     "train: train\ntest: test\nstages: [{name: a, classes: cat}]": "stage 'a': 'classes' is 'cat'",
-    "train: train\ntest: test\nstages: [{name: a, classes: [cat]}, {name: b, classes: [1]}]": "'cat' is in",
-    "train: train\ntest: test\nstages: [{name: a, classes: []}]": "step 0 adds no classes",
+    "train: train\ntest: test\nstages: [{name: a, classes: [cat]}, {name: b, classes: [1]}]": "'a' and 'b'",
+    "train: train\ntest: test\nstages: [{name: a, classes: [cat, 1]}]": "'cat' is in stage 'a' twice",
+    "train: train\ntest: test\nstages: [{name: a, classes: []}]": "stage 'a' adds no classes",
     "train: train\ntest: test\nstages: [text]": "must be a mapping with name: and classes:",
     "train: {kind: vok}\ntest: test\nsteps: 1-2": "'vok': did you mean 'voc'",
     "train: {path: train, limt: 3}\ntest: test\nsteps: 1-2": "stage 'step-0', train: .*did you mean 'limit'",
@@ -266,6 +267,31 @@ MISTAKES = {
     "train: {path: train, classes: 4}\ntest: test\nsteps: 1-2": "classes is 4; write a list",
     "train: {path: train, limit: 1}\ntest: test\nsteps: 1-2": "no image has one of dog, cow",
 }
+
+
+@pytest.mark.usefixtures("two")
+def test_a_class_that_no_map_shows_is_noted(write_stream: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "classes: [cat, dog, cow, emu]\ntrain: train\ntest: {path: test, limit: 1}\n" + STEPS
+    path = write_stream(text.replace("[dog]", "[cat, emu]").replace("[cat, cow]", "[dog]"))
+    *_, absent, listed, untested, other, total = str(check(path)).splitlines()
+    assert listed.startswith("warning: a/train: no class map has the number 4 (emu), and all smaller ones")
+    assert absent == (
+        "warning: a/train: no class map shows emu, so it cannot be learned; add images that show it"
+    )
+    assert untested.startswith("warning: a/test: no class map shows emu, so its score will mean nothing; add")
+    assert other.startswith("warning: b/test: no class map shows dog, so") and total == "0 errors, 4 warnings"
+    Stream.from_yaml(path)
+    assert "a, train: no class map shows emu, so it cannot be learned" in capsys.readouterr().err
+
+
+def test_a_class_of_another_data_set_is_not_missed(make_maps: Make, write_stream: Write) -> None:
+    for seed, (name, number) in enumerate({"a": 1, "at": 1, "b": 2, "bt": 2}.items()):
+        make_maps(name, [[number]] * 3, seed=seed)
+    stages = (
+        "stages: [{name: a, classes: [1], train: a, test: at}, {name: b, classes: [2], train: b, test: bt}]"
+    )
+    report = check(write_stream(f"classes: [cat, dog]\n{stages}"))
+    assert not report.findings
 
 
 @pytest.mark.usefixtures("two")

@@ -98,7 +98,7 @@ class Legend:
             low, high = min(self.names), max(self.names)
             raise UserError(f"{place}no class has the number {given}; choose one from {low} to {high}")
         if given not in self.names.values():
-            raise unknown(f"{place}class" if place else "class", given, self.names.values())
+            raise unknown("class", given, self.names.values(), place)
         return given
 
     def check(self, names: Sequence[str], place: str) -> None:

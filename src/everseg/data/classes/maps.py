@@ -253,11 +253,13 @@ class Labelled:
 
     present: (N, 256) bool, the numbers that occur in the map of each sample.
     legend: meaning of the numbers.
+    elsewhere: (256,) bool, the numbers that occur in any stage's maps with this legend; None: in these alone.
     """
 
     samples: Sequence[SemanticSample]
     present: Bools
     legend: Legend
+    elsewhere: Bools | None = None
 
     @classmethod
     def of(cls, samples: Sequence[SemanticSample], legend: Legend | None = None) -> Labelled:
@@ -313,9 +315,10 @@ class Labelled:
         """What seems wrong with all of them, as sentences."""
         *others, last = self.legend.names
         occurs = np.asarray(self.present.any(axis=0))
+        anywhere = occurs if self.elsewhere is None else self.elsewhere
         told = described(self.samples)
         found = []
-        if self.legend.given and not occurs[last] and occurs[[0, *others]].all():
+        if self.legend.given and not anywhere[last] and anywhere[[0, *others]].all():
             found.append(
                 f"no class map has the number {last} ({self.legend.names[last]}), and all smaller ones from "
                 "0 on occur; if the first class is 0, write classes: {0: ..., 1: ...}, else take the name "

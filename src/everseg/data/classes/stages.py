@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -178,18 +179,27 @@ def class_stages(
         if (source := train[t]) is not None:
             places = steps.train_images(t, source.present, source.legend, setting)
             learned = [ClassSamples(source, places, steps.train_table(t, source.legend, setting))]
+            _note_lacking(learned[0], steps, t, "so it cannot be learned; add images that show it")
         checked = () if own is None else _seen([own] * (t + 1), steps, t, unseen_as)
         if own is not None and not len(checked):
             named = ", ".join(steps.seen(t))
             raise UserError(f"stage {name!r}, val: no image has one of {named}; check its options")
-        stages.append(
-            Stage(t, name, _joined(learned), _seen(test, steps, t, unseen_as), classes, val=checked)
-        )
+        tested = _seen(test, steps, t, unseen_as)
+        _note_lacking(tested, steps, t, "so its score will mean nothing; add test images that show it")
+        stages.append(Stage(t, name, _joined(learned), tested, classes, val=checked))
     last = len(steps) - 1
     everything = _seen(train, steps, last, "background")
     tested = _seen(test, steps, last, unseen_as)
     checked = _seen(val, steps, last, unseen_as) if val else ()
     return tuple(stages), Stage(0, "all-classes", everything, tested, steps.seen(last), val=checked)
+
+
+def _note_lacking(samples: ClassSamples | Together, steps: ClassSteps, t: int, then: str) -> None:
+    """Note which classes of step t occur in no map, where there are maps."""
+    occurs = samples.presence().any(axis=0)
+    lacking = [name for name in steps.steps[t] if not occurs[steps.seen(t).index(name) + 1]]
+    if lacking and len(samples):
+        samples.notes = (*samples.notes, f"no class map shows {' or '.join(lacking)}, {then}")
 
 
 def _seen(
@@ -243,8 +253,33 @@ def open_class_stages(
     if not spec.steps:
         legends = [legend if source is None else source.legend for source in train]
         listed = zip(spec.stages, legends, strict=True)
-        steps = ClassSteps(tuple(tuple(_named(c, known, s.name) for c in s.classes) for s, known in listed))
+        steps = _steps({s.name: tuple(_named(c, known, s.name) for c in s.classes) for s, known in listed})
+        train = _aware(train)
     return class_stages(names, steps, train, test, spec.setting, spec.unseen_as, val)
+
+
+def _steps(listed: Mapping[str, tuple[str, ...]]) -> ClassSteps:
+    """The steps of stages, by their names, which `ClassSteps` does not know when it reports mistakes."""
+    first: dict[str, str] = {}
+    for stage, classes in listed.items():
+        if not classes:
+            raise UserError(f"stage {stage!r} adds no classes; list at least one or remove the stage")
+        for name in classes:
+            if name in first:
+                where = f"stage {stage!r} twice" if first[name] == stage else f"{first[name]!r} and {stage!r}"
+                raise UserError(f"class {name!r} is in {where}; keep it in one stage")
+            first[name] = stage
+    return ClassSteps(tuple(listed.values()))
+
+
+def _aware(sources: Sequence[Labelled | None]) -> list[Labelled | None]:
+    """The same sources; each knows which numbers occur in those that have the same legend."""
+    different = list(dict.fromkeys(source for source in sources if source is not None))
+    aware: dict[Labelled, Labelled] = {}
+    for one in different:
+        same = [other.present.any(axis=0) for other in different if other.legend == one.legend]
+        aware[one] = replace(one, elsewhere=np.any(same, axis=0))
+    return [None if source is None else aware[source] for source in sources]
 
 
 def _named(given: str | int, legend: Legend | None, stage: str) -> str:
