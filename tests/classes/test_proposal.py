@@ -59,6 +59,12 @@ def test_every_method_can_take_what_is_proposed(method: str, side: int, gpu: boo
     assert all(fit.steps >= FEWEST for fit in (settings.tune.first, settings.tune.later))
 
 
+def test_a_tiny_crop_that_was_given_can_be_learned_with() -> None:
+    settings = assign(configure("eir"), {"tune.crop": 4})
+    found = propose([stage(0, 9, 250, 90)], settings, ["tune.crop"], (), gpu=False).settings
+    assert assign(settings, found).tune.area == (0.001, 0.5)
+
+
 def test_a_crop_is_no_larger_than_images_or_a_cpu_allow() -> None:
     crops = {side: asked(side).settings["tune.crop"] for side in (100, 250, 500)}
     assert crops[100] == 96 and crops[250] <= crops[500] == LARGEST_CPU

@@ -132,7 +132,7 @@ def _crop(short: int, gpu: bool) -> int:
 def _area(crop: int, short: int) -> tuple[float, float]:
     """Shares of an image's area about the one at which a crop has the scale that images are scored at."""
     own = (crop / min(short, LARGEST)) ** 2
-    return (round(min(0.5, own / 2), 3), round(max(0.5, min(1.0, 2 * own)), 3))
+    return (max(0.001, round(min(0.5, own / 2), 3)), round(max(0.5, min(1.0, 2 * own)), 3))
 
 
 def _steps(images: int, batch: int, epochs: int, gpu: bool) -> int:

@@ -204,7 +204,8 @@ def test_the_packaged_mobilenet_loads_tensor_by_tensor() -> None:
         ("resnet101", None, "resnet101 needs weights"),
         ("resnet11", None, "did you mean 'resnet101'"),
         ("no/such", "x.pth", "has its own weights"),
-        ("weights.pth", None, "its architecture as the name"),
+        ("weights.pth", None, "there is no file weights.pth; check the path"),
+        (__file__, None, "its architecture as the name"),
         ("resnet101", "absent.pth", "cannot read absent.pth"),
     ],
 )

@@ -241,7 +241,9 @@ def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 def _pretrained(name: str, stride: int | None) -> Backbone:
     path = Path(name)
-    if path.suffix in SUFFIXES or path.is_file():
+    if path.suffix in SUFFIXES and not path.exists():
+        raise UserError(f"there is no file {name}; check the path of the backbone's weights")
+    if path.is_file():
         raise UserError(
             f"backbone {name!r} is a file: give it as the weights, and its architecture as the name: "
             f"{', '.join(sorted(ARCHITECTURES))}"
