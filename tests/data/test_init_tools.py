@@ -350,6 +350,33 @@ def test_each_data_set_of_class_maps_adds_the_classes_that_earlier_ones_lack(tmp
         write_stream_for(tmp_path, force=True, classes=True)
 
 
+def test_masks_of_one_object_are_classes_with_the_names_of_their_folders(tmp_path: Path) -> None:
+    for name in ("polyps", "tools"):
+        for n in range(6):
+            made.save(tmp_path / name / f"images/{name}-{n}.png", made.picture(n + 9 * len(name)))
+            made.save(tmp_path / name / f"masks/{name}-{n}.png", made.labels(n, (255,)))
+    tree, unsure = begun(tmp_path, classes=True)
+    assert [(s["name"], s["classes"]) for s in tree["stages"]] == [(n, [n]) for n in ("polyps", "tools")]
+    assert [s["test"]["classes"] for s in tree["stages"]] == [{255: "polyps"}, {255: "tools"}]
+    assert "classes" not in tree and "a class with the name of the folder" in unsure
+    assert not check(tmp_path / "stream.yaml").findings
+    made.save(tmp_path / "tools/masks/tools-0.png", made.labels(0, (1, 2)))
+    with pytest.raises(UserError, match="maps of 'polyps' have no class, because 255 means void; list"):
+        begun(tmp_path, classes=True)
+
+
+def test_maps_that_number_objects_are_doubted_as_classes(tmp_path: Path) -> None:
+    for name, most in (("one", 3), ("two", 7)):
+        for n in range(6):
+            maps = np.zeros((made.HEIGHT, made.WIDTH), np.uint16)
+            for k in range(most - n % 2):
+                maps[4:20, 6 * k : 6 * k + 4] = k + 1
+            made.save(tmp_path / name / f"images/{name}-{n}.png", made.picture(n))
+            made.save(tmp_path / name / f"instances/{name}-{n}.png", maps)
+    _, unsure = begun(tmp_path, classes=True)
+    assert "stage 'one': its maps seem to number objects; if they are not classes, leave" in unsure
+
+
 def test_two_formats(tmp_path: Path) -> None:
     made.labelme(tmp_path / "a")
     made.label_studio(tmp_path / "b")

@@ -109,6 +109,8 @@ def _of_maps(root: Path, domain: StageProposal) -> StageProposal:
     stage.doubts = [
         d for d in domain.doubts if not re.search(r"mask_values|mask_colours|instances|object", d)
     ]
+    if any(kind_and_options(options)[0] == "instances" for options in domain.splits.values()):
+        stage.doubts.append("its maps seem to number objects; if they are not classes, leave --classes out")
     if set(stage.splits) != {"train", "test"}:
         raise UserError(
             f"{root} has no images for training besides those for testing; write the stream file by hand"
@@ -134,6 +136,9 @@ def _one_after_another(root: Path, stages: list[StageProposal]) -> ClassProposal
         present.append({split: _present(samples) for split, samples in opened.items()})
     everything = [p.any(axis=0) for own in present for p in own.values()]
     folders = [folder for stage in stages for folder in _folders(root, stage, maps)]
+    if names_near(folders) is None and (objects := _single_objects(present)):
+        _name_by_folders(proposed, objects)
+        return proposed
     _name_numbers(proposed, np.flatnonzero(np.any(everything, axis=0)).tolist(), names_near(folders), maps)
     names = {n: name for n, name in proposed.names.items() if name not in ("background", "void")}
     for stage, own in zip(stages, present, strict=True):
@@ -141,6 +146,7 @@ def _one_after_another(root: Path, stages: list[StageProposal]) -> ClassProposal
         new = [name for n, name in names.items() if own["train"][:, n].any() and name not in known]
         if not new:
             lacking = " that earlier data sets lack" if known else ""
+            lacking += ", because 255 means void" if own["train"][:, VOID].any() else ""
             raise UserError(
                 f"the training maps of {stage.name!r} have no class{lacking}; list the classes of each stage "
                 "by hand, as docs/data.md shows under Streams of classes, or leave --classes out"
@@ -151,6 +157,27 @@ def _one_after_another(root: Path, stages: list[StageProposal]) -> ClassProposal
         "stages: if you want to learn them in another order"
     )
     return proposed
+
+
+def _single_objects(present: Sequence[dict[str, NDArray[np.bool_]]]) -> list[int]:
+    """The number of each data set's only object, if all have one and the numbers cannot tell them apart."""
+    shown = [np.flatnonzero(np.concatenate(list(own.values())).any(axis=0)).tolist() for own in present]
+    numbers = [number for own in shown for number in own if number]
+    if any(len(own) != 1 + (0 in own) for own in shown):
+        return []
+    return numbers if VOID in numbers or len(set(numbers)) < len(numbers) else []
+
+
+def _name_by_folders(proposed: ClassProposal, numbers: Sequence[int]) -> None:
+    """Make the object of each data set a class, with the name of the folder."""
+    for stage, number in zip(proposed.apart, numbers, strict=True):
+        for options in stage.splits.values():
+            options["classes"] = {number: stage.name}
+        proposed.steps.append([stage.name])
+    proposed.stage.doubts.append(
+        "the masks of each data set show one kind of object, so it is a class with the name of the folder; "
+        "rename it under every classes: if you like, and leave --classes out if two data sets show the same"
+    )
 
 
 def _options(options: Options, root: Path) -> Options:
