@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import Labelled
 from everseg.data.classes.stages import class_stages, open_class_stages
-from everseg.data.classes.steps import ClassSteps, UnseenAs
+from everseg.data.classes.steps import ClassSteps, EmptyMaps, UnseenAs
 from everseg.data.described import described
 from everseg.data.domains.arrays import Arrays, array_samples
 from everseg.data.names import refuse_twice
@@ -155,6 +155,7 @@ class Stream:
         order: Sequence[str | int] | None = None,
         setting: Setting = "overlapped",
         unseen_as: UnseenAs = "background",
+        empty_maps: EmptyMaps = "skip",
         val: Sequence[SemanticSample] = (),
         name: str = "stream",
     ) -> Stream:
@@ -163,6 +164,7 @@ class Stream:
         steps: as "15-1", over `order`, or the classes of each step.
         classes: what the numbers are; the reader's own where None.
         unseen_as: what classes not seen yet are in the test labels.
+        empty_maps: "use" also takes images that show no class, as background.
         val: images by which each step chooses its best epoch.
 
         Raises:
@@ -177,7 +179,7 @@ class Stream:
         names = [f"step-{t}" for t in range(len(plan))]
         checked = [Labelled.of(val, legend)] * len(plan) if len(val) else []
         stages, joint = class_stages(
-            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as, checked
+            names, plan, [images] * len(plan), [scored] * len(plan), setting, unseen_as, checked, empty_maps
         )
         return Stream(stages, name=name, joint=joint)
 

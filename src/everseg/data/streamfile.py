@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from everseg.data.classes.steps import UnseenAs
+from everseg.data.classes.steps import EmptyMaps, UnseenAs
 from everseg.data.domains.prompts import PromptKind
 from everseg.data.maskrule import Threshold
 from everseg.errors import UserError, unknown
@@ -139,6 +139,7 @@ class ClassStreamSpec(_Strict):
     val: SplitSpec | None = None
     setting: Setting = "overlapped"
     unseen_as: UnseenAs = "background"
+    empty_maps: EmptyMaps = "skip"
     steps: str | None = None
     order: list[str | int] | None = None
     stages: list[ClassStageSpec] = []

@@ -36,7 +36,8 @@ ADVICE: dict[tuple[Kind, bool], tuple[tuple[str, str], ...]] = {
     ("background", False): (
         ("gamma_later", "weigh pixels of new classes less (gamma_later)"),
         ("paste.rows", "leave more images without pastes (paste.rows)"),
-        ("tune.later.steps", "train later steps longer (tune.later.steps)"),
+        ("paste.rows", "keep whole images, which show background (--method dkd --set memory=100)"),
+        ("memory", "keep more images of old classes (memory)"),
     ),
 }
 """What to try, by kind and whether the class is one of the first step: (the setting it needs, words)."""
@@ -75,6 +76,8 @@ class Alarm:
         advice = [words for name, words in asked if name in settings]
         if self.kind == "nothing":
             advice.append("look at its labels (everseg data check)")
+        if self.kind == "background":
+            advice.append("add images that show no class (empty_maps: use in the stream file)")
         return f"{told}; try to {', or '.join(advice)}" if advice else told
 
 

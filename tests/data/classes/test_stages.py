@@ -45,6 +45,33 @@ def values(sample: SemanticSample) -> list[int]:
 
 
 @pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("setting", ["overlapped", "disjoint", "sequential"])
+def test_images_without_a_class_come_if_they_are_wanted(
+    write_stream: Write, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"{NAMES}train: train\ntest: test\nsetting: {setting}\n{STEPS}"
+    plain = Stream.from_yaml(write_stream(text)).stages
+    assert "1 image shows no class and is left out; empty_maps: use" in capsys.readouterr().err
+    first, second = Stream.from_yaml(write_stream(f"{text}empty_maps: use\n")).stages
+    assert "left out" not in capsys.readouterr().err
+    for stage, before, comes in ((first, plain[0], True), (second, plain[1], setting == "overlapped")):
+        assert set(names(stage.train)) - set(names(before.train)) == ({4} if comes else set())
+        assert set(names(stage.test)) - set(names(before.test)) == {2}
+    assert values(first.train[names(first.train).index(4)]) == [0]
+
+
+@pytest.mark.usefixtures("two")
+def test_each_stage_gets_the_empty_images_of_its_own_folder(make_maps: Make, write_stream: Write) -> None:
+    make_maps("more", [[1], []])
+    stages = (
+        "stages: [{name: a, classes: [dog]}, {name: b, classes: [cat], train: more}]\n"
+        "setting: disjoint\nempty_maps: use\n"
+    )
+    first, second = Stream.from_yaml(write_stream(f"{NAMES}train: train\ntest: test\n{stages}")).stages
+    assert (4 in names(first.train), names(second.train)) == (True, [0, 1])
+
+
+@pytest.mark.usefixtures("two")
 def test_what_the_stages_of_each_setting_see(write_stream: Write) -> None:
     seen = {}
     for setting in ("overlapped", "disjoint", "sequential"):
@@ -279,7 +306,7 @@ def test_a_class_that_no_map_shows_is_noted(write_stream: Write, capsys: pytest.
         "warning: a/train: no class map shows emu, so it cannot be learned; add images that show it"
     )
     assert untested.startswith("warning: a/test: no class map shows emu, so its score will mean nothing; add")
-    assert other.startswith("warning: b/test: no class map shows dog, so") and total == "0 errors, 4 warnings"
+    assert other.startswith("warning: b/test: no class map shows dog, so") and total == "0 errors, 5 warnings"
     Stream.from_yaml(path)
     assert "a, train: no class map shows emu, so it cannot be learned" in capsys.readouterr().err
 
@@ -338,7 +365,8 @@ def test_check_reports_every_fault_and_reads_the_rest(write_stream: Write, tmp_p
     (tmp_path / "train/masks/im0.png").write_bytes(b"no image")
     Image.new("L", (9, 9), 2).save(tmp_path / "train/masks/im1.png")
     report = check(path)
-    assert [(f.stage, f.split, f.what.split(" is ")[0][-7:]) for f in report.findings] == [
+    wrong = [f for f in report.findings if "left out" not in f.what]
+    assert [(f.stage, f.split, f.what.split(" is ")[0][-7:]) for f in wrong] == [
         ("a", "train", "im0.png"),
         ("a", "train", "im1.png"),
     ]
@@ -471,7 +499,8 @@ def test_a_map_of_void_alone_is_doubted(make_maps: Make, write_stream: Write) ->
     make_maps("train", [[1]] * 24 + [[255]])
     make_maps("test", [[1], [1]], seed=1)
     path = write_stream("classes: [cat]\ntrain: train\ntest: test\nstages: [{name: a, classes: [cat]}]\n")
-    (doubt,) = check(path).findings
+    (doubt, skipped) = sorted(check(path).findings, key=lambda found: "left out" in found.what)
+    assert "1 image shows no class and is left out" in skipped.what
     assert doubt.severity == "warning" and "1 of 25 class maps (" in doubt.what and "im24.png" in doubt.what
 
 

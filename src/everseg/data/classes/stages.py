@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from everseg.data.classes.legend import Classes, Legend
 from everseg.data.classes.maps import CLASS_READERS, Labelled
-from everseg.data.classes.steps import ClassSteps, LabelTable, UnseenAs
+from everseg.data.classes.steps import ClassSteps, EmptyMaps, LabelTable, UnseenAs, without_class
 from everseg.data.described import Described, described
 from everseg.data.readers import kind_and_options, open_samples
 from everseg.data.samples import OnFault, PartlyReadable
@@ -159,17 +159,20 @@ def class_stages(
     setting: Setting,
     unseen_as: UnseenAs,
     val: Sequence[Labelled | None] = (),
+    empty_maps: EmptyMaps = "skip",
 ) -> tuple[tuple[Stage, ...], Stage]:
     """The stages of a stream of classes, and all of them as one with every label.
 
     train, test: where each stage's images come from; many stages may share one source. None stands for what
         is there no more. After a stage all test images so far are scored.
     val: the same for each stage's own validation images, which are labelled as the test images are.
+    empty_maps: "use" gives a stage the images of its source that show no class, as background, and scores
+        those for testing. Where an image comes in one stage only, the first that has the source gets them.
 
     Raises:
         UserError: a source does not name a class that it is to give.
     """
-    stages = []
+    stages, empty = [], empty_maps == "use"
     for t, (name, classes) in enumerate(zip(names, steps.steps, strict=True)):
         learned: list[ClassSamples] = []
         own = val[t] if val else None
@@ -177,20 +180,23 @@ def class_stages(
             if source is not None:
                 source.legend.check(classes, f"stage {name!r}, {split}: ")
         if (source := train[t]) is not None:
-            places = steps.train_images(t, source.present, source.legend, setting)
+            own_empty = empty and (setting == "overlapped" or source not in train[:t])
+            places = steps.train_images(t, source.present, source.legend, setting, empty=own_empty)
             learned = [ClassSamples(source, places, steps.train_table(t, source.legend, setting))]
+            _note_skipped(learned[0], source, train[:t], empty)
             _note_lacking(learned[0], steps, t, "so it cannot be learned; add images that show it")
-        checked = () if own is None else _seen([own] * (t + 1), steps, t, unseen_as)
+        checked = () if own is None else _seen([own] * (t + 1), steps, t, unseen_as, empty)
         if own is not None and not len(checked):
             named = ", ".join(steps.seen(t))
             raise UserError(f"stage {name!r}, val: no image has one of {named}; check its options")
-        tested = _seen(test, steps, t, unseen_as)
+        tested = _seen(test, steps, t, unseen_as, empty)
+        _note_skipped(tested, test[t], test[:t], empty)
         _note_lacking(tested, steps, t, "so its score will mean nothing; add test images that show it")
         stages.append(Stage(t, name, _joined(learned), tested, classes, val=checked))
     last = len(steps) - 1
-    everything = _seen(train, steps, last, "background")
-    tested = _seen(test, steps, last, unseen_as)
-    checked = _seen(val, steps, last, unseen_as) if val else ()
+    everything = _seen(train, steps, last, "background", empty)
+    tested = _seen(test, steps, last, unseen_as, empty)
+    checked = _seen(val, steps, last, unseen_as, empty) if val else ()
     return tuple(stages), Stage(0, "all-classes", everything, tested, steps.seen(last), val=checked)
 
 
@@ -202,15 +208,33 @@ def _note_lacking(samples: ClassSamples | Together, steps: ClassSteps, t: int, t
         samples.notes = (*samples.notes, f"no class map shows {' or '.join(lacking)}, {then}")
 
 
+def _note_skipped(
+    samples: ClassSamples | Together,
+    source: Labelled | None,
+    before: Sequence[Labelled | None],
+    empty: bool,
+) -> None:
+    """Note once how many images of a source are left out because they show no class."""
+    if source is None or source in before or empty:
+        return
+    if count := int(without_class(source.present, source.legend).sum()):
+        images, show, are = ("image", "shows", "is") if count == 1 else ("images", "show", "are")
+        told = (
+            f"{count} {images} {show} no class and {are} left out; empty_maps: use takes them as background"
+        )
+        samples.notes = (*samples.notes, told)
+
+
 def _seen(
-    sources: Sequence[Labelled | None], steps: ClassSteps, t: int, unseen_as: UnseenAs
+    sources: Sequence[Labelled | None], steps: ClassSteps, t: int, unseen_as: UnseenAs, empty: bool
 ) -> ClassSamples | Together:
-    """All images of the sources up to step t that have a class seen so far, with the labels of all those."""
+    """All images of the sources up to step t that have a class seen so far, with the labels of all those, and
+    images of no class if `empty`."""
     return _joined(
         [
             ClassSamples(
                 source,
-                steps.test_images(t, source.present, source.legend),
+                steps.test_images(t, source.present, source.legend, empty=empty),
                 steps.test_table(t, source.legend, unseen_as),
             )
             for source in dict.fromkeys(sources[: t + 1])
@@ -255,7 +279,7 @@ def open_class_stages(
         listed = zip(spec.stages, legends, strict=True)
         steps = _steps({s.name: tuple(_named(c, known, s.name) for c in s.classes) for s, known in listed})
         train = _aware(train)
-    return class_stages(names, steps, train, test, spec.setting, spec.unseen_as, val)
+    return class_stages(names, steps, train, test, spec.setting, spec.unseen_as, val, spec.empty_maps)
 
 
 def _steps(listed: Mapping[str, tuple[str, ...]]) -> ClassSteps:

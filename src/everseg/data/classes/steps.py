@@ -24,6 +24,8 @@ from everseg.errors import UserError
 from everseg.types import VOID, Setting
 
 UnseenAs = Literal["background", "ignore"]
+EmptyMaps = Literal["skip", "use"]
+"""What becomes of images whose class map shows no class."""
 Bools = NDArray[np.bool_]
 
 MOST_CLASSES = 254
@@ -143,10 +145,13 @@ class ClassSteps:
             values[number] = channel.get(name, others)
         return LabelTable(values.tobytes())
 
-    def train_images(self, step: int, present: Bools, legend: Legend, setting: Setting) -> NDArray[np.intp]:
+    def train_images(
+        self, step: int, present: Bools, legend: Legend, setting: Setting, *, empty: bool = False
+    ) -> NDArray[np.intp]:
         """Places of the images that step t trains on.
 
         present: (N, 256), which numbers occur in each image.
+        empty: whether images of no class are among them, too.
 
         - overlapped: S(x) and C_t meet. An image may come in several steps.
         - disjoint: also S(x) is within C_0, ..., C_t, so that an image comes once, when its last class does.
@@ -159,11 +164,20 @@ class ClassSteps:
         if setting != "overlapped":
             later = set(legend.names.values()) - set(self.seen(step))
             chosen &= ~present[:, _numbers(legend, later)].any(1)
-        return np.flatnonzero(chosen)
+        return np.flatnonzero(chosen | without_class(present, legend) if empty else chosen)
 
-    def test_images(self, step: int, present: Bools, legend: Legend) -> NDArray[np.intp]:
-        """Places of the images that are scored after step t: those with a class seen so far."""
-        return np.flatnonzero(present[:, _numbers(legend, self.seen(step))].any(1))
+    def test_images(
+        self, step: int, present: Bools, legend: Legend, *, empty: bool = False
+    ) -> NDArray[np.intp]:
+        """Places of the images that are scored after step t: those with a class seen so far, and those of no
+        class at all if `empty`."""
+        chosen = present[:, _numbers(legend, self.seen(step))].any(1)
+        return np.flatnonzero(chosen | without_class(present, legend) if empty else chosen)
+
+
+def without_class(present: Bools, legend: Legend) -> Bools:
+    """Which images show background and no class of the legend, not even one that no step adds."""
+    return present[:, list(legend.background)].any(1) & ~present[:, list(legend.names)].any(1)
 
 
 def _numbers(legend: Legend, names: Sequence[str] | set[str]) -> list[int]:
