@@ -121,6 +121,8 @@ def test_numbers_that_cannot_be_trained_with_are_refused(assignment: str) -> Non
     [
         ("samcl", "tune.loss.focal_gamma=-1", "tune.loss.focal_gamma is -1.0; it must be a number from 0"),
         ("samcl", "tune.fit.lr=.inf", "tune.fit.lr is inf; it must be a number from 0"),
+        ("eir", "gamma=1e300", "gamma is 1e+300, which is too large; choose a lower number"),
+        ("eir", "count=99999999999999999999", "count is 99999999999999999999, which is too large"),
         ("samcl", "tune.fit.batch=0", "tune.fit.batch is 0; it must be a whole number from 1"),
         ("regcl", "merge.offdiag=2", "merge.offdiag is 2.0; it must be a number from 0 to 1"),
         ("mib", "distil=-1", "distil is -1.0; it must be a number from 0"),

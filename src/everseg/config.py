@@ -36,6 +36,10 @@ MACHINE = {"machine": True}
 each time a run resumes, because nothing that is learned depends on it."""
 
 
+LARGEST, LARGEST_WHOLE = 3e38, 2**63 - 1
+"""Numbers that tensors can hold: floats of single precision, integers of 64 bits."""
+
+
 class SettingError(UserError, ValueError):
     """A setting has a value that it cannot have. reason: that value, and what it may be."""
 
@@ -53,7 +57,7 @@ class Range:
     above: bool = False
 
     def check(self, name: str, value: Any, whole: bool) -> None:
-        """Refuse what is not a number, infinite, NaN or out of the range.
+        """Refuse what is not a number, infinite, NaN, out of the range or too large for a tensor.
 
         Raises:
             SettingError: it is.
@@ -62,6 +66,8 @@ class Range:
         inside = number and math.isfinite(value) and self.least <= value <= self.most
         if not inside or (self.above and value == self.least):
             raise SettingError(name, f"is {value!r}; it must be a {'whole ' * whole}number{self}")
+        if abs(value) > (LARGEST_WHOLE if whole else LARGEST):
+            raise SettingError(name, f"is {value!r}, which is too large; choose a lower number")
 
     def __str__(self) -> str:
         lower = "" if self.least == -math.inf else f" {'above' if self.above else 'from'} {self.least:g}"

@@ -323,9 +323,9 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert "has classes, but method 'samcl' learns domains of prompted objects" in wrong
     assert all(m in wrong for m in METHODS if problem_of(m).name == "classes")
     swapped = command(folder / "swapped.yaml", "eir", micro_backbone_folder, learned)
-    assert "the run learned red, green as 'one', but there" in refused(*swapped)
+    assert "the run learned red, green as 'one', but " in refused(*swapped)
     shorter = command(folder / "one.yaml", "eir", micro_backbone_folder, learned)
-    assert "the run learned blue as 'two', but there" in refused(*shorter)
+    assert "now has nothing in its place; leave" in refused(*shorter)
     unknown = refused("learn", two, "--method", "eir", "--base", "nowhere", "--out", tmp_path / "b")
     assert "mobilenet_v2" in unknown
     assert "learns classes; give the stream file that has them" in refused("doctor", "--method", "eir")

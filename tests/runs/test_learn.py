@@ -428,7 +428,7 @@ def test_a_full_disk_loses_nothing(
         (config(seed=3), "seed is 3 now and was 0"),
         (config(evaluate="all"), "evaluate is 'all' now and was 'next'"),
         (replace(config(), preset="reference"), "preset is 'reference' now and was 'paper'"),
-        (config("independent"), "method is 'independent' now and was 'samcl'"),
+        (config("independent"), r"\(method is 'independent' now and was 'samcl'\)"),
     ],
 )
 def test_a_run_of_other_settings_is_refused_and_told_apart(

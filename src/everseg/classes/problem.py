@@ -84,10 +84,11 @@ class Classes:
         for entry, stage in zip(learned, [*stages, *[None] * len(learned)], strict=False):
             now = () if stage is None else (stage.name, *stage.classes)
             if now != (entry.name, *entry.classes):
+                other = f"{', '.join(now[1:])} as {now[0]!r}" if now else "nothing"
                 raise UserError(
-                    f"the run learned {', '.join(entry.classes)} as {entry.name!r}, but there "
-                    f"{stream.source or 'the stream'} now has {', '.join(now[1:]) or 'nothing'}; leave "
-                    "learned stages unchanged and append new classes after them, or choose another --out"
+                    f"the run learned {', '.join(entry.classes)} as {entry.name!r}, but "
+                    f"{stream.source or 'the stream'} now has {other} in its place; leave learned stages "
+                    "unchanged and append new classes after them, or choose another --out"
                 )
 
     def scored(

@@ -31,6 +31,8 @@ def continued(config: RunConfig, out: Path, base: Any) -> tuple[Run, RunConfig]:
     same = configuration.inherit(config, found.config, found.record.config)
     ours, theirs = (configuration.plain(c, machine=False) for c in (same, found.config))
     if changed := configuration.differences(ours, theirs):
+        if config.method != found.config.method:  # Each method has settings of its own.
+            changed = [sentence for sentence in changed if not sentence.startswith("settings.")]
         raise UserError(
             f"{out} holds a run with other settings ({'; '.join(changed)}); repeat the command with those of "
             "the run, or choose another --out"
