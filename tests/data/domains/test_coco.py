@@ -200,7 +200,7 @@ def test_two_files_of_one_id_are_both_left_out(write: Write) -> None:
     path = write(image(id=2))
     with pytest.raises(UserError, match=r"image id 2 is that of two files, used twice \(b.png\)"):
         read(path)
-    with pytest.raises(UserError, match=r"no annotation to learn from.*used twice"):
+    with pytest.raises(UserError, match=r"no annotation to learn from; .* set crowd: true if .*used twice"):
         read(path, skip_faulty=True)
 
 

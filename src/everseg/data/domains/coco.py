@@ -123,7 +123,10 @@ class CocoReader(Samples):
             raise PartlyReadable(problems, self[:])
         if not entries:
             why = f": {problems[0]}" if problems else ""
-            raise UserError(f"{source} has no annotation to learn from; check `categories` and `crowd`{why}")
+            raise UserError(f"{source} has no annotation to learn from; {_NOTHING}{why}")
+
+
+_NOTHING = "check `categories`, or set crowd: true if all of them have iscrowd: 1"
 
 
 def _leave_out_undrawable(found: CocoFile) -> None:

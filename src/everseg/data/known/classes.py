@@ -188,8 +188,8 @@ def _options(options: Options, root: Path) -> Options:
         kind = "folder"
     if kind not in CLASS_READERS:
         raise UserError(
-            f"{root} holds data of kind {kind!r}, which has no class maps; give data of one of "
-            f"{', '.join(CLASS_READERS)}, or leave --classes out"
+            f"{root} holds data of kind {kind!r}, which has no class maps; convert it to one of the kinds "
+            f"that have ({', '.join(CLASS_READERS)}), or leave --classes out"
         )
     known = parameters(kind, CLASS_READERS[kind]) or set(given)
     if kind == "hf" and "split" not in given:
