@@ -12,7 +12,10 @@ from torch import Tensor
 from everseg.classes.confusion import Confusion
 from everseg.classes.gate import IMAGES, measure
 from everseg.classes.scoring import ClassScoreConfig, Label
-from everseg.results.paired import Pairs
+from everseg.results.bootstrap import Interval
+from everseg.results.gate import Comparison
+from everseg.results.paired import Kind, Pairs
+from everseg.runs.verdict import lacking
 from everseg.types import ImageQuery, SemanticSample
 
 CLASSES = ("background", "cat", "dog")
@@ -48,6 +51,20 @@ def predictor(given: Sequence[SemanticSample], wrong: int, seed: int, classes: i
 
 def by_column(pairs: Sequence[Pairs]) -> dict[str, Pairs]:
     return {p.column: p for p in pairs}
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "said"),
+    [
+        ("all", IMAGES, "test images"),
+        ("class", "cat", "test images that show cat"),
+        ("learned", "site-a", "test images of site-a"),
+    ],
+)
+def test_which_images_a_comparison_lacks(kind: Kind, column: str, said: str) -> None:
+    wide = Interval(0.0, -0.1, 0.1)
+    unsure = Comparison(column, kind, "", 9, 9, 0.5, 0.5, wide, 1, 1, 0, 0, 1, 1, 1, 99, "cannot tell", "")
+    assert lacking(unsure) == said
 
 
 def test_what_images_add_to_a_class_has_its_iou_for_a_mean() -> None:

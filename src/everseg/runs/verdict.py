@@ -26,6 +26,13 @@ def place(c: Comparison) -> str:
     return f"{c.column}, {c.prompt}" if c.prompt else c.column
 
 
+def lacking(c: Comparison) -> str:
+    """The test images that would decide a comparison."""
+    if c.kind == "all":
+        return "test images"
+    return f"test images {'that show' if c.kind == 'class' else 'of'} {c.column}"
+
+
 def units(gate: Gate, count: int) -> str:
     """A number of images, or of the groups that stand for them."""
     return plural(count, "group" if gate.judgement.config.group else "image")
@@ -105,7 +112,7 @@ def advice(gate: Gate) -> list[str]:
         for c in sorted(hardest.values(), key=lambda c: -c.needed)[:4]:
             if c.needed > c.units:
                 found.append(
-                    f"Add test images of {c.column}: about {c.needed} would exclude a drop of more than "
+                    f"Add {lacking(c)}: about {c.needed} would exclude a drop of more than "
                     f"{config.margin:g} if there is none, and there are {c.units}."
                 )
             elif c.needed:
@@ -114,7 +121,7 @@ def advice(gate: Gate) -> list[str]:
                     "margin to call; more test images would decide."
                 )
             else:
-                found.append(f"Add test images of {c.column}: one image has no spread.")
+                found.append(f"Add {lacking(c)}: one image has no spread.")
         lows = [-c.difference.low for c in gate.unsure]
         if lows and not any(math.isnan(low) for low in lows):
             enough = math.floor(1000 * max(lows) + 1) / 1000
