@@ -20,6 +20,12 @@ def test_nothing_near_is_not_guessed() -> None:
     assert str(unknown("metric", "zzz", {"mae": 1, "f1": 2})) == "unknown metric 'zzz': choose one of f1, mae"
 
 
+def test_a_long_list_of_names_is_cut_and_the_place_goes_first() -> None:
+    said = str(unknown("instance", "zzz", [f"{n:03d}" for n in range(50)], "runs/a: "))
+    assert said.startswith("runs/a: unknown instance 'zzz': choose one of 000, 001")
+    assert said.endswith("038, 039 and 10 more")
+
+
 @pytest.mark.parametrize("given", [3, None, "", True])
 def test_any_value_can_be_unknown(given: object) -> None:
     assert f"unknown base {given!r}" in str(unknown("base", given, iter(["tiny"])))

@@ -60,12 +60,19 @@ def brief(text: str, longest: int = 120) -> str:
     return f"{text[: longest // 2]}...{text[-longest // 4 :]}"
 
 
+MOST_NAMES = 40
+"""Names that a message about an unknown one lists."""
+
+
 def unknown(what: str, given: object, allowed: Iterable[str], place: str = "") -> UserError:
     """A `UserError` for a name that does not exist, naming the nearest one that does; `place` goes first."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"{place}unknown {what} {given!r}: {hint}choose one of {', '.join(names)}")
+    listed = ", ".join(names[:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        listed += f" and {len(names) - MOST_NAMES} more"
+    return UserError(f"{place}unknown {what} {given!r}: {hint}choose one of {listed}")
 
 
 def first_line(error: BaseException) -> str:
