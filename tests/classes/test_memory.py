@@ -45,6 +45,24 @@ def test_images_and_instances_use_their_bytes_up_alike() -> None:
     assert 0.8 * room / 10 < pool.nbytes <= room / 10
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "says"),
+    [
+        ("eir", ["max_bytes=10"], "is kept for replay: no instance fits into the budget; raise count or"),
+        ("eir", ["harvest.max_area=0.003"], "covers 0.002 to 0.003 of its image; change harvest.min_area"),
+        ("eir-features", ["max_bytes=10"], "is kept for replay: no instance fits into the budget"),
+        ("dkd", ["memory=5", "max_bytes=10"], "no image is kept for replay: none fits into max_bytes=10"),
+    ],
+)
+def test_an_empty_memory_is_told(
+    method: str, settings: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ClassTrial(find(method), settings).taught(micro_step(0))
+    assert says in " ".join(capsys.readouterr().err.split())
+    ClassTrial(find(method), [*settings[:-1], "tune.replay=0.2"]).taught(micro_step(0))
+    assert "kept for replay" not in capsys.readouterr().err
+
+
 def learned(*settings: str) -> Any:
     """DKD-M after two steps, and the figures of the second."""
     trial = ClassTrial(find("dkd"), settings)

@@ -17,6 +17,7 @@ from torch import Tensor
 from everseg.classes.instances import Budget, balanced
 from everseg.classes.tune import ClassTuneConfig, random_crop
 from everseg.data.described import described
+from everseg.progress import remark
 from everseg.seed import numpy_generator, torch_generator
 from everseg.types import SemanticSample
 
@@ -103,6 +104,8 @@ class ImageMemory:
                 candidate = _encoded(samples[place], label)
             if budget.admit(candidate.nbytes):
                 kept.append(candidate)
+        if not kept and budget.refused:
+            remark(f"no image is kept for replay: none fits into max_bytes={self.max_bytes}; raise it")
         self.items = sorted(kept, key=lambda item: (item.label, item.name, item.key))
 
     def state_dict(self) -> dict[str, Any]:

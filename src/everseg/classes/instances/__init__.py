@@ -6,12 +6,14 @@ store.py     the pool as a folder of pictures with a manifest
 sheet.py     the pool as one picture
 place.py     where a paste goes, and how large
 paste.py     pasting into an image and its labels
+lacking.py   classes of which nothing is kept
 alone.py     an instance alone, in a crop of its image
 rows.py      training rows of all that
 """
 
 from everseg.classes.instances.alone import instance_crop
 from everseg.classes.instances.harvest import Found, HarvestConfig, cut, find_all, find_instances
+from everseg.classes.instances.lacking import remark_lacking
 from everseg.classes.instances.paste import (
     PasteConfig,
     Pasted,
@@ -44,6 +46,7 @@ __all__ = [
     "instance_crop",
     "load_pool",
     "paste",
+    "remark_lacking",
     "save_pool",
     "seen_classes",
 ]

@@ -44,6 +44,7 @@ from everseg.classes.instances import (
     completed_in_crops,
     cut,
     find_all,
+    remark_lacking,
 )
 from everseg.classes.learner import ClassLearner, auxiliary_first_loss
 from everseg.classes.losses import (
@@ -249,6 +250,9 @@ class EIR(ClassLearner):
             return cut(sample.image, sample.labels, found, step, config.harvest)
 
         self.pool.refill(list(where), cut_out, seed=self.seed, step=step)
+        if len(samples):
+            found, kept = {each.label for each in where}, set(self.pool.by_class())
+            remark_lacking(stage.classes, self.model.new(), found, kept, config.harvest)
         return {"instances": float(len(self.pool)), "instance_bytes": float(self.pool.nbytes)}
 
     def state_dict(self) -> State:

@@ -30,7 +30,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everseg.classes.instances import Found, HarvestConfig, find_all
+from everseg.classes.instances import Found, HarvestConfig, find_all, remark_lacking
 from everseg.classes.instances.features import FeaturePool, KeptFeatures, kept_features
 from everseg.classes.learner import ClassLearner, auxiliary_first_loss
 from everseg.classes.losses import auxiliary_loss, masked_mean, pseudo_labels, sigmoid_kd, weighted_bce
@@ -149,6 +149,9 @@ class EIRFeatures(ClassLearner):
             return self._looked(stage.train[where[found]], found)
 
         self.pool.refill(list(where), look, seed=self.seed, step=len(self.model.counts))
+        if len(samples):
+            found, kept = {each.label for each in where}, {item.label for item in self.pool.items}
+            remark_lacking(stage.classes, self.model.new(), found, kept, config.harvest)
         return {"instances": float(len(self.pool)), "feature_bytes": float(self.pool.nbytes)}
 
     def _looked(self, sample: SemanticSample, found: Found) -> KeptFeatures:
