@@ -348,7 +348,7 @@ def test_layouts_with_readers_of_their_own(tmp_path: Path) -> None:
         "two": "coco",
     }
     assert stages["one"]["test"]["part"] == [4, 5]
-    with pytest.raises(UserError, match=r"'coco', which has no class maps; convert it .*\(folder, voc"):
+    with pytest.raises(UserError, match=r"hold one class \(square\), and a stream of classes needs two"):
         write_stream_for(tmp_path / "one", classes=True)
     assert [stages["two"][split]["images"] for split in ("train", "test")] == ["two/train2017", "two/val2017"]
 

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everseg.data.checks import Finding, Report, SplitSummary, check
+    from everseg.data.checks import Report, SplitSummary, check
     from everseg.data.classes.crop import CentreCropped, centre_crop
     from everseg.data.classes.legend import Legend
     from everseg.data.classes.maps import CLASS_READERS, ClassMaps, ade20k_maps, folder_maps, voc_maps
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from everseg.data.domains.prompts import PromptRule, StoredClicks
     from everseg.data.domains.voc import VocReader
     from everseg.data.domains.yolo import YoloReader
+    from everseg.data.findings import Finding
     from everseg.data.geo import write_mask_like
     from everseg.data.imagefiles import read_image
     from everseg.data.init import Proposal, write_stream_for

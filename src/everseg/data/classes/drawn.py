@@ -1,4 +1,5 @@
-"""Class maps drawn from annotations that name their classes: labelme, YOLO, CVAT."""
+"""Class maps drawn from annotations that name their classes: labelme, YOLO, CVAT; `coco` is in a file of its
+own."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from everseg.data.classes.legend import Legend
 from everseg.data.decoding import Decoding
 from everseg.data.described import Described
-from everseg.data.domains.annotated import Annotated, Annotations
+from everseg.data.domains.annotated import Annotations, Drawable
 from everseg.data.domains.cvat import cvat
 from everseg.data.domains.labelme import BACKGROUND, IGNORE, labelme
 from everseg.data.domains.options import MapOptions, Options
@@ -35,7 +36,7 @@ class DrawnMaps(Described[SemanticSample]):
 
     names_itself = True
 
-    def __init__(self, annotated: Sequence[Annotated], classes: Sequence[str], decoding: Decoding) -> None:
+    def __init__(self, annotated: Sequence[Drawable], classes: Sequence[str], decoding: Decoding) -> None:
         self.annotated, self.decoding = tuple(annotated), decoding
         self.legend = Legend.of(dict(enumerate(classes, 1)))
         self.numbers = {label: number for number, label in enumerate(classes, 1)}
@@ -102,9 +103,9 @@ class DrawnMaps(Described[SemanticSample]):
         """The image's name and content, and what is drawn."""
         one = self.annotated[index]
         labels = one.labels(self.numbers)
-        drawn = hashlib.sha256(f"{labels.shape}".encode() + labels.tobytes()).hexdigest()
+        told = hashlib.sha256(f"{labels.shape}".encode() + labels.tobytes()).hexdigest()
         nested = [self._names[index]] if "/" in self._names[index] else []
-        return [self.decoding.name, content(one.image), drawn, *nested]
+        return [self.decoding.name, content(one.image), told, *nested]
 
     def file(self, index: int) -> str:
         return str(self.annotated[index].image)
@@ -116,7 +117,7 @@ class DrawnMaps(Described[SemanticSample]):
         return self._names[index]
 
 
-def _drawn(found: Annotations[Any], classes: Sequence[str], **options: Unpack[MapOptions]) -> DrawnMaps:
+def drawn(found: Annotations[Any], classes: Sequence[str], **options: Unpack[MapOptions]) -> DrawnMaps:
     """The class maps of what a parser found.
 
     classes: the labels that are classes.
@@ -146,7 +147,7 @@ def labelme_maps(
     classes = sorted({*found.names} - {BACKGROUND, IGNORE}) if categories is None else categories
     if not classes:
         raise UserError(f"{path} has no shape to learn from; draw some")
-    return _drawn(found, classes, **options)
+    return drawn(found, classes, **options)
 
 
 def yolo_maps(
@@ -164,7 +165,7 @@ def yolo_maps(
     found = yolo(path, split, boxes)
     found.check(categories)
     classes = [name for name in found.names if categories is None or name in categories]
-    return _drawn(found, classes, **options)
+    return drawn(found, classes, **options)
 
 
 def cvat_maps(
@@ -181,4 +182,4 @@ def cvat_maps(
     """
     found = cvat(path, images, subset)
     found.check(categories)
-    return _drawn(found, found.names if categories is None else categories, **options)
+    return drawn(found, found.names if categories is None else categories, **options)

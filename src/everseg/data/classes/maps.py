@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everseg.data.classes.coco import coco_maps
 from everseg.data.classes.drawn import cvat_maps, labelme_maps, yolo_maps
 from everseg.data.classes.hf import HfMaps
 from everseg.data.classes.legend import Legend
@@ -240,6 +241,7 @@ CLASS_READERS: dict[str, Callable[..., Sequence[Any]]] = {
     "labelme": labelme_maps,
     "yolo": yolo_maps,
     "cvat": cvat_maps,
+    "coco": coco_maps,
     "hf": HfMaps,
     "synthetic": SyntheticClasses,
 }

@@ -37,8 +37,8 @@ class Mark:
     parts: tuple[int, ...]
 
 
-class Annotated(Protocol):
-    """An image and what is annotated on it: small and picklable, drawn when asked."""
+class Drawable(Protocol):
+    """An image and what its class map is drawn from: small and picklable."""
 
     @property
     def image(self) -> Path: ...
@@ -46,6 +46,14 @@ class Annotated(Protocol):
     @property
     def path(self) -> Path:
         """The file of the annotations."""
+
+    def labels(self, numbers: Mapping[str, int]) -> NDArray[np.uint8]:
+        """(H, W): the class map, by the number of each label; 0 for others. Raises UserError, naming the
+        file."""
+
+
+class Annotated(Drawable, Protocol):
+    """An image and what is annotated on it, drawn when asked; later parts lie above earlier ones."""
 
     @property
     def name(self) -> str:
@@ -64,12 +72,8 @@ class Annotated(Protocol):
     def truth(self, parts: Sequence[int]) -> list[Any]:
         """What decides how some parts are drawn: for fingerprints; see `Entry.truth`."""
 
-    def labels(self, numbers: Mapping[str, int]) -> NDArray[np.uint8]:
-        """(H, W): the class map, later parts above earlier ones, by the number of each label; 0 for others.
-        Raises UserError, naming the file."""
 
-
-A_co = TypeVar("A_co", bound=Annotated, covariant=True)
+A_co = TypeVar("A_co", bound=Drawable, covariant=True)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class CocoReader(Samples):
             raise UserError(f"{folder} is not a folder; set `images` to the folder of the images")
         found = read_coco_file(source, folder, Wanted(categories, crowd, min_area, use_boxes))
         if skip_faulty:
-            _leave_out_undrawable(found)
+            leave_out_undrawable(found)
         problems = found.faults.sentences()
         present = sorted(found.objects, key=lambda image: image.name)
         entries = []
@@ -112,13 +112,15 @@ class CocoReader(Samples):
             rows = sorted(found.objects[image], key=lambda row: (str(type(row.id)), row.id))
             if instances == "each":
                 names = _names(image, rows)
-                entries += [_entry(image, [row], name, source) for row, name in zip(rows, names, strict=True)]
+                entries += [
+                    object_of(image, [row], name, source) for row, name in zip(rows, names, strict=True)
+                ]
             else:
-                entries.append(_entry(image, rows, image.name, source))
+                entries.append(object_of(image, rows, image.name, source))
         super().__init__(take_evenly(entries, given.limit), given.rule, decoding=given.decoding)
         self.notes = tuple(found.notes)
         if skip_faulty and problems:
-            self.notes = (*_left_out(found), *self.notes)
+            self.notes = (*left_out(found), *self.notes)
         elif problems:
             raise PartlyReadable(problems, self[:])
         if not entries:
@@ -129,13 +131,13 @@ class CocoReader(Samples):
 _NOTHING = "check `categories`, or set crowd: true if all of them have iscrowd: 1"
 
 
-def _leave_out_undrawable(found: CocoFile) -> None:
+def leave_out_undrawable(found: CocoFile) -> None:
     """Note masks that cannot be drawn as faults, and leave them out."""
     for image, rows in found.objects.items():
         kept = []
         for row in rows:
             try:
-                _entry(image, [row], "", found.source).mask()
+                object_of(image, [row], "", found.source).mask()
             except UserError:
                 found.faults.add("annotation", row.id, "has a mask that cannot be drawn or is empty", "")
             else:
@@ -145,7 +147,7 @@ def _leave_out_undrawable(found: CocoFile) -> None:
         del found.objects[image]
 
 
-def _left_out(found: CocoFile) -> tuple[str, ...]:
+def left_out(found: CocoFile) -> tuple[str, ...]:
     used = sum(len(rows) for rows in found.objects.values())
     total = (
         f"{found.source}: skip_faulty leaves out what is wrong, and {used} of {found.rows} annotations are "
@@ -166,7 +168,7 @@ def _names(image: CocoImage, rows: Sequence[Annotation]) -> list[str]:
     return names
 
 
-def _entry(image: CocoImage, rows: Sequence[Annotation], name: str, source: Path) -> CocoObjects:
+def object_of(image: CocoImage, rows: Sequence[Annotation], name: str, source: Path) -> CocoObjects:
     assert image.file is not None, "images without a file are left out"
     return CocoObjects(
         image=image.file,

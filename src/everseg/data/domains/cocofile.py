@@ -39,11 +39,12 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A usable row of `annotations`."""
+    """A usable row of `annotations`. `category` is None where it has none that is an id."""
 
     id: Id
     image: CocoImage
     segmentation: Shape
+    category: Id | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ class CocoFile:
     """The usable part of a COCO file.
 
     objects: annotations by image, in the order of the file.
+    images: all images that are listed and there.
+    categories: the name of each category's id.
     rows: number of annotations in the file.
     notes: sentences on how contradictions were resolved.
     """
 
     source: Path
     objects: dict[CocoImage, list[Annotation]]
+    images: list[CocoImage]
+    categories: dict[Id, str]
     rows: int
     faults: Faults
     notes: list[str] = field(default_factory=list)
@@ -83,9 +88,10 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     listed = _rows(tree, "images", source)
     above = begin_with(row["file_name"] for row in listed if is_named(row))
     images = _Images(listed, Listing(folder, above), faults)
-    categories = None
-    if wanted.categories is not None:
-        categories = _category_ids(_rows(tree, "categories", source), wanted.categories, faults)
+    named: dict[Id, str] = {}
+    if wanted.categories is not None or tree.get("categories"):
+        named = _category_names(_rows(tree, "categories", source), faults)
+    categories = None if wanted.categories is None else _ids_of(wanted.categories, named, source)
     rows = _rows(tree, "annotations", source)
     objects: dict[CocoImage, list[Annotation]] = defaultdict(list)
     extents = CocoExtents(source, step=max(1, len(rows) // SAMPLED))
@@ -98,7 +104,8 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     present = {image: found for image, found in objects.items() if image.file is not None}
     notes = [f"{source}: {sentence}" for sentence in (*images.notes, *_notes(present))]
     notes += extents.notes()
-    return CocoFile(source, present, len(rows), faults, notes)
+    there = [image for image in dict.fromkeys(images.by_id.values()) if image.file is not None]
+    return CocoFile(source, present, there, named, len(rows), faults, notes)
 
 
 def _rows(tree: Any, part: str, source: Path) -> list[Any]:
@@ -218,17 +225,21 @@ def _image(place: str, row: Mapping[str, Any], listing: Listing, faults: Faults)
     return CocoImage(name, file, height, width)
 
 
-def _category_ids(rows: list[Any], names: tuple[str, ...], faults: Faults) -> set[Id]:
-    ids: dict[str, set[Id]] = defaultdict(set)
+def _category_names(rows: list[Any], faults: Faults) -> dict[Id, str]:
+    names: dict[Id, str] = {}
     for place, known, row in _complete(rows, "categories", ("name",), faults):
         if isinstance(row["name"], str):
-            ids[row["name"]].add(known)
+            names.setdefault(known, row["name"])
         else:
             faults.add("row", place, "has a name that is not text", LEAVE_OUT, row["name"])
-    for name in names:
-        if name not in ids:
-            raise unknown(f"category in {faults.source}:", name, ids)
-    return set().union(*(ids[name] for name in names))
+    return names
+
+
+def _ids_of(wanted: tuple[str, ...], names: Mapping[Id, str], source: Path) -> set[Id]:
+    for name in wanted:
+        if name not in names.values():
+            raise unknown(f"category in {source}:", name, list(names.values()))
+    return {known for known, name in names.items() if name in wanted}
 
 
 def _is_empty(segmentation: Any) -> bool:
@@ -300,7 +311,7 @@ def _annotations(
         except NoShape as error:
             fault(f"{error}")
             continue
-        yield Annotation(known, image, shape)
+        yield Annotation(known, image, shape, _id(row.get("category_id")))
 
 
 def _notes(objects: Mapping[CocoImage, list[Annotation]]) -> Iterator[str]:
