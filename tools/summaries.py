@@ -250,13 +250,20 @@ def classes(rows: Sequence[Row]) -> Tables:
 
     old = next(list(first) for row in rows for first, *later in [row["iou"].values()] if later)
 
+    def kept(step: dict[str, float]) -> float:
+        return mean(step[name] for name in old)
+
+    def added(step: dict[str, float]) -> float:
+        return mean(v for name, v in step.items() if name not in old)
+
     def scores(row: Row) -> dict[str, float | None]:
-        steps = list(row["iou"].values())  # Joint training has one.
-        second = mean(steps[1][name] for name in old) if len(steps) > 1 else None
+        steps = list(row["iou"].values())
+        second = steps[1] if len(steps) > 1 else None  # Joint training has one step.
         return {
-            "old after the second step": second,
-            "old at the end": mean(steps[-1][name] for name in old),
-            "new at the end": mean(v for name, v in steps[-1].items() if name not in old),
+            "old after the second step": None if second is None else kept(second),
+            "new after the second step": None if second is None else added(second),
+            "old at the end": kept(steps[-1]),
+            "new at the end": added(steps[-1]),
             "all at the end": mean(steps[-1].values()),
         }
 
@@ -269,8 +276,8 @@ def classes(rows: Sequence[Row]) -> Tables:
             values = [each[column] for each in told]
             cells.append(None if None in values else spread([v for v in values if v is not None]))
         stored = mean(row["bytes_of_images"] for row in own)
-        kept = "all" if method == "joint" else f"{stored / 1000:,.0f} kB" if stored else "nothing"
-        lines.append([METHODS[method], len(own), *cells, kept])
+        images = "all" if method == "joint" else f"{stored / 1000:,.0f} kB" if stored else "nothing"
+        lines.append([METHODS[method], len(own), *cells, images])
         each = [", ".join("\N{EN DASH}" if t[c] is None else f"{t[c]:.3f}" for t in told) for c in told[0]]
         seeds.append([METHODS[method], *each])
     columns = list(told[0])
@@ -278,6 +285,21 @@ def classes(rows: Sequence[Row]) -> Tables:
         "miou": {"columns": ["mIoU", "seeds", *columns, "kept of images"], "rows": lines},
         "seeds": {"columns": ["mIoU of seeds 0, 1, ...", *columns], "rows": seeds},
     }
+
+
+def pairs(rows: Sequence[Row]) -> Tables:
+    """Of benchmarks/pairs.py: a line for each pair."""
+    lines = []
+    for row in rows:
+        (first, after), (second, end) = row["iou"].items()
+        both = row.get("joint")
+        backgrounds = ", ".join(f"{step['background']:.3f}" for step in (after, end))
+        together = f"{both[first]:.3f}, {both[second]:.3f}" if both else None
+        told = [round(value, 3) for value in (after[first], end[first], end[second])]
+        lines.append([f"{first}, then {second}", *told, backgrounds, together])
+    columns = ["stream", "first class after its step", "at the end", "second class"]
+    columns += ["background after each step", "both learned at once"]
+    return {"pairs": {"columns": columns, "rows": lines}}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -297,4 +319,7 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "gate.json": gate,
     "mixed-batch.json": mixed,
     "voc-classes.json": classes,
+    "voc-defaults.json": classes,
+    "painted-classes.json": classes,
+    "pairs.json": pairs,
 }

@@ -202,7 +202,7 @@ def class_stages(
 
 def _note_lacking(samples: ClassSamples | Together, steps: ClassSteps, t: int, then: str) -> None:
     """Note which classes of step t occur in no map, where there are maps."""
-    occurs: NDArray[np.bool_] = samples.presence().any(axis=0)
+    occurs = np.asarray(samples.presence().any(axis=0))
     lacking = [name for name in steps.steps[t] if not occurs[steps.seen(t).index(name) + 1]]
     if lacking and len(samples):
         samples.notes = (*samples.notes, f"no class map shows {' or '.join(lacking)}, {then}")

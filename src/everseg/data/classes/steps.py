@@ -177,9 +177,9 @@ class ClassSteps:
 
 def without_class(present: Bools, legend: Legend) -> Bools:
     """Which images show background and no class of the legend, not even one that no step adds."""
-    shows_class: Bools = present[:, list(legend.names)].any(1)
-    shows_background: Bools = present[:, list(legend.background)].any(1)
-    return shows_background & ~shows_class
+    of_class = np.any(present[:, list(legend.names)], axis=1)
+    of_background = np.any(present[:, list(legend.background)], axis=1)
+    return np.asarray(of_background & ~of_class)
 
 
 def _numbers(legend: Legend, names: Sequence[str] | set[str]) -> list[int]:
