@@ -242,6 +242,11 @@ def test_runs_of_classes_and_of_domains_are_compared_apart(
     classes, domains = shown.out.split("runs of domains: iou")
     assert "runs of classes: iou" in classes and "zero-shot" not in classes and "zero-shot" in domains
     assert "lesions" in domains and "(base 0." in domains
+    assert "scored on different" not in shown.err
+    cracks = Stage(0, "cracks", (), SyntheticDomain("cracks", 1, size=64, split="test"))
+    run(Stream((cracks,)), how, tmp_path / "other", micro)
+    odd = everseg("compare", tmp_path / "plain", tmp_path / "other")
+    assert "plain and other were scored on different domains" in odd.err
     alone = everseg("compare", learned)
     assert (alone.code, alone.err) == (0, "") and "runs of" not in alone.out and "at the end" not in alone.out
 

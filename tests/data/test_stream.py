@@ -182,6 +182,8 @@ def test_mistakes_are_sentences_naming_file_and_place(
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the stream file .*none\.yaml"):
         Stream.from_yaml(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r"Is a directory; give the file, such as .*stream\.yaml"):
+        Stream.from_yaml(tmp_path)
 
 
 def test_a_stream_from_python(make_folder: Make) -> None:

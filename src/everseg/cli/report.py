@@ -86,5 +86,12 @@ def compare(
             show(*worse_lines("" if alone else name, run.results, metric))
             for alarm in run.alarms():
                 show_warning(alarm if alone else f"{name}: {alarm}")
+        scored = [(name, {*results.matrix(metric).columns}) for name, results, _ in rows]
+        odd = [name for name, columns in scored if columns != scored[0][1]]
+        if odd:
+            remark(
+                f"{scored[0][0]} and {', '.join(odd)} were scored on different {kind}, so their means "
+                "cannot be compared"
+            )
     if len(kinds) > 1:
         remark("runs of domains and of classes are scored differently; compare them within a table only")

@@ -166,7 +166,8 @@ def read_stream_file(path: Path) -> StreamSpec | PileSpec | ClassStreamSpec:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text; save it as UTF-8"
-        raise UserError(f"cannot read the stream file {path}: {reason}; check the path") from error
+        todo = f"give the file, such as {path / 'stream.yaml'}" if path.is_dir() else "check the path"
+        raise UserError(f"cannot read the stream file {path}: {reason}; {todo}") from error
     try:
         tree = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # Also dates and numbers that are none.
