@@ -274,6 +274,19 @@ def test_settings_are_described_by_the_strings_below_their_fields() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("size=0", "--score 'size=0': size is 0; it must be a whole number from 1"),
+        ("sise=3", "unknown setting in --score 'sise=3'"),
+        ("size", "--score 'size' has no '=': write it as key=value, as in --score size=original"),
+    ],
+)
+def test_a_wrong_setting_of_scoring_names_its_option(assignment: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+        override(problem_of("eir").Score(), [assignment], "--score")
+
+
 def test_a_wrong_setting_names_the_command_that_lists_them() -> None:
     with pytest.raises(UserError, match=r"did you mean 'rank'.*`everseg settings samcl`"):
         configure("samcl", assignments=["aug.rnk=3"])

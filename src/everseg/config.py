@@ -40,6 +40,10 @@ LARGEST, LARGEST_WHOLE = 3e38, 2**63 - 1
 """Numbers that tensors can hold: floats of single precision, integers of 64 bits."""
 
 
+EXAMPLES = {"--set": "--set tune.fit.epochs=5", "--score": "--score size=original"}
+"""Options that change settings, each as it is used."""
+
+
 class SettingError(UserError, ValueError):
     """A setting has a value that it cannot have. reason: that value, and what it may be."""
 
@@ -123,8 +127,10 @@ def _ranges(config: type) -> list[tuple[str, type, Range, tuple[Any, ...]]]:
     return [(f.name, *found) for f in dataclasses.fields(config) for found in declared(hints[f.name])]
 
 
-def override(config: C, assignments: Iterable[str]) -> C:
+def override(config: C, assignments: Iterable[str], option: str = "--set") -> C:
     """A copy of a (nested) frozen dataclass with `key.sub=value` assignments applied; values are YAML.
+
+    option: what they were given with, for messages.
 
     Raises:
         UserError: a key that does not exist (the nearest is named) or a value of the wrong type.
@@ -133,16 +139,22 @@ def override(config: C, assignments: Iterable[str]) -> C:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(
-                f"--set {assignment!r} has no '=': write it as key=value, as in --set tune.fit.epochs=5"
+                f"{option} {assignment!r} has no '=': write it as key=value, as in {EXAMPLES[option]}"
             )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(
-                f"--set {assignment!r}: the value is not valid YAML; write a number, true, false, a list "
+                f"{option} {assignment!r}: the value is not valid YAML; write a number, true, false, a list "
                 "such as [1,2], or a text in quotes"
             ) from error
-        config = _assign(config, key.strip().split("."), value, text, f"--set {assignment!r}")
+        where = f"{option} {assignment!r}"
+        try:
+            config = _assign(config, key.strip().split("."), value, text, where)
+        except SettingError as error:
+            if option == "--set":  # The method's name is added where it is known.
+                raise
+            raise UserError(f"{where}: {error}") from error
     return config
 
 

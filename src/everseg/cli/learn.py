@@ -149,7 +149,7 @@ def learn(
         from_anywhere(base) if base else "",
         preset,
         seed,
-        override(kind.presets().get(preset, kind()), scoring or []),
+        override(kind.presets().get(preset, kind()), scoring or [], "--score"),
         evaluate,
         baseline,
         precision,
@@ -225,7 +225,7 @@ def evaluate(
     from everseg.runs.problem import check_fits
 
     current = load(run, base)
-    how = override(everywhere(current.config.score, "workers", workers), scoring or [])
+    how = override(everywhere(current.config.score, "workers", workers), scoring or [], "--score")
     opened = open_stream(stream, run) if stream is not None else own_stream(current)
     problem = check_fits(opened, current.config.method)
     problem.check_order(opened, current.record.learned)
