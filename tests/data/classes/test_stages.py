@@ -495,6 +495,13 @@ def test_ade20k_names_its_classes(data_root: Path) -> None:
     assert bool(((sample.labels == 1) == (raw == 1)).all())
 
 
+@pytest.mark.usefixtures("two")
+def test_two_stages_of_one_name_are_refused(write_stream: Write) -> None:
+    stages = "stages: [{name: a, classes: [dog]}, {name: a, classes: [cat]}]\n"
+    with pytest.raises(UserError, match="two stages are named 'a'"):
+        Stream.from_yaml(write_stream(f"{NAMES}train: train\ntest: test\n{stages}"))
+
+
 def test_a_map_of_void_alone_is_doubted(make_maps: Make, write_stream: Write) -> None:
     make_maps("train", [[1]] * 24 + [[255]])
     make_maps("test", [[1], [1]], seed=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -277,15 +277,15 @@ def open_class_stages(
     if not spec.steps:
         legends = [legend if source is None else source.legend for source in train]
         listed = zip(spec.stages, legends, strict=True)
-        steps = _steps({s.name: tuple(_named(c, known, s.name) for c in s.classes) for s, known in listed})
+        steps = _steps([(s.name, tuple(_named(c, known, s.name) for c in s.classes)) for s, known in listed])
         train = _aware(train)
     return class_stages(names, steps, train, test, spec.setting, spec.unseen_as, val, spec.empty_maps)
 
 
-def _steps(listed: Mapping[str, tuple[str, ...]]) -> ClassSteps:
+def _steps(listed: Sequence[tuple[str, tuple[str, ...]]]) -> ClassSteps:
     """The steps of stages, by their names, which `ClassSteps` does not know when it reports mistakes."""
     first: dict[str, str] = {}
-    for stage, classes in listed.items():
+    for stage, classes in listed:
         if not classes:
             raise UserError(f"stage {stage!r} adds no classes; list at least one or remove the stage")
         for name in classes:
@@ -293,7 +293,7 @@ def _steps(listed: Mapping[str, tuple[str, ...]]) -> ClassSteps:
                 where = f"stage {stage!r} twice" if first[name] == stage else f"{first[name]!r} and {stage!r}"
                 raise UserError(f"class {name!r} is in {where}; keep it in one stage")
             first[name] = stage
-    return ClassSteps(tuple(listed.values()))
+    return ClassSteps(tuple(classes for _, classes in listed))
 
 
 def _aware(sources: Sequence[Labelled | None]) -> list[Labelled | None]:
