@@ -103,6 +103,10 @@ def test_what_is_wrong_is_said_with_the_row(tmp_path: Path, write_stream: Callab
         coco_maps(tmp_path / "pictures", file)
     maps = coco_maps(tmp_path / "pictures", file, skip_faulty=True)
     assert int(maps[0].labels.sum()) == 100 and any("skip_faulty leaves out" in note for note in maps.notes)
+    strange = [{"id": 9, "image_id": 0, "category_id": 77, "segmentation": [square(2, 2, 10)]}]
+    with pytest.raises(PartlyReadable, match="annotation 9 has a category that is not listed"):
+        coco_maps(tmp_path / "pictures", write(tmp_path, annotations=strange))
+    write(tmp_path, annotations=bad)
     Image.new("RGB", (9, 9)).save(tmp_path / "pictures/0.png")
     with pytest.raises(UserError, match=r"0\.png is 9x9 .* is of an image of 20x20"):
         maps[0]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from everseg.data.classes.drawn import DrawnMaps, drawn
 from everseg.data.domains.annotated import Annotations
 from everseg.data.domains.coco import CocoObjects, leave_out_undrawable, left_out, object_of
-from everseg.data.domains.cocofile import Wanted, read_coco_file
+from everseg.data.domains.cocofile import LEAVE_OUT, Wanted, read_coco_file
 from everseg.data.domains.options import MapOptions
 from everseg.errors import UserError
 
@@ -62,13 +62,18 @@ def coco_maps(
     """
     if not images.is_dir():
         raise UserError(f"{images} is not a folder; set `images` to the folder of the images")
-    found = read_coco_file(annotations, images, Wanted(categories, crowd=True, use_boxes=use_boxes))
-    if skip_faulty:
-        leave_out_undrawable(found)
-    problems = found.faults.sentences()
+    found = read_coco_file(
+        annotations, images, Wanted(categories, crowd=True, use_boxes=use_boxes, named=True)
+    )
     classes = [name for _, name in sorted(found.categories.items(), key=lambda item: str(item[0]).zfill(20))]
     if not classes:
         raise UserError(f"{annotations} has no categories, which are the classes; add the list categories")
+    for row in (row for rows in found.objects.values() for row in rows):
+        if row.category not in found.categories:
+            found.faults.add("annotation", row.id, "has a category that is not listed", LEAVE_OUT)
+    if skip_faulty:
+        leave_out_undrawable(found)
+    problems = found.faults.sentences()
     maps = []
     for image in sorted(found.images, key=lambda image: image.name):
         assert image.file is not None, "images without a file are left out"

@@ -49,12 +49,14 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which annotations to use; the fields are options of `CocoReader`."""
+    """Which annotations to use; the fields are options of `CocoReader`, but for `named`: whether every
+    annotation must have a category that is listed."""
 
     categories: tuple[str, ...] | None = None
     crowd: bool = False
     min_area: float = 0
     use_boxes: bool = False
+    named: bool = False
 
 
 @dataclass
@@ -63,7 +65,7 @@ class CocoFile:
 
     objects: annotations by image, in the order of the file.
     images: all images that are listed and there.
-    categories: the name of each category's id.
+    categories: the name of each category's id, if categories are wanted.
     rows: number of annotations in the file.
     notes: sentences on how contradictions were resolved.
     """
@@ -89,7 +91,7 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     above = begin_with(row["file_name"] for row in listed if is_named(row))
     images = _Images(listed, Listing(folder, above), faults)
     named: dict[Id, str] = {}
-    if wanted.categories is not None or tree.get("categories"):
+    if wanted.categories is not None or wanted.named:
         named = _category_names(_rows(tree, "categories", source), faults)
     categories = None if wanted.categories is None else _ids_of(wanted.categories, named, source)
     rows = _rows(tree, "annotations", source)
