@@ -46,6 +46,9 @@ def world() -> World:
     cpu = not torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World(0, 1, torch.device("cpu" if cpu else "cuda"))
+    # Imported before there is a group: the defaults of its functions hold the one that they find, so that it
+    # could not be left, and transformers imports it sooner or later.
+    import torch.distributed.nn.functional
     from accelerate import PartialState
 
     state = PartialState(cpu=cpu)
@@ -54,8 +57,8 @@ def world() -> World:
 
 
 def _leave() -> None:
-    """Leave the process group, unless the program has: a thread of it that waits for the lock of an
-    interpreter that is gone aborts the process."""
+    """Leave the process group, unless the program has: its threads abort the process now and then if
+    they outlive the interpreter."""
     import torch.distributed as dist
 
     if dist.is_initialized():
