@@ -443,6 +443,7 @@ def test_the_doctor_says_what_would_be_chosen_and_what_it_would_take(
     few = ("--set", "tune.first.batch=2", "--set", "tune.later.batch=2", "--set", "tune.crop=64")
     said = everseg("doctor", "--stream", folder / "two.yaml", *few)
     assert said.code == 0 and "chosen for 8 + 8 images" in said.err
+    assert "gamma_later" not in said.out, "said once"
     assert "per gradient step of 2 crops of 64 pixels" in said.out
     assert "one  8 images, 300 gradient steps: training" in said.out
     found = json.loads(everseg("doctor", "--stream", folder / "two.yaml", *few, "--json").out)

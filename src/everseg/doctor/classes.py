@@ -18,7 +18,6 @@ from everseg.fit import steps_of
 from everseg.methods import build, find
 from everseg.results import bytes_text
 from everseg.runs.data import to_learn
-from everseg.runs.defaults import SCORE
 from everseg.runs.folder import base_of
 from everseg.runs.run import RunConfig
 from everseg.types import NoScratch, Stage
@@ -116,15 +115,15 @@ def _shown(stage: Stage, config: RunConfig) -> Sequence[Any]:
 
 
 def class_text(found: ClassFindings) -> str:
-    """The findings for people."""
+    """The findings for people. Settings that were proposed have been announced."""
     m, tune = found.machine, found.config.settings.tune
     gpu = f"; {m.gpu}, {bytes_text(m.gpu_memory_free)} free" if m.gpu else ""
     first, *later = (f"{s:.2g} s" for s in found.step_seconds)
-    chosen = {n.removeprefix(SCORE): v for n, v in found.config.proposed.items()}
+    plain = [] if found.config.proposed else ["settings  those of the preset, as they are"]
     lines = [
         f"machine   {m.system}, {m.cores} cores, {m.threads} of them used, "
         f"memory {bytes_text(m.memory_free)} free{gpu}",
-        f"chosen    {', '.join(f'{n}={v}' for n, v in chosen.items()) or 'nothing: the preset as it is'}",
+        *plain,
         f"speed     {first} per gradient step of {tune.first.batch} crops of {tune.crop} pixels"
         f"{f', {later[0]} in later stages' if later else ''}, {found.image_seconds:.2g} s per image scored",
         f"forecast of a run of {found.stream} with {found.config.method}, preset {found.config.preset}",
