@@ -16,7 +16,7 @@ from everseg.errors import UserError
 from everseg.files import load_state
 from everseg.methods import configure
 from everseg.results import BASE
-from everseg.runs.data import check_learned, read_ahead
+from everseg.runs.data import check_learned, read_ahead, trained_tests
 from everseg.runs.folder import load
 from everseg.runs.learn import run
 from everseg.runs.run import RunConfig
@@ -215,3 +215,20 @@ def test_a_run_that_knows_one_fingerprint_is_held_to_both(micro: Any, tmp_path: 
     changed = stream(stage(0, "lesions", count=3))
     with pytest.raises(UserError, match="stage 'lesions' was learned from other data"):
         check_learned(changed, changed.stages, load(tmp_path / "run", micro).record)
+
+
+class InFiles(list[str]):
+    """Samples of which only the image files matter."""
+
+    def file(self, index: int) -> str:
+        return self[index]
+
+
+def test_images_that_are_trained_and_tested_on_are_named() -> None:
+    own, later = InFiles(["a.png", "b.png"]), InFiles(["c.png", "d.png", "e.png"])
+    in_memory = Stage(2, "lists", *([sample] for sample in SyntheticDomain("lesions", 2, size=64)))
+    apart = [Stage(0, "old", own, InFiles(["x.png"])), Stage(1, "new", later, InFiles(["y.png"])), in_memory]
+    assert trained_tests(apart) == ""
+    mixed = [replace(apart[0], test=InFiles(["x.png", "d.png", "c.png"])), *apart[1:]]
+    told = trained_tests(mixed)
+    assert "stage 'new' trains on c.png, which stage 'old' tests on (and 1 more)" in told

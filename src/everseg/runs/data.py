@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from everseg.data import Stream
+from everseg.data.described import Described, described
 from everseg.data.names import twice
 from everseg.data.stream import Fingerprints
 from everseg.data.trial import Trial, Tried
@@ -100,6 +101,31 @@ def refuse_retest(stream: Stream, stages: Sequence[Stage]) -> None:
             "scored on, while the training data are the same; restore them, or add --retest, which scores "
             "the run on the new ones and leaves out what was measured on the old ones"
         )
+
+
+def trained_tests(stages: Sequence[Stage]) -> str:
+    """What is wrong if image files that one stage trains on are among those that another, or the same, tests
+    on: a sentence, "" if none is. Copies of a picture under other names are left to `everseg data check`."""
+    trained: dict[str, str] = {}
+    for stage in stages:
+        for file in _files(stage.train):
+            trained.setdefault(file, stage.name)
+    tested = {file: stage.name for stage in reversed(stages) for file in _files(stage.test) if file in trained}
+    if not tested:
+        return ""
+    file, name = min(tested.items())
+    more = f" (and {len(tested) - 1} more)" if len(tested) > 1 else ""
+    return (
+        f"stage {trained[file]!r} trains on {file}, which stage {name!r} tests on{more}: scores on trained "
+        "images say nothing about new ones; `everseg data check` lists them"
+    )
+
+
+def _files(samples: Sequence[Any]) -> list[str]:
+    """The image files of samples that have any."""
+    told = described(samples)
+    files = [told.file(place) for place in range(len(samples))]
+    return [file for place, file in enumerate(files) if file != Described.file(told, place)]
 
 
 def read_ahead(samples: Sequence[Any], where: str, workers: int, *, by_name: bool = False) -> None:

@@ -31,6 +31,7 @@ from everseg.runs.data import (
     read_ahead,
     refuse_retest,
     to_learn,
+    trained_tests,
 )
 from everseg.runs.defaults import default_method, with_defaults
 from everseg.runs.discover import opened_with_domains
@@ -205,6 +206,8 @@ def run_stages(
         if not retest:
             refuse_retest(stream, changed)
         todo = [s for s in _upto(stages, until) if s.name not in current.learned]
+        if todo and world().main and (fault := trained_tests(stages)):
+            remark(fault)
         giver = None if first is None else _giver(Path(first), current)
         _check_not_forgotten(stream, todo, current)
         read = set(current.learned)  # Their test samples were scored.
