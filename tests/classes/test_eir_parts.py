@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from everseg.classes.completed import complete
 from everseg.classes.instances import HarvestConfig, InstancePool, PasteConfig, cut, find_instances, paste
-from everseg.classes.instances.rows import Paster, completed_in_crops
+from everseg.classes.instances.rows import InstanceRows, Paster, completed_in_crops
 from everseg.classes.losses import masked_mean, new_region, pseudo_labels, row_mean, sigmoid_kd, soft_bce
 from everseg.classes.losses.sigmoid import decomposed_kd, split_scores
 from everseg.classes.tune import ClassTuneConfig, Crops, collate
@@ -119,6 +120,25 @@ def test_workers_paste_what_the_main_process_would() -> None:
     assert torch.equal(ours.images, again.images) and not torch.equal(ours.images, plain.images)
     assert ours.share is not None and ours.share.any() and plain.share is None
     assert torch.equal(ours.labels, plain.labels)
+
+
+def test_new_classes_are_replayed_beside_old_ones_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[set[int]] = []
+
+    class Watched(InstanceRows):
+        def __init__(self, pool: InstancePool, *given: Any, **more: Any) -> None:
+            super().__init__(pool, *given, **more)
+            seen.append({instance.label for instance in self.instances})
+
+    monkeypatch.setattr("everseg.classes.methods.eir.InstanceRows", Watched)
+    for asked in ("false", "true"):
+        learner = ClassTrial(find("eir"), (f"replay_new={asked}",)).fresh()
+        for step in (0, 1):
+            learner.learn(micro_step(step), NoScratch())
+        old, new = set(range(1, learner.model.new().start)), set(learner.model.new())
+        assert seen.pop() == (old | new if asked == "true" else old)
 
 
 # ---------------------------------------------------------------- what the old model completes

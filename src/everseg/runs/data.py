@@ -110,7 +110,9 @@ def trained_tests(stages: Sequence[Stage]) -> str:
     for stage in stages:
         for file in _files(stage.train):
             trained.setdefault(file, stage.name)
-    tested = {file: stage.name for stage in reversed(stages) for file in _files(stage.test) if file in trained}
+    tested = {
+        file: stage.name for stage in reversed(stages) for file in _files(stage.test) if file in trained
+    }
     if not tested:
         return ""
     file, name = min(tested.items())

@@ -79,6 +79,16 @@ def test_old_instances_make_room_for_new_classes() -> None:
     assert {n for n in pool.items if n[:3] in ("001", "002")} < before
 
 
+def test_new_classes_get_as_many_beside_old_ones_for_the_time_of_a_step() -> None:
+    pool = InstancePool(6)
+    pool.refill([Candidate(c, k) for c in (1, 2) for k in range(9)], made, seed=0, step=1)
+    found = [Candidate(3, k) for k in range(20)] + [Candidate(4, 0)]
+    both = pool.with_new(found, made, seed=0, step=2)
+    assert both.items.items() > pool.items.items() and len(pool) == 6, "the pool is what it was"
+    assert [len(items) for items in both.by_class().values()] == [3, 3, 5, 1], "4 leaves its rest to 3"
+    assert counts(InstancePool().with_new(found, made, seed=0, step=1)) == []
+
+
 def test_only_what_is_chosen_is_cut_out() -> None:
     calls = []
     pool = InstancePool(4)

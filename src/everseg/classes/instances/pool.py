@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,6 +173,22 @@ class InstancePool:
             if budget.admit(item.nbytes):
                 kept[item.name] = item
         self.items = kept
+
+    def with_new(
+        self, found: Sequence[T], cut: Callable[[T], Instance], *, seed: int, step: int
+    ) -> InstancePool:
+        """This pool with as many instances of each class found as it has of one of its own on average. Its
+        limits do not hold for them.
+
+        found, cut: as in `refill`.
+        """
+        classes = {candidate.label for candidate in found}  # type: ignore[attr-defined]
+        each = math.ceil(len(self) / max(1, len(self.by_class())))
+        new = InstancePool(each * len(classes))
+        new.refill(found, cut, seed=seed, step=step)
+        both = InstancePool(self.count + new.count)
+        both.items = self.items | new.items
+        return both
 
     def remove(self, *, name: str = "", image: str = "", prefix: str = "") -> list[str]:
         """Take out one instance, all of an image, or all of images whose names begin alike (a patient's).

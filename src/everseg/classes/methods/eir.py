@@ -25,7 +25,7 @@ CVPR 2025. Its equations are not known to us and its code cannot run; docs/eir.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,6 +79,9 @@ class EIRConfig(Checked):
     """Paste stored instances into new images (route B). [EIR]"""
     outside: Literal["void", "background"] = "void"
     """Label of what surrounds a replayed instance: "void" is not trained. [EIR's code: background]"""
+    replay_new: bool = False
+    """Replay and paste instances of the step's own classes, too, so that being cut out does not tell old
+    classes from new ones. [ours]"""
     replay_visible: Share = field(default=0.25, metadata=before(0.0))
     """Share of a replayed instance's box that its crop shows, drawn again until it does. [EIR's code: 0]"""
     replay_weight: Amount = 1.0
@@ -169,29 +172,28 @@ class EIR(ClassLearner):
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
+        pool = self._with_new(stage) if config.replay_new and len(self.pool) else self.pool
+        paster = Paster(pool, config.paste) if config.pasting and len(pool) else None
 
         def loss(batch: Batch) -> Tensor:
-            return self._first(batch) if old is None else self._later(batch, old)
+            return self._first(batch) if old is None else self._later(batch, old, paster)
 
-        crops = self._rows(stage, old)
+        crops = self._rows(stage, old, pool, paster)
         figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
         return {**figures, **self.remember(stage)}
 
-    def _rows(self, stage: Stage, old: Segmenter | None) -> Crops:
+    def _rows(self, stage: Stage, old: Segmenter | None, pool: InstancePool, paster: Paster | None) -> Crops:
         """The training rows of a step, with what is replayed of old ones."""
         config, tune = self.config, self.config.tune
         if old is None:
             return Crops(stage.train, tune, self.seed, stage.name)
         how: Any = {"visible": config.replay_visible, "outside": config.outside}
-        replayed = InstanceRows(self.pool, tune, **how) if config.replay else None
+        replayed = InstanceRows(pool, tune, **how) if config.replay else None
         if config.complete == "crop":
             return Crops(stage.train, tune, self.seed, stage.name, replayed)
         completed = complete(old, stage.train, config.sure, name=stage.name, workers=tune.later.workers)
-        more: Any = {"beside": completed, "finish": self._paster()}
+        more: Any = {"beside": completed, "finish": paster}
         return Crops(stage.train, tune, self.seed, stage.name, replayed, **more)
-
-    def _paster(self) -> Paster | None:
-        return Paster(self.pool, self.config.paste) if self.config.pasting and len(self.pool) else None
 
     def _first(self, batch: Batch) -> Tensor:
         config = self.config
@@ -201,10 +203,10 @@ class EIR(ClassLearner):
         told, labelled = soft_bce(z, labels, gamma_K=gamma, background=config.background)
         return masked_mean(told + config.auxiliary * auxiliary_loss(z), labelled)
 
-    def _later(self, batch: Batch, old: Segmenter) -> Tensor:
+    def _later(self, batch: Batch, old: Segmenter, paster: Paster | None) -> Tensor:
         model, config = self.model, self.config
         if batch.completed is None:
-            batch = completed_in_crops(batch, old, config.sure, self._paster())
+            batch = completed_in_crops(batch, old, config.sure, paster)
         pixels = model.pixels(batch.images)
         out, before = model(pixels), old(pixels)
         z, z_old = out.full(), before.full()
@@ -236,9 +238,14 @@ class EIR(ClassLearner):
             )
         return value
 
-    def remember(self, stage: Stage) -> Mapping[str, float]:
-        """Find instances of the step's classes in its full label maps, and share the pool out again. The maps
-        are shared out among the processes."""
+    def _with_new(self, stage: Stage) -> InstancePool:
+        """The pool and, for the time of the step, instances of its classes."""
+        where, cut_out = self._found(stage)
+        return self.pool.with_new(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
+
+    def _found(self, stage: Stage) -> tuple[Mapping[Found, int], Callable[[Found], Instance]]:
+        """Instances of the step's classes in its full label maps, each with the place of its sample, and what
+        cuts one out. The maps are shared out among the processes."""
         config, step = self.config, len(self.model.counts) - 1
         samples = stage.train if config.count else ()
         where = find_all(
@@ -249,10 +256,15 @@ class EIR(ClassLearner):
             sample: SemanticSample = stage.train[where[found]]
             return cut(sample.image, sample.labels, found, step, config.harvest)
 
-        self.pool.refill(list(where), cut_out, seed=self.seed, step=step)
-        if len(samples):
+        return where, cut_out
+
+    def remember(self, stage: Stage) -> Mapping[str, float]:
+        """Share the pool out again, now with instances of the step's classes."""
+        where, cut_out = self._found(stage)
+        self.pool.refill(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
+        if self.config.count and len(stage.train):
             found, kept = {each.label for each in where}, set(self.pool.by_class())
-            remark_lacking(stage.classes, self.model.new(), found, kept, config.harvest)
+            remark_lacking(stage.classes, self.model.new(), found, kept, self.config.harvest)
         return {"instances": float(len(self.pool)), "instance_bytes": float(self.pool.nbytes)}
 
     def state_dict(self) -> State:
