@@ -1,14 +1,14 @@
 """Two classes of PASCAL VOC, one after the other, with `everseg learn`'s default settings.
 
     python benchmarks/pairs.py $EVERSEG_DATA/voc2012_256 --out FOLDER [--pairs horse-sheep cat-dog ...]
-        [--images 60] [--joint] [--seed 0] [--json FILE]
+        [--images 60] [--joint] [--seeds 0 1] [--set KEY=VALUE ...] [--json FILE]
 
 Each pair is a stream of two steps: --images training images of the first class, then as many of the second,
 none of which shows both. Half as many other training images of each are scored, so that no test image of
 VOC is looked at; images of 2007 are left out, because labels are painted into them. The order of the images
 is that of hashes of their names, the same on every machine. --joint also learns both classes at once, in as
-many gradient steps and with the same crops, which shows how well they can be told apart at all. Streams and
-runs lie in FOLDER; none is run twice.
+many gradient steps and with the same crops, which shows how well they can be told apart at all. --set changes
+the second step. Streams and runs lie in FOLDER; none is run twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ import numpy as np
 from PIL import Image
 from rows import write_rows
 
+from everseg.classes.scoring import score_classes
+from everseg.data import Stream
+from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.data.classes.legend import VOC
 from everseg.runs.folder import load
 
@@ -87,6 +91,14 @@ def iou_of(run: Any) -> dict[str, dict[str, float]]:
     }
 
 
+def untaught(run: Any, stream: Path) -> float:
+    """IoU of the first class on the test images of both, by a run that has not learned the second."""
+    first, second = Stream.from_yaml(stream).stages
+    classes = [BACKGROUND, *first.classes, *second.classes]
+    confusion = score_classes(run.learner.predict, second.test, classes, run.config.score)
+    return float(confusion.scores("zero")[classes[1]])
+
+
 def joint_words(run: Any) -> list[str]:
     """Joint training as the steps of a run were trained: the same crops and rates, and all steps together."""
     tune = run.config.settings.tune
@@ -106,33 +118,45 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", default=PAIRS)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--joint", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = shown(given.voc)
+    settings = [word for setting in given.set for word in ("--set", setting)]
+    name = "-".join(["run", *given.set])
     rows = []
-    print("| pair | first class after its step | at the end | second class | both at once |")
-    print("|---|---|---|---|---|")
-    for pair in given.pairs:
+    print("| pair | seed | first class after its step | at the end | second class | both at once |")
+    print("|---|---|---|---|---|---|")
+    for pair, seed in product(given.pairs, given.seeds):
         first, second = pair.split("-")
-        stream = write_stream(given.voc, given.out, pair, given.images, found)
-        seed = ("--seed", str(given.seed))
-        run = learn(stream, given.out / f"run-{pair}", *seed)
+        stream, words = write_stream(given.voc, given.out, pair, given.images, found), ["--seed", str(seed)]
+        start = given.out / f"first-{pair}-{seed}"
+        began = learn(stream, start, *words, "--until", first)
+        run = learn(
+            stream, given.out / f"{name}-{pair}-{seed}", *words, *settings, "--first-stage", str(start)
+        )
         iou = iou_of(run)
-        row: dict[str, Any] = {"pair": pair, "images": given.images, "iou": iou}
-        row["seconds"] = round(sum(run.summary()["stage_seconds"]), 1)
+        row: dict[str, Any] = {
+            "pair": pair,
+            "seed": seed,
+            "set": given.set,
+            "images": given.images,
+            "iou": iou,
+        }
+        row["untaught"] = untaught(began, stream)
         if given.joint:
-            joint = learn(stream, given.out / f"joint-{pair}", *joint_words(run), *seed)
+            joint = learn(stream, given.out / f"joint-{pair}-{seed}", *joint_words(run), *words)
             (row["joint"],) = iou_of(joint).values()
         rows.append(row)
         together = ", ".join(f"{row['joint'][c]:.3f}" for c in (first, second)) if given.joint else ""
         ends = f"{iou[first][first]:.3f} | {iou[second][first]:.3f} | {iou[second][second]:.3f}"
-        print(f"| {first}, then {second} | {ends} | {together} |", flush=True)
+        print(f"| {first}, then {second} | {seed} | {ends} | {together} |", flush=True)
     if given.json:
         about = (
             "Two classes of PASCAL VOC in two steps, default settings, MobileNetV2; held-out training images."
         )
-        write_rows(given.json, about, [given.seed], rows)
+        write_rows(given.json, about, given.seeds, rows)
 
 
 if __name__ == "__main__":

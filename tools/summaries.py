@@ -239,6 +239,7 @@ METHODS = {
     "ssul": "SSUL",
     "dkd": "DKD",
     "dkd-m": "DKD-M",
+    "dkd-m-quiet": "DKD-M, `memory_teaches=false`",
     "star": "STAR",
     "eir-features": "EIR, features instead of pixels",
     "eir": "**EIR**",
@@ -287,19 +288,28 @@ def classes(rows: Sequence[Row]) -> Tables:
     }
 
 
+UNTAUGHT = "first class on the last test images, before the second step"
+
+
 def pairs(rows: Sequence[Row]) -> Tables:
-    """Of benchmarks/pairs.py: a line for each pair."""
-    lines = []
+    """Of benchmarks/pairs.py: a line for each pair and seed, and the settings tried in the second step."""
+    lines, tried = [], []
     for row in rows:
         (first, after), (second, end) = row["iou"].items()
         both = row.get("joint")
         backgrounds = ", ".join(f"{step['background']:.3f}" for step in (after, end))
         together = f"{both[first]:.3f}, {both[second]:.3f}" if both else None
-        told = [round(value, 3) for value in (after[first], end[first], end[second])]
-        lines.append([f"{first}, then {second}", *told, backgrounds, together])
-    columns = ["stream", "first class after its step", "at the end", "second class"]
-    columns += ["background after each step", "both learned at once"]
-    return {"pairs": {"columns": columns, "rows": lines}}
+        told = [f"{first}, then {second}", row["seed"]]
+        told += [f"{value:.3f}" for value in (after[first], end[first], end[second])]
+        early = f"{row['untaught']:.3f}" if "untaught" in row else None
+        lines.append([*told, early, backgrounds, together])
+        tried.append([", ".join(f"`{s}`" for s in row["set"]) or "the default", *told, backgrounds])
+    columns = ["stream", "seed", "first class after its step", "at the end", "second class"]
+    columns.append("background after each step")
+    return {
+        "pairs": {"columns": [*columns[:-1], UNTAUGHT, columns[-1], "both learned at once"], "rows": lines},
+        "tried": {"columns": ["settings of the second step", *columns], "rows": tried},
+    }
 
 
 def spread(values: Sequence[float]) -> str:
@@ -321,5 +331,7 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "voc-classes.json": classes,
     "voc-defaults.json": classes,
     "painted-classes.json": classes,
+    "painted-variants.json": classes,
     "pairs.json": pairs,
+    "pairs-tried.json": pairs,
 }

@@ -76,6 +76,12 @@ def test_an_epoch_schedule_stays_on_an_accelerator_where_it_is_long_enough() -> 
     assert few == FEWEST and many == 60 * (10_000 // 24)
 
 
+@pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])
+def test_eir_replays_new_classes_beside_old_ones_where_images_are_few(later: int, beside: bool) -> None:
+    assert asked(counts=(500, 30, later)).settings["replay_new"] is beside
+    assert "replay_new" not in asked(method="dkd", counts=(500, 30, later)).settings
+
+
 def test_small_objects_weigh_more() -> None:
     large, small = (asked(object_side=side).settings["gamma_later"] for side in (150, 25))
     assert 1 <= large < small <= 6

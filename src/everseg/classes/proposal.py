@@ -34,6 +34,8 @@ BATCH, BATCH_CPU = 24, 8
 """Examples per gradient step. [DKD, EIR: 24]"""
 FEWEST, MOST_CPU = 300, 900
 """Gradient steps of a stage: at least, and at most on a CPU."""
+FEW = 100
+"""Images of a later step up to which EIR replays its instances, too; measured with 60."""
 PER_IMAGE = 38.0
 """Gradient steps on a CPU are so many times the root of the number of images."""
 LIGHTEST, HEAVIEST = 1.0, 6.0
@@ -108,6 +110,7 @@ def propose(
     weight = _weight(facts.share)
     wanted |= {"gamma": max(2.0, weight), "gamma_later": weight}
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
+    wanted["replay_new"] = later <= FEW
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
