@@ -146,16 +146,15 @@ def main() -> None:
         }
         row["untaught"] = untaught(began, stream)
         if given.joint:
-            joint = learn(stream, given.out / f"joint-{pair}-{seed}", *joint_words(run), *words)
+            joint = learn(stream, given.out / f"joint-{name}-{pair}-{seed}", *joint_words(run), *words)
             (row["joint"],) = iou_of(joint).values()
         rows.append(row)
         together = ", ".join(f"{row['joint'][c]:.3f}" for c in (first, second)) if given.joint else ""
         ends = f"{iou[first][first]:.3f} | {iou[second][first]:.3f} | {iou[second][second]:.3f}"
         print(f"| {first}, then {second} | {seed} | {ends} | {together} |", flush=True)
     if given.json:
-        about = (
-            "Two classes of PASCAL VOC in two steps, default settings, MobileNetV2; held-out training images."
-        )
+        how = "settings tried in the second step" if given.set else "default settings"
+        about = f"Two classes of PASCAL VOC in two steps, {how}, MobileNetV2; held-out training images."
         write_rows(given.json, about, given.seeds, rows)
 
 

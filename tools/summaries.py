@@ -288,7 +288,7 @@ def classes(rows: Sequence[Row]) -> Tables:
     }
 
 
-UNTAUGHT = "first class on the last test images, before the second step"
+UNTAUGHT = "before the second step, on the images scored at the end"
 
 
 def pairs(rows: Sequence[Row]) -> Tables:

@@ -217,18 +217,31 @@ def test_a_run_that_knows_one_fingerprint_is_held_to_both(micro: Any, tmp_path: 
         check_learned(changed, changed.stages, load(tmp_path / "run", micro).record)
 
 
-class InFiles(list[str]):
+class InFiles(list[Path]):
     """Samples of which only the image files matter."""
 
     def file(self, index: int) -> str:
-        return self[index]
+        return str(self[index])
 
 
-def test_images_that_are_trained_and_tested_on_are_named() -> None:
-    own, later = InFiles(["a.png", "b.png"]), InFiles(["c.png", "d.png", "e.png"])
-    in_memory = Stage(2, "lists", *([sample] for sample in SyntheticDomain("lesions", 2, size=64)))
-    apart = [Stage(0, "old", own, InFiles(["x.png"])), Stage(1, "new", later, InFiles(["y.png"])), in_memory]
+def test_images_that_are_trained_and_tested_on_are_named(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.png" for name in "abcdxy"]
+    for file in files:
+        file.touch()
+    a, b, c, d, x, y = files
+    old, new = InFiles([a, b]), InFiles([c, d])
+    apart = stream(Stage(0, "old", old, InFiles([x])), Stage(1, "new", new, InFiles([y])))
     assert trained_tests(apart) == ""
-    mixed = [replace(apart[0], test=InFiles(["x.png", "d.png", "c.png"])), *apart[1:]]
+    mixed = stream(Stage(0, "old", old, InFiles([x, d, c])), apart.stages[1])
     told = trained_tests(mixed)
-    assert "stage 'new' trains on c.png, which stage 'old' tests on (and 1 more)" in told
+    assert f"stage 'new' trains on {c}, which stage 'old' tests on (and 1 more)" in told
+    assert "which stage 'far' tests on" in trained_tests(
+        stream(*apart.stages, unseen=[Stage(2, "far", (), InFiles([a]))])
+    )
+
+
+def test_samples_in_memory_and_names_that_come_again_are_no_trained_tests() -> None:
+    kinds = ["ball", "tile"]
+    painted = [list(SyntheticClasses(6, split, size=64, kinds=kinds)) for split in ("train", "test")]
+    assert trained_tests(Stream.of_classes(*painted, [["ball"], ["tile"]], classes=kinds)) == ""
+    assert trained_tests(stream(Stage(0, "names", InFiles([Path("1.png")]), InFiles([Path("1.png")])))) == ""

@@ -119,7 +119,7 @@ def class_text(found: ClassFindings) -> str:
     m, tune = found.machine, found.config.settings.tune
     gpu = f"; {m.gpu}, {bytes_text(m.gpu_memory_free)} free" if m.gpu else ""
     first, *later = (f"{s:.2g} s" for s in found.step_seconds)
-    plain = [] if found.config.proposed else ["settings  those of the preset, as they are"]
+    plain = [] if found.config.proposed else ["settings  nothing was proposed"]
     lines = [
         f"machine   {m.system}, {m.cores} cores, {m.threads} of them used, "
         f"memory {bytes_text(m.memory_free)} free{gpu}",

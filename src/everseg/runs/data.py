@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from everseg.data import Stream
-from everseg.data.described import Described, described
+from everseg.data.described import described
 from everseg.data.names import twice
 from everseg.data.stream import Fingerprints
 from everseg.data.trial import Trial, Tried
@@ -103,16 +103,17 @@ def refuse_retest(stream: Stream, stages: Sequence[Stage]) -> None:
         )
 
 
-def trained_tests(stages: Sequence[Stage]) -> str:
+def trained_tests(stream: Stream) -> str:
     """What is wrong if image files that one stage trains on are among those that another, or the same, tests
     on: a sentence, "" if none is. Copies of a picture under other names are left to `everseg data check`."""
+    stages = (*stream.stages, *stream.unseen)
     trained: dict[str, str] = {}
     for stage in stages:
-        for file in _files(stage.train):
+        for file in () if stage.background else _files(stage.train):
             trained.setdefault(file, stage.name)
-    tested = {
-        file: stage.name for stage in reversed(stages) for file in _files(stage.test) if file in trained
-    }
+    tests = [(file, stage.name) for stage in reversed(stages) for file in _files(stage.test)]
+    # Two splits may use a name for different images if it does not name a file.
+    tested = {file: name for file, name in tests if file in trained and Path(file).is_file()}
     if not tested:
         return ""
     file, name = min(tested.items())
@@ -124,10 +125,9 @@ def trained_tests(stages: Sequence[Stage]) -> str:
 
 
 def _files(samples: Sequence[Any]) -> list[str]:
-    """The image files of samples that have any."""
+    """The image files of samples, or stand-ins."""
     told = described(samples)
-    files = [told.file(place) for place in range(len(samples))]
-    return [file for place, file in enumerate(files) if file != Described.file(told, place)]
+    return [str(told.file(place)) for place in range(len(samples))]
 
 
 def read_ahead(samples: Sequence[Any], where: str, workers: int, *, by_name: bool = False) -> None:

@@ -206,7 +206,7 @@ def run_stages(
         if not retest:
             refuse_retest(stream, changed)
         todo = [s for s in _upto(stages, until) if s.name not in current.learned]
-        if todo and world().main and (fault := trained_tests(stages)):
+        if todo and (fault := trained_tests(stream)) and world().main:
             remark(fault)
         giver = None if first is None else _giver(Path(first), current)
         _check_not_forgotten(stream, todo, current)

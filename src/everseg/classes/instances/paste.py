@@ -31,8 +31,8 @@ class PasteConfig(Checked):
     rows: Share = field(default=0.5, metadata=before(1.0))
     """Share of the training rows that get pastes at all; the others stay as they are. [EIR's code: 1]"""
     fill_below: Count = 3
-    """Fill up to `most` with random old classes where the old model sees fewer classes than this. [EIR's
-    code: 2 on VOC, 1 on ADE20K]"""
+    """Fill up to `most` with random classes of the pool where the old model sees fewer classes than this.
+    [EIR's code: 2 on VOC, 1 on ADE20K]"""
     filler_skips_last: bool = False
     """Never fill with the highest class. [EIR's code on VOC: yes, by an index off by one]"""
     place: Literal["window", "cell"] = "window"

@@ -177,8 +177,8 @@ class InstancePool:
     def with_new(
         self, found: Sequence[T], cut: Callable[[T], Instance], *, seed: int, step: int
     ) -> InstancePool:
-        """This pool with as many instances of each class found as it has of one of its own on average. Its
-        limits do not hold for them.
+        """This pool with instances of the classes found: as many of each, on average, as it has of its own
+        classes. Its limits do not hold for them.
 
         found, cut: as in `refill`.
         """

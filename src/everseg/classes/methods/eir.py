@@ -172,7 +172,9 @@ class EIR(ClassLearner):
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
-        pool = self._with_new(stage) if config.replay_new and len(self.pool) else self.pool
+        beside = config.replay_new and (config.replay or config.pasting) and len(self.pool) > 0
+        found = self._found(stage) if beside else None
+        pool = self.pool if found is None else self._with_new(*found)
         paster = Paster(pool, config.paste) if config.pasting and len(pool) else None
 
         def loss(batch: Batch) -> Tensor:
@@ -180,7 +182,7 @@ class EIR(ClassLearner):
 
         crops = self._rows(stage, old, pool, paster)
         figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
-        return {**figures, **self.remember(stage)}
+        return {**figures, **self._kept(stage, *(found or self._found(stage)))}
 
     def _rows(self, stage: Stage, old: Segmenter | None, pool: InstancePool, paster: Paster | None) -> Crops:
         """The training rows of a step, with what is replayed of old ones."""
@@ -238,11 +240,6 @@ class EIR(ClassLearner):
             )
         return value
 
-    def _with_new(self, stage: Stage) -> InstancePool:
-        """The pool and, for the time of the step, instances of its classes."""
-        where, cut_out = self._found(stage)
-        return self.pool.with_new(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
-
     def _found(self, stage: Stage) -> tuple[Mapping[Found, int], Callable[[Found], Instance]]:
         """Instances of the step's classes in its full label maps, each with the place of its sample, and what
         cuts one out. The maps are shared out among the processes."""
@@ -258,9 +255,17 @@ class EIR(ClassLearner):
 
         return where, cut_out
 
+    def _with_new(self, where: Mapping[Found, int], cut_out: Callable[[Found], Instance]) -> InstancePool:
+        """The pool and, for the time of the step, instances of its classes."""
+        return self.pool.with_new(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
+
     def remember(self, stage: Stage) -> Mapping[str, float]:
+        return self._kept(stage, *self._found(stage))
+
+    def _kept(
+        self, stage: Stage, where: Mapping[Found, int], cut_out: Callable[[Found], Instance]
+    ) -> Mapping[str, float]:
         """Share the pool out again, now with instances of the step's classes."""
-        where, cut_out = self._found(stage)
         self.pool.refill(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
         if self.config.count and len(stage.train):
             found, kept = {each.label for each in where}, set(self.pool.by_class())
