@@ -48,13 +48,13 @@ LEFT = """
 import atexit, os, sys, time, torch
 
 def check_left():
-    names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+    tasks = os.listdir("/proc/self/task") if sys.platform == "linux" else ()
+    names = [open(f"/proc/self/task/{task}/comm").read() for task in tasks]
     if torch.distributed.is_initialized() or any("gloo" in name for name in names):
         os._exit(7)
 
 # Said first, asked last: threads of a group that outlive the interpreter abort its process now and then.
-if sys.platform == "linux":
-    atexit.register(check_left)
+atexit.register(check_left)
 """
 
 SCRIPT = """
