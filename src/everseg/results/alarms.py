@@ -64,7 +64,9 @@ class Alarm:
         settings: dotted names of those that the method has.
         """
         if self.kind == "nothing":
-            told = f"{self.column} ends at IoU {self.now:.3f}: it is not recognised"
+            # A class that no test image shows scores exactly 0, too.
+            why = "it is not recognised" if self.now else "it is not recognised, or no test image shows it"
+            told = f"{self.column} ends at IoU {self.now:.3f}: {why}"
         elif self.kind == "half":
             told = f"{self.column} fell from IoU {self.was:.3f} (after {self.stage}) to {self.now:.3f}"
         else:
