@@ -96,7 +96,7 @@ def test_hard_pastes_leave_the_new_region() -> None:
     labels = torch.full((64, 64), 3, dtype=torch.uint8)
     config = PasteConfig(blend="hard", rows=1.0, strict=False, size="native", place="window")
     made = paste(image, labels, pool, np.random.default_rng(0), config)
-    region = new_region(made.under[None], range(3, 4), made.share[None])[0]
+    region = new_region(made.under[None], range(3, 4), made.over[None], made.share[None])[0]
     assert made.pastes and torch.equal(region, made.under == 3) and not region.all()
 
 

@@ -101,11 +101,15 @@ def test_distillation_is_least_at_the_old_model() -> None:
     assert same < other
 
 
-def test_pasted_pixels_are_no_new_region() -> None:
-    labels = torch.tensor([[[3, 4, 0, 255]]])
-    share = torch.tensor([[[[0, 0.5, 0.5, 0]]]])
-    assert new_region(labels, range(3, 5)).tolist() == [[[True, True, False, False]]]
-    assert new_region(labels, range(3, 5), share).tolist() == [[[True, False, False, False]]]
+def test_the_new_region_follows_what_is_pasted() -> None:
+    labels, new = torch.tensor([[[3, 4, 0, 255, 3, 0]]]), range(3, 5)
+    assert new_region(labels, new).tolist() == [[[True, True, False, False, True, False]]]
+    share = torch.tensor([[[[0, 0.5, 0.5, 0, 0.2, 0.2]]]])
+    old, own = torch.full((1, 1, 1, 6), 2), torch.full((1, 1, 1, 6), 4)
+    assert new_region(labels, new, old, share).tolist() == [[[True, False, False, False, False, False]]]
+    assert new_region(labels, new, own, share).tolist() == [[[True, True, True, False, True, False]]]
+    both = torch.cat([own, old], 1), torch.cat([share, share.flip(-1)], 1)
+    assert new_region(labels, new, *both).tolist() == [[[False, False, True, False, False, False]]]
 
 
 def test_medians_of_a_stream_are_those_of_all_at_once() -> None:

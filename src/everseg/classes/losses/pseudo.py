@@ -29,11 +29,24 @@ def pseudo_labels(labels_BHW: Tensor, scores_BOHW: Tensor, threshold: float = 0.
     return torch.where(seen, best.to(labels_BHW.dtype), labels_BHW)
 
 
-def new_region(labels_BHW: Tensor, new: range, share_BLHW: Tensor | None = None) -> Tensor:
-    """Pixels labelled with a class of this step before anything was pasted, and not pasted on: (B, H, W)
-    bool. For `region_kd`."""
-    region = (labels_BHW >= new.start) & (labels_BHW < new.stop)
-    return region if share_BLHW is None else region & ~(share_BLHW > 0).any(1)
+def new_region(
+    labels_BHW: Tensor, new: range, over_BLHW: Tensor | None = None, share_BLHW: Tensor | None = None
+) -> Tensor:
+    """Pixels of a class of this step: (B, H, W) bool. For `region_kd`.
+
+    labels, over, share: as for `soft_bce`. What an old class was pasted on is not new, however little of it
+    shows; a new class has to cover half of a pixel that was not new before.
+    """
+
+    def of_step(labels: Tensor) -> Tensor:
+        return (labels >= new.start) & (labels < new.stop)
+
+    region = of_step(labels_BHW)
+    if over_BLHW is None or share_BLHW is None:
+        return region
+    for layer, part in zip(over_BLHW.unbind(1), share_BLHW.unbind(1), strict=True):
+        region = torch.where(part > 0, of_step(layer) & (region | (part >= 0.5)), region)
+    return region
 
 
 def entropy(logits_BOHW: Tensor, over: Literal["sum", "mean"] = "sum") -> Tensor:

@@ -218,7 +218,7 @@ class EIR(ClassLearner):
         assert under is not None
         gamma = positives(z, slice(model.new().start, None), config.gamma_later)
         told, labelled = soft_bce(z, under, over, share, gamma, background=config.background)
-        region = new_region(under, model.new(), share)
+        region = new_region(under, model.new(), over, share)
         if config.kind == "sigmoid":
             past = slice(1, old.channels)
             kept = sigmoid_kd(z[:, past], z_old[:, past])
