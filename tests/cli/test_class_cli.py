@@ -425,7 +425,7 @@ def test_a_class_that_is_not_recognised_is_told_with_what_to_try(
     few = ("--set", "tune.first.steps=1", "--set", "tune.first.batch=2")
     said = everseg("learn", folder / "one.yaml", "--out", tmp_path / "run", *few)
     told = re.search(
-        r"! ((red|green) ends at IoU 0\.0\d\d: it is not recognised); try to train the first", said.out
+        r"! ((red|green) ends at IoU 0\.0\d\d: it is not recognised[^;]*); try to train the first", said.out
     )
     assert told, said.out
     assert f"! {told[1]}" in everseg("compare", tmp_path / "run").out
@@ -434,6 +434,13 @@ def test_a_class_that_is_not_recognised_is_told_with_what_to_try(
     assert everseg("report", tmp_path / "run").code == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "What ended badly" in page and told[1] in page
+
+
+def test_memory_that_runs_out_is_reported(everseg: Command, folder: Path, tmp_path: Path) -> None:
+    said = everseg("learn", folder / "one.yaml", "--out", tmp_path / "run", "--set", "tune.crop=10000000")
+    assert (said.code, said.err.count("error: memory ran out; ")) == (2, 1), said.err
+    few = ("--set", "tune.first.steps=1", "--set", "tune.first.batch=2")
+    assert everseg("learn", folder / "one.yaml", "--out", tmp_path / "run", *few).code == 0
 
 
 @pytest.mark.slow

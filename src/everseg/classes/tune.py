@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from everseg.classes.nest import pretune
 from everseg.config import Amount, Checked, Count, Positive, SettingError, Share, Size, ascending
+from everseg.data.resize import resized
 from everseg.distributed import shard
 from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
 from everseg.models.precision import resolved
@@ -233,7 +234,7 @@ def random_crop(
     part = image[None, :, top : top + h, left : left + w]
     seen = labels.reshape(1, -1, height, width)[..., top : top + h, left : left + w]
     if (h, w) != size:
-        part = F.interpolate(part, size=size, mode="bilinear", antialias=True)
+        part = resized(part, size)
         seen = F.interpolate(seen, size=size, mode="nearest-exact")
     if float(torch.rand((), generator=generator)) < config.flip:
         part, seen = part.flip(-1), seen.flip(-1)

@@ -343,9 +343,9 @@ def _leaks(splits: Sequence[_Split]) -> Iterator[Finding]:
             for file, pixels in split.files.items():
                 if pixels in trained:
                     source, twin = trained[pixels]
-                    yield split.finding(
-                        "error",
-                        file,
-                        f"{file} shows the same picture as {twin}, which stage {source.stage!r} trains on; "
-                        f"remove one of them: a {split.name} on trained pictures measures nothing",
-                    )
+                    taught = f"stage {source.stage!r} trains on"
+                    what = f"{file} shows the same picture as {twin}, which {taught}; remove one of them"
+                    if file == twin:
+                        what = f"{file} is an image that {taught}; take other images"
+                    nothing = f"a {split.name} on trained pictures measures nothing"
+                    yield split.finding("error", file, f"{what}: {nothing}")

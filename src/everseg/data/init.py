@@ -84,7 +84,7 @@ def write_stream_for(
         for stage in stages:
             if stage.classes and len(stages) > 1:
                 stage.doubts.append(BOTH)
-            elif len(stages) == 1 and classes is None and stage.unsettled:
+            elif classes is None and stage.unsettled:
                 stage.doubts.append("if they are classes, --classes writes a stream of classes")
         text = stream_text(stages, name, start, remarks)
     with atomic_path(path) as temporary:

@@ -76,10 +76,12 @@ class Alarm:
             )
         asked = ADVICE[self.kind, self.first if self.kind == "nothing" else False]
         advice = [words for name, words in asked if name in settings]
+        if self.kind == "nothing" and not self.now:
+            advice.append("add test images that show it, if there are none")
         if self.kind == "nothing":
             advice.append("look at its labels (everseg data check)")
         if self.kind == "background":
-            advice.append("add images that show no class (empty_maps: use in the stream file)")
+            advice.append("add more images that show no class (with empty_maps: use in the stream file)")
         return f"{told}; try to {', or '.join(advice)}" if advice else told
 
 

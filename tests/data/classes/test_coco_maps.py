@@ -111,3 +111,32 @@ def test_what_is_wrong_is_said_with_the_row(tmp_path: Path, write_stream: Callab
     with pytest.raises(UserError, match=r"0\.png is 9x9 .* is of an image of 20x20"):
         maps[0]
     assert not check(write_stream(STREAM)).ok
+
+
+@pytest.mark.parametrize(
+    ("category", "what"),
+    [
+        ({"id": 3}, "has no 'name'"),
+        ({"id": 3, "name": " "}, "has an empty name"),
+        ({"id": 3, "name": None}, "text"),
+    ],
+)
+def test_a_category_without_a_name_is_the_first_thing_reported(
+    tmp_path: Path, write_stream: Callable[[str], Path], category: dict[str, Any], what: str
+) -> None:
+    """Its class would be unknown, and the rest hold one class."""
+    write(tmp_path, categories=[{"id": 9, "name": "flea"}, category])
+    path = write_stream(STREAM)
+    assert {what in f.what and "categories[1]" in f.what for f in check(path).findings} == {True}
+    with pytest.raises(UserError, match=rf"categories\[1\] .*{what}"):
+        coco_maps(tmp_path / "pictures", tmp_path / "all.json")
+    named = coco_maps(tmp_path / "pictures", tmp_path / "all.json", skip_faulty=True)
+    assert named.legend.names == {1: "flea"}
+
+
+def test_more_categories_than_a_class_map_holds(tmp_path: Path) -> None:
+    file = write(tmp_path, categories=[{"id": i, "name": f"c{i}"} for i in range(1, 256)])
+    with pytest.raises(UserError, match=r"all\.json has 255 classes, .* hold 254; .* \[cat, dog\]"):
+        coco_maps(tmp_path / "pictures", file)
+    few = coco_maps(tmp_path / "pictures", file, categories=("c3", "c9"))
+    assert few.legend.names == {1: "c3", 2: "c9"}

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from everseg.classes.instances.pool import Instance
 from everseg.classes.tune import TRIALS, ClassTuneConfig, crop_window
+from everseg.data.resize import resized
 from everseg.types import VOID
 
 MEAN_COLOUR = (124, 116, 104)
@@ -47,7 +48,7 @@ def instance_crop(
     size = max(1, round(y1) - round(y0)), max(1, round(x1) - round(x0))
     rows, columns = _overlap(round(y0), size[0], side), _overlap(round(x0), size[1], side)
     if rows is not None and columns is not None:
-        pixels = F.interpolate(instance.pixels[None], size=size, mode="bilinear", antialias=True)[0]
+        pixels = resized(instance.pixels[None], size)[0]
         inside = F.interpolate(instance.inside[None, None].byte(), size=size, mode="nearest")[0, 0].bool()
         inside = inside[rows[1], columns[1]]
         place = image[:, rows[0], columns[0]]

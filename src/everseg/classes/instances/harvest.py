@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from everseg.classes.instances.pool import Instance
 from everseg.config import Checked, Count, Range, Share, Size
+from everseg.data.resize import resized
 from everseg.distributed import gather, shard
 from everseg.progress import bar
 from everseg.types import VOID, SemanticSample
@@ -167,7 +168,7 @@ def cut(
     scale = config.max_side / max(height, width)
     if scale < 1:
         size = (max(1, round(scale * height)), max(1, round(scale * width)))
-        small = F.interpolate(torch.from_numpy(crop)[None], size=size, mode="bilinear", antialias=True)[0]
+        small = resized(torch.from_numpy(crop)[None], size)[0]
         crop = small.numpy()
         shrunk = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="area")[0, 0]
         mask = shrunk.numpy() >= min(0.5, float(shrunk.max()))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from everseg.classes.instances.place import best_window, filling_size, native_size, ranked_cells
 from everseg.classes.instances.pool import Instance, InstancePool
 from everseg.config import Amount, Checked, Count, Positive, Share, Size, ascending, before
+from everseg.data.resize import resized
 from everseg.types import VOID
 
 
@@ -221,7 +222,7 @@ def _resized(
 ) -> tuple[Tensor, Tensor]:
     """Pixels (3, h, w) uint8 and mask (h, w) bool at the size they are pasted in."""
     if config.resample == "bilinear":
-        pixels = F.interpolate(instance.pixels[None], size=size, mode="bilinear", antialias=True)[0]
+        pixels = resized(instance.pixels[None], size)[0]
     else:
         pixels = F.interpolate(instance.pixels[None], size=size, mode="nearest")[0]
     inside = F.interpolate(instance.inside[None, None].byte(), size=size, mode="nearest")[0, 0].bool()

@@ -58,7 +58,8 @@ def coco_maps(
 
     Raises:
         PartlyReadable: rows are wrong or images are missing; says all.
-        UserError: the JSON is not COCO's, has no categories, or lacks one of those.
+        UserError: the JSON is not COCO's, has no categories or some that cannot be read, or lacks one of
+            those that are given.
     """
     if not images.is_dir():
         raise UserError(f"{images} is not a folder; set `images` to the folder of the images")
@@ -73,6 +74,8 @@ def coco_maps(
             found.faults.add("annotation", row.id, "has a category that is not listed", LEAVE_OUT)
     if skip_faulty:
         leave_out_undrawable(found)
+    elif found.unnamed and categories is None:  # Else an unknown class would be the first thing reported.
+        raise UserError(found.unnamed[0])
     problems = found.faults.sentences()
     maps = []
     for image in sorted(found.images, key=lambda image: image.name):

@@ -7,6 +7,7 @@ from typing import overload
 
 from torch.nn import functional as F
 
+from everseg.data.resize import resized
 from everseg.types import SemanticSample
 
 
@@ -23,7 +24,7 @@ def centre_crop(sample: SemanticSample, size: int = 512) -> SemanticSample:
     big = (size * height // short, size * width // short)
     image, labels = sample.image[None], sample.labels[None, None]
     if big != (height, width):
-        image = F.interpolate(image, size=big, mode="bilinear", antialias=True)
+        image = resized(image, big)
         labels = F.interpolate(labels, size=big, mode="nearest-exact")
     top, left = round((big[0] - size) / 2), round((big[1] - size) / 2)
     rows, columns = slice(top, top + size), slice(left, left + size)

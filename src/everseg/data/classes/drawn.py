@@ -25,7 +25,7 @@ from everseg.data.images import read_file
 from everseg.data.names import sample_names
 from everseg.data.samples import PartlyReadable, content, take_evenly, take_part
 from everseg.errors import UserError
-from everseg.types import SemanticSample
+from everseg.types import VOID, SemanticSample
 
 
 class DrawnMaps(Described[SemanticSample]):
@@ -122,6 +122,11 @@ def drawn(found: Annotations[Any], classes: Sequence[str], **options: Unpack[Map
 
     classes: the labels that are classes.
     """
+    if len(classes) >= VOID:
+        raise UserError(
+            f"{found.source} has {len(classes)} classes, and class maps of 8 bits hold {VOID - 1}; name "
+            "those that are learned in the stream file, as in categories: [cat, dog]"
+        )
     given = Options(**options)
     annotated = take_evenly(take_part(found.images, given.part, found.problems), given.limit)
     maps = DrawnMaps(annotated, classes, given.decoding)

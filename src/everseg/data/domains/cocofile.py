@@ -67,6 +67,7 @@ class CocoFile:
     images: all images that are listed and there.
     categories: the name of each category's id, if categories are wanted.
     rows: number of annotations in the file.
+    unnamed: sentences on categories without a usable name, which are among the faults.
     notes: sentences on how contradictions were resolved.
     """
 
@@ -76,6 +77,7 @@ class CocoFile:
     categories: dict[Id, str]
     rows: int
     faults: Faults
+    unnamed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -90,9 +92,10 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     listed = _rows(tree, "images", source)
     above = begin_with(row["file_name"] for row in listed if is_named(row))
     images = _Images(listed, Listing(folder, above), faults)
-    named: dict[Id, str] = {}
+    named, unnamed = dict[Id, str](), Faults(source)
     if wanted.categories is not None or wanted.named:
-        named = _category_names(_rows(tree, "categories", source), faults)
+        named = _category_names(_rows(tree, "categories", source), unnamed)
+        faults.found |= unnamed.found
     categories = None if wanted.categories is None else _ids_of(wanted.categories, named, source)
     rows = _rows(tree, "annotations", source)
     objects: dict[CocoImage, list[Annotation]] = defaultdict(list)
@@ -107,7 +110,7 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     notes = [f"{source}: {sentence}" for sentence in (*images.notes, *_notes(present))]
     notes += extents.notes()
     there = [image for image in dict.fromkeys(images.by_id.values()) if image.file is not None]
-    return CocoFile(source, present, there, named, len(rows), faults, notes)
+    return CocoFile(source, present, there, named, len(rows), faults, unnamed.sentences(), notes)
 
 
 def _rows(tree: Any, part: str, source: Path) -> list[Any]:
@@ -230,7 +233,9 @@ def _image(place: str, row: Mapping[str, Any], listing: Listing, faults: Faults)
 def _category_names(rows: list[Any], faults: Faults) -> dict[Id, str]:
     names: dict[Id, str] = {}
     for place, known, row in _complete(rows, "categories", ("name",), faults):
-        if isinstance(row["name"], str):
+        if isinstance(row["name"], str) and not row["name"].strip():
+            faults.add("row", place, "has an empty name", LEAVE_OUT)
+        elif isinstance(row["name"], str):
             names.setdefault(known, row["name"])
         else:
             faults.add("row", place, "has a name that is not text", LEAVE_OUT, row["name"])
