@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -830,3 +831,27 @@ def test_a_stream_of_classes_is_not_for_methods_that_learn_domains(
     done = everseg_command("learn", stream, "--out", tmp_path / "run", "--method", "zero-shot")
     assert done.code == 2
     assert "has classes" in done.err
+
+
+@pytest.mark.skipif(not cli.LARGE_PAGES.exists(), reason="the kernel has no large pages")
+@pytest.mark.parametrize(("given", "asked"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_large_tensors_ask_for_large_pages(given: dict[str, str], asked: bool) -> None:
+    """As the kernel has it: the mapping that holds a tensor has the flag "hg". A user's own choice holds."""
+    program = """
+        from everseg import cli
+        cli._ask_for_large_pages()
+        import torch
+        made = torch.zeros(64 << 20, dtype=torch.uint8)
+        place, here = made.data_ptr() + (32 << 20), False
+        for line in open("/proc/self/smaps"):
+            first, *words = line.split()
+            if "-" in first:
+                begin, end = (int(x, 16) for x in first.split("-"))
+                here = begin <= place < end
+            elif here and first == "VmFlags:":
+                print("hg" in words)
+    """
+    ours = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    said = subprocess.run(command, env=ours | given, capture_output=True, text=True)
+    assert said.stdout.split() == [str(asked)], said.stderr

@@ -7,9 +7,11 @@ import io
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +47,10 @@ THEIRS = tuple(
 """System errors of disks and paths that only the user can fix."""
 
 
+NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory|cannot allocate memory", re.IGNORECASE)
+"""What PyTorch says where memory runs out. On a CPU its error has no type of its own."""
+
+
 class Interrupted(BaseException):
     """Ctrl-C. Typer would turn a KeyboardInterrupt into "Aborted" and exit code 1."""
 
@@ -52,6 +58,17 @@ class Interrupted(BaseException):
 def _interrupt(signum: int, frame: object) -> None:
     if multiprocessing.parent_process() is None:  # A decoding worker is stopped by its parent process.
         raise Interrupted
+
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def _ask_for_large_pages() -> None:
+    """Have PyTorch ask for memory in pages of 2 MB instead of 4 kB, where Linux has them: a large tensor's
+    are given back when it is freed, and on a CPU it takes time to get new ones (benchmarks/large_pages.py).
+    Read when the first tensor is made."""
+    if LARGE_PAGES.exists():
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _no_bars_of_transformers() -> None:
@@ -75,6 +92,7 @@ def _say(error: str) -> None:
 def main() -> None:
     """The console command: sentences for people, and exit code 2 for what they can fix."""
     _take_any_name()
+    _ask_for_large_pages()
     warnings.filterwarnings("ignore", module="torch.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if not remarks.is_terminal:  # As for our own progress bars.
@@ -95,6 +113,14 @@ def main() -> None:
     except Interrupted:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        _say(
+            "memory ran out; nothing that was finished is lost; take smaller crops or batches (--set), a "
+            "smaller --tile or base, or a machine with more memory"
+        )
+        sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "everseg":
             raise
