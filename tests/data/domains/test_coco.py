@@ -228,6 +228,17 @@ def test_equal_faults_are_one_sentence_and_all_kinds_are_listed(write: Write) ->
     ]
 
 
+def test_one_fault_in_several_lists_is_one_sentence(write: Write) -> None:
+    def change(tree: Any) -> None:
+        for part in ("images", "categories"):
+            tree[part].append({"name": "x", "file_name": "x.png"})
+
+    with pytest.raises(PartlyReadable) as caught:
+        read(write(change), categories=("cat",))
+    (problem,) = caught.value.problems
+    assert "rows images[2] and categories[2] have no 'id'" in problem
+
+
 def test_rectangles_among_polygons(write: Write) -> None:
     path = write(first(segmentation=[], bbox=[2, 3, 5, 4]))
     with pytest.raises(

@@ -95,7 +95,7 @@ def read_coco_file(source: Path, folder: Path, wanted: Wanted) -> CocoFile:
     named, unnamed = dict[Id, str](), Faults(source)
     if wanted.categories is not None or wanted.named:
         named = _category_names(_rows(tree, "categories", source), unnamed)
-        faults.found |= unnamed.found
+        faults.take(unnamed)
     categories = None if wanted.categories is None else _ids_of(wanted.categories, named, source)
     rows = _rows(tree, "annotations", source)
     objects: dict[CocoImage, list[Annotation]] = defaultdict(list)

@@ -27,6 +27,11 @@ class Faults:
         shown = "" if value is None else f" ({brief(str(value), 60)})"
         self.found.setdefault((noun, what, todo), ([], shown))[0].append(brief(str(place), 60))
 
+    def take(self, others: Faults) -> None:
+        """Note the faults of others of the same file, too."""
+        for kind, (where, shown) in others.found.items():
+            self.found.setdefault(kind, ([], shown))[0].extend(where)
+
     def sentences(self, todo: str | None = None) -> list[str]:
         """A sentence for each kind of fault.
 
