@@ -73,7 +73,7 @@ def test_a_sentence_says_what_to_try_with_this_method() -> None:
     assert "tune.later.steps" in none.sentence(NAMES) and "gamma_later" in none.sentence(NAMES)
     plop = setting_names(plain(configure("plop")))
     assert "gamma_later" not in none.sentence(plop) and lost.sentence({"x"}).endswith("to 0.100")
-    assert none.sentence().endswith(
-        "no test image shows it; try to add test images that show it, if there are none, or look at its "
-        "labels (everseg data check)"
+    assert none.sentence() == (
+        "dog ends at IoU 0.000: it is not recognised, or no test image shows it; try to add test images that "
+        "show it, if there are none, or look at its labels (everseg data check)"
     )

@@ -76,9 +76,9 @@ class Alarm:
             )
         asked = ADVICE[self.kind, self.first if self.kind == "nothing" else False]
         advice = [words for name, words in asked if name in settings]
-        if self.kind == "nothing" and not self.now:
-            advice.append("add test images that show it, if there are none")
         if self.kind == "nothing":
+            if not self.now:
+                advice.append("add test images that show it, if there are none")
             advice.append("look at its labels (everseg data check)")
         if self.kind == "background":
             advice.append("add more images that show no class (with empty_maps: use in the stream file)")

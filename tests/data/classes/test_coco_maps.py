@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said_with_the_row(tmp_path: Path, write_stream: Callab
     [
         ({"id": 3}, "has no 'name'"),
         ({"id": 3, "name": " "}, "has an empty name"),
-        ({"id": 3, "name": None}, "text"),
+        ({"id": 3, "name": None}, "has a name that is not text"),
     ],
 )
 def test_a_category_without_a_name_is_the_first_thing_reported(
