@@ -34,9 +34,9 @@ NAMES = ("background", "red", "green", "blue")
 pytestmark = pytest.mark.usefixtures("micro_backbone")
 
 
-def learned(method: str, base: str) -> Any:
+def learned(method: str, base: str, *settings: str) -> Any:
     """A learner after two steps on a micro base."""
-    return ClassTrial(find(method), base=BASES[base]).taught(micro_step(0), micro_step(1))
+    return ClassTrial(find(method), settings, base=BASES[base]).taught(micro_step(0), micro_step(1))
 
 
 def images() -> Tensor:
@@ -93,9 +93,12 @@ def test_what_it_exported_is_a_base_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "base"), [("eir", "resnet"), ("ssul", "resnet"), ("mib", "dinov3")])
-def test_plain_torch_runs_the_program(method: str, base: str, tmp_path: Path) -> None:
-    learner = learned(method, base)
+@pytest.mark.parametrize(
+    ("method", "base", "posterior"),
+    [("eir", "resnet", 0), ("ssul", "resnet", 1), ("mib", "dinov3", 0), ("eir", "segformer", 1)],
+)
+def test_plain_torch_runs_the_program(method: str, base: str, posterior: int, tmp_path: Path) -> None:
+    learner = learned(method, base, f"tune.posterior={posterior}")
     told = learner.write_model("torch", tmp_path, NAMES, 64)
     assert told["parity"] <= 1e-4
     program = torch.export.load(tmp_path / "model.pt2").module()
@@ -113,13 +116,15 @@ def test_plain_torch_runs_the_program(method: str, base: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "base"),
-    [("eir", "resnet"), ("ssul", "resnet"), ("mib", "segformer"), ("dkd", "dinov3")],
+    ("method", "base", "posterior"),
+    [("eir", "resnet", 1), ("ssul", "resnet", 0), ("mib", "segformer", 1), ("dkd", "dinov3", 0)],
 )
-def test_onnxruntime_gives_the_scores_of_the_run(method: str, base: str, tmp_path: Path) -> None:
+def test_onnxruntime_gives_the_scores_of_the_run(
+    method: str, base: str, posterior: int, tmp_path: Path
+) -> None:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    learner = learned(method, base)
+    learner = learned(method, base, f"tune.posterior={posterior}")
     told = learner.write_model("onnx", tmp_path, NAMES, 64)
     assert told["parity"] <= 1e-4 and told["opset"] == 18
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

@@ -77,8 +77,9 @@ def test_an_epoch_schedule_stays_on_an_accelerator_where_it_is_long_enough() -> 
 
 
 @pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])
-def test_eir_replays_new_classes_beside_old_ones_where_images_are_few(later: int, beside: bool) -> None:
-    assert asked(counts=(500, 30, later)).settings["replay_new"] is beside
+def test_steps_of_few_images_replay_new_classes_too_and_have_a_posterior(later: int, beside: bool) -> None:
+    chosen = asked(counts=(500, 30, later)).settings
+    assert chosen["replay_new"] is beside and chosen["tune.posterior"] == float(beside)
     assert "replay_new" not in asked(method="dkd", counts=(500, 30, later)).settings
 
 

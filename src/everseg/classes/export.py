@@ -59,7 +59,7 @@ class Graph(nn.Module):
         learner = self.twin[0]
         model: Segmenter = learner.model
         pixels = (image.to(torch.float32) / 255 - model.mean) / model.std
-        scores = learner.score_maps(model(pixels))
+        scores = learner.score_maps(learner.output(pixels))
         return scores, learner.choose(scores).to(torch.uint8)
 
 

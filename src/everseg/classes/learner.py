@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everseg.classes.posterior import Posterior
 from everseg.classes.scoring import ClassScoreConfig, score_classes
-from everseg.classes.tune import Validate
+from everseg.classes.tune import ClassTuneConfig, Validate
 from everseg.errors import UserError
 from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
@@ -22,7 +23,7 @@ PREDICT_BATCH = 8
 
 
 class ClassLearner:
-    """A segmenter that grows with the classes. A method adds `learn` and further state.
+    """A segmenter that grows with the classes. A method adds `learn_step` and further state.
 
     rule: how the class of a pixel is decided.
     detached: whether channel 0 reads detached features; see `Segmenter`.
@@ -49,9 +50,27 @@ class ClassLearner:
                 f"{base.name!r} is not one; choose a ResNet or MobileNetV2 with --base, or another method"
             )
         self.model = base.segmenter(detached=self.detached, rule=self.rule, seed=seed).eval()
+        tune: ClassTuneConfig = self.config.tune
+        self.posterior: Posterior | None = None
+        if tune.posterior:
+            self.posterior = Posterior(base.backbone, tune.posterior, tune.crop).to(self.model.device)
+            self.parts = (*self.parts, "posterior")
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        self._collect(stage, self.model.channels)
+        return self.learn_step(stage, scratch)
+
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        """Train the segmenter on a stage and remember what the method keeps of it; returns figures."""
         raise NotImplementedError
+
+    def _collect(self, stage: Stage, first: int) -> None:
+        """What the posterior needs of a stage's classes, of which the channels begin at `first`."""
+        if self.posterior is not None:
+            channels, how = range(first, first + len(stage.classes)), self.config.tune.first
+            self.posterior.collect(
+                stage.train, channels, self.model.pixels, name=stage.name, workers=how.workers
+            )
 
     def take_first(self, stage: Stage, other: Any) -> Mapping[str, float]:
         """`learn` of the first stage, with another learner's segmenter instead of training.
@@ -66,6 +85,7 @@ class ClassLearner:
                 "loss, or leave --first-stage out"
             )
         self.model.load(other.model.state_dict())
+        self._collect(stage, self.model.new().start)
         return self.remember(stage)
 
     def remember(self, stage: Stage) -> Mapping[str, float]:
@@ -133,7 +153,13 @@ class ClassLearner:
         self.model.eval()
         with torch.inference_mode():
             pixels = self.model.pixels(torch.stack([query.image for query in queries]))
-            return self.score_maps(self.model(pixels))
+            return self.score_maps(self.output(pixels))
+
+    def output(self, pixels: Tensor) -> Output:
+        """The segmenter's output for normalised pixels (B, 3, H, W), corrected by the posterior if there is
+        one."""
+        out = self.model(pixels)
+        return out if self.posterior is None else self.posterior(out, pixels)
 
     def score_maps(self, out: Output) -> Tensor:
         """What a pixel's channel is chosen by, (B, K, H, W)."""
@@ -146,10 +172,13 @@ class ClassLearner:
         return decide(scores, self.rule)
 
     def state_dict(self) -> State:
-        return {"segmenter": dict(self.model.state_dict())}
+        kept = {} if self.posterior is None else {"posterior": self.posterior.state()}
+        return {"segmenter": dict(self.model.state_dict()), **kept}
 
     def load_state_dict(self, state: State) -> None:
         self.model.load(state["segmenter"])
+        if self.posterior is not None:
+            self.posterior.load(state["posterior"])
 
 
 def auxiliary_first_loss(gamma: float, auxiliary: float, more: str = "") -> str:

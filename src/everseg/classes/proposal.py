@@ -110,7 +110,8 @@ def propose(
     weight = _weight(facts.share)
     wanted |= {"gamma": max(2.0, weight), "gamma_later": weight}
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
-    wanted["replay_new"] = later <= FEW
+    few = later <= FEW
+    wanted |= {"replay_new": few, "tune.posterior": float(few)}
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}

@@ -63,7 +63,7 @@ class FineTuning(ClassLearner):
         self.first_loss = "cross-entropy" if config.loss == "ce" else f"BCE{weight}"
         super().__init__(base, config, seed=seed)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         begin(model, stage, config.tune, "fresh", seed=self.seed)
 

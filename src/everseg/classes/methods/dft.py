@@ -65,7 +65,7 @@ class DFT(ClassLearner):
         drawn = (weight.to(base.device), torch.zeros(self.config.allocate, device=base.device))
         self.to_come = nn.ParameterList([nn.Parameter(p) for p in drawn])
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         later = begin(model, stage, config.tune, "fresh", seed=self.seed) is not None
         newest = self._take_over(len(stage.classes), later)

@@ -92,7 +92,7 @@ class DKD(ClassLearner):
         self.first_loss = auxiliary_first_loss(self.config.gamma, self.config.auxiliary, void)
         self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
         gamma = config.gamma if old is None else config.gamma_later

@@ -169,7 +169,7 @@ class EIR(ClassLearner):
         self.first_loss = auxiliary_first_loss(self.config.gamma, self.config.auxiliary, channel)
         self.pool = InstancePool(self.config.count, self.config.max_bytes)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
         beside = config.replay_new and (config.replay or config.pasting) and len(self.pool) > 0

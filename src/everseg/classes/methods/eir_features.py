@@ -88,7 +88,7 @@ class EIRFeatures(ClassLearner):
         self.first_loss = auxiliary_first_loss(self.config.gamma, self.config.auxiliary)
         self.pool = FeaturePool(self.config.count, self.config.max_bytes)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
 

@@ -65,7 +65,7 @@ class MiB(ClassLearner):
         super().__init__(base, config, seed=seed)
         self.first_loss = softmax_first_loss(void_as_background=self.config.void_as_background)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "background", seed=self.seed)
         absorb = (0, *model.new())

@@ -93,7 +93,7 @@ class RCIL(ClassLearner):
         super().__init__(base, config, seed=seed)
         self.first_loss = softmax_first_loss(void_in_mean=self.config.void_in_mean)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "background", seed=self.seed)
         seen = model.channels if config.count_background else model.channels - 1

@@ -99,7 +99,7 @@ class SSUL(ClassLearner):
         objects = f"objects in {self.config.saliency}" if self.config.saliency else "nothing"
         self.first_loss = f"BCE of background and classes, with {objects} unknown,"
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "fresh", seed=self.seed)
         groups = self._first() if old is None else self._later()

@@ -101,7 +101,7 @@ class STAR(ClassLearner):
         self.prototypes = Prototypes(self.model.head.width, self.model.device)
         self.memory = ImageMemory(self.config.memory, self.config.tune, self.config.max_bytes)
 
-    def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+    def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "fresh", seed=self.seed)
         if old is not None:

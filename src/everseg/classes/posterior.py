@@ -1,0 +1,196 @@
+"""Which step an object's class is of, by the features of the backbone that the run started from.
+
+The classifiers of two steps are never trained against each other on images of both, so what the second step
+brings is often taken for what the first one brought. The backbone with the weights that the run starts from
+has no part in that: it is never trained, and what is collected of a class on its features in one step is as
+good in all later ones.
+
+    image --+--> segmenter ----------------------> logits z --+--> object or not, which class of a step
+            |                                                 |
+            +--> backbone as it was --> log p of each step ---+--> which step
+
+    t_k  = z_k + weight * log p_s(k)             k: classes, without the background; s(k): the step of k
+    z'_i = (max_k z_k + z_i) / 2                 i = argmax_k t_k; other classes as far below as t_k is
+
+p_s is the mean density of the step's classes. Each class is a Gaussian, and all have one covariance (linear
+discriminant analysis). The features of a place are averaged over a square around it. Each image counts once
+in each of its classes. The covariance is shrunk by OAS, with the number of images as that of samples, since
+places of one image are not independent. Means and scatter are sums over images, so those of all steps are
+what they would be had all classes been learned at once.
+
+Source: ours. That a posterior of the image corrects the logits of separately trained steps is the idea of Yu
+et al., "IPSeg: Image Posterior Mitigates Semantic Drift in Class-Incremental Segmentation" (2025), which
+trains a network for it on stored images. OAS: Chen et al., "Shrinkage Algorithms for MMSE Covariance
+Estimation", IEEE TSP 2010.
+
+Shape suffixes: B images, K classes without the background, D width of the features, h w their map, H W
+pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from everseg.distributed import add_up, shard
+from everseg.models.semantic.backbones import Backbone
+from everseg.models.semantic.segmenter import Output
+from everseg.progress import bar
+from everseg.types import SemanticSample, State
+
+
+class Gaussians:
+    """What is kept of the features of K classes, on the CPU in float32, which is what a file has of it.
+
+    steps: how many classes each step brought. images (K,): images that show a class. mean (K, D): of the
+        class's places; each image counts once. scatter (D, D): squares about the means, added up over classes
+        and images.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.steps: list[int] = []
+        self.images = torch.zeros(0)
+        self.mean = torch.zeros(0, width)
+        self.scatter = torch.zeros(width, width)
+
+    def append(self, images_K: Tensor, sum_KD: Tensor, square_DD: Tensor) -> None:
+        """Take in the classes of a step: number of images, sums of the images' means, and the images' mean
+        squares x x^T added up over images and classes. All in float64."""
+        mean = sum_KD / images_K.clamp(min=1)[:, None]
+        scatter = square_DD - torch.einsum("k,kd,ke->de", images_K, mean, mean)
+        self.steps.append(len(images_K))
+        self.images = torch.cat([self.images, images_K.float()])
+        self.mean = torch.cat([self.mean, mean.float()])
+        self.scatter = (self.scatter.double() + scatter).float()
+
+    def covariance(self) -> Tensor:
+        """(D, D) float64, shrunk towards a multiple of the identity (OAS, eq. 23)."""
+        n, d = float(self.images.sum().clamp(min=1)), len(self.scatter)
+        found = self.scatter.double() / n
+        trace, squares = float(found.trace()), float(found.square().sum())
+        spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
+        share = 1.0 if spread <= 0 else min(1.0, ((1 - 2 / d) * squares + trace**2) / spread)
+        centre = torch.eye(d, dtype=found.dtype) * max(trace / d, torch.finfo(torch.float32).tiny)
+        return (1 - share) * found + share * centre
+
+    def discriminants(self) -> tuple[Tensor, Tensor]:
+        """Directions (K, D) and offsets (K,): log p_k of features f is direction_k f + offset_k, but for what
+        all classes share. A class without an image has the mean of all classes."""
+        shown = self.images > 0
+        mean = self.mean.double()
+        mean[~shown] = mean[shown].mean(0) if bool(shown.any()) else 0.0
+        direction = torch.linalg.solve(self.covariance(), mean.T).T
+        return direction, -(direction * mean).sum(1) / 2
+
+    def state_dict(self) -> State:
+        tensors = {name: getattr(self, name) for name in ("images", "mean", "scatter")}
+        return {"steps": list(self.steps), **tensors}
+
+    def load_state_dict(self, state: State) -> None:
+        self.steps = list(state["steps"])
+        for name in ("images", "mean", "scatter"):
+            setattr(self, name, state[name].float().cpu())
+
+
+class Posterior(nn.Module):
+    """Corrects a segmenter's logits.
+
+    backbone: as the run starts with it; copied. weight: of log p. side: of the square that features are
+        averaged over, in pixels of the image.
+    """
+
+    direction: Tensor
+    offset: Tensor
+
+    def __init__(self, backbone: Backbone, weight: float, side: int) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False).eval()
+        self.weight = weight
+        self.cells = max(1, side // backbone.stride) | 1
+        self.known = Gaussians(backbone.channels)
+        self.register_buffer("direction", torch.zeros(0, backbone.channels))
+        self.register_buffer("offset", torch.zeros(0))
+
+    def train(self, mode: bool = True) -> Posterior:
+        """The backbone never trains."""
+        return super().train(False)
+
+    def features(self, pixels_B3HW: Tensor) -> Tensor:
+        """Of each place, averaged over the square around it, as far as it lies in the image: (B, D, h, w)."""
+        last = self.backbone(pixels_B3HW).last.float()
+        return F.avg_pool2d(last, self.cells, 1, self.cells // 2, count_include_pad=False)
+
+    def forward(self, out: Output, pixels_B3HW: Tensor) -> Output:
+        """The segmenter's output for the pixels with corrected logits of the classes."""
+        z = out.logits[:, 1:].float()
+        log_p = self.log_p(pixels_B3HW)
+        log_p = F.interpolate(log_p, size=z.shape[-2:], mode="bilinear", align_corners=False)
+        t = z + self.weight * log_p
+        best, which = t.max(1, keepdim=True)
+        score = (z.amax(1, keepdim=True) + z.gather(1, which)) / 2
+        corrected = (t - best + score).to(out.logits.dtype)
+        return out._replace(logits=torch.cat([out.logits[:, :1], corrected], 1))
+
+    def log_p(self, pixels_B3HW: Tensor) -> Tensor:
+        """Of the step of each class, but for what all steps share: (B, K, h, w)."""
+        density = F.conv2d(self.features(pixels_B3HW), self.direction[:, :, None, None], self.offset)
+        steps = [
+            (part.logsumexp(1, keepdim=True) - math.log(part.shape[1])).expand_as(part)
+            for part in density.split(self.known.steps, 1)
+        ]
+        return torch.cat(steps, 1)
+
+    @torch.no_grad()
+    def collect(
+        self, samples: Sequence[SemanticSample], channels: range, pixels: Any, *, name: str, workers: int = 0
+    ) -> None:
+        """Take in the classes of a step from its whole images, which are shared out among the processes.
+
+        channels: the classes' numbers in the label maps. pixels: makes (B, 3, H, W) pixels of images.
+        """
+        width = len(self.known.scatter)
+        images = torch.zeros(len(channels), dtype=torch.float64)
+        total = torch.zeros(len(channels), width, dtype=torch.float64)
+        square = torch.zeros(width, width, dtype=torch.float64)
+        mine = shard(range(len(samples)))
+        loader: DataLoader[Any] = DataLoader(
+            Subset(samples, mine),  # type: ignore[arg-type]  # any sequence serves
+            batch_size=None,
+            num_workers=workers,
+        )
+        with bar(f"{name}: features of the untrained backbone", len(mine)) as advance:
+            for sample in loader:
+                features_Dhw = self.features(pixels(sample.image[None]))[0]
+                for channel in set(sample.labels.unique().tolist()) & set(channels):
+                    place = channels.index(channel)
+                    shown = (sample.labels == channel).to(features_Dhw.device, torch.float32)[None, None]
+                    share_hw = F.adaptive_avg_pool2d(shown, features_Dhw.shape[-2:])[0, 0]
+                    seen = share_hw > 0
+                    rows_ND = features_Dhw[:, seen].T.double()
+                    weight_N = share_hw[seen].double() / share_hw[seen].double().sum()
+                    images[place] += 1
+                    total[place] += (weight_N @ rows_ND).cpu()
+                    square += ((rows_ND * weight_N[:, None]).T @ rows_ND).cpu()
+                advance("")
+        add_up([images, total, square])
+        self.known.append(images, total, square)
+        self._solve()
+
+    def _solve(self) -> None:
+        direction, offset = self.known.discriminants()
+        self.direction = direction.to(self.direction)
+        self.offset = offset.to(self.offset)
+
+    def state(self) -> State:
+        return self.known.state_dict()
+
+    def load(self, state: State) -> None:
+        self.known.load_state_dict(state)
+        self._solve()

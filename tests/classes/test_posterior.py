@@ -1,0 +1,179 @@
+"""The posterior of classes by an untrained backbone: its sums, its formula, and what it may change."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from everseg.classes.posterior import Gaussians, Posterior
+from everseg.methods import METHODS as ALL
+from everseg.methods import find
+from everseg.models.semantic.segmenter import Output
+from everseg.testing import micro_backbone, micro_image, micro_step
+from everseg.testing.classes import ClassTrial
+from everseg.types import NoScratch
+
+METHODS = tuple(m for m in ALL if getattr(find(m), "learns", "domains") == "classes")
+
+pytestmark = pytest.mark.usefixtures("micro_backbone")
+
+
+def drawn(seed: int, images: int, width: int = 4) -> Tensor:
+    """Mean features of images, (N, D), about a point of their own, wider along some axes than others."""
+    draw = torch.Generator().manual_seed(seed)
+    centre = 3 * torch.randn(width, generator=draw, dtype=torch.float64)
+    spread = torch.tensor([0.2, 0.5, 1.0, 3.0], dtype=torch.float64)
+    return centre + spread * torch.randn(images, width, generator=draw, dtype=torch.float64)
+
+
+def appended(*groups: list[Tensor]) -> Gaussians:
+    """Each group of classes taken in at once."""
+    known = Gaussians(groups[0][0].shape[1])
+    for group in groups:
+        counts = torch.tensor([float(len(rows)) for rows in group], dtype=torch.float64)
+        sums = torch.stack([rows.sum(0) for rows in group])
+        known.append(counts, sums, sum((rows.T @ rows for rows in group), torch.zeros(4, 4)))
+    return known
+
+
+# ---------------------------------------------------------------- Gaussians
+
+
+def test_steps_one_by_one_are_all_classes_at_once() -> None:
+    a, b, c = drawn(0, 9), drawn(1, 5), drawn(2, 12)
+    whole, parts = appended([a, b, c]), appended([a], [b, c])
+    assert whole.steps == [3] and parts.steps == [1, 2]
+    for name in ("images", "mean", "scatter"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+
+
+def test_discriminants_are_those_of_normal_densities() -> None:
+    """By the definition, in numpy: log N(f; m_k, S) less what the classes share; and OAS."""
+    groups = [drawn(0, 9), drawn(1, 5)]
+    known = appended(groups)
+    centred = np.concatenate([rows.numpy() - rows.numpy().mean(0) for rows in groups])
+    n, d = centred.shape
+    found = sum(np.outer(row, row) for row in centred) / n
+    squares, trace = np.trace(found @ found), np.trace(found)
+    share = min(1.0, ((1 - 2 / d) * squares + trace**2) / ((n + 1 - 2 / d) * (squares - trace**2 / d)))
+    assert 0 < share < 1, "the case decides nothing"
+    shrunk = (1 - share) * found + share * trace / d * np.eye(d)
+    np.testing.assert_allclose(known.covariance().numpy(), shrunk, rtol=1e-5, atol=1e-6)
+    f = drawn(5, 1)[0].numpy()
+    direction, offset = (x.numpy() for x in known.discriminants())
+    gaps = [f - rows.numpy().mean(0) for rows in groups]
+    density = [-gap @ np.linalg.inv(shrunk) @ gap / 2 for gap in gaps]
+    ours = direction @ f + offset
+    np.testing.assert_allclose(ours[0] - ours[1], density[0] - density[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_few_images_give_finite_discriminants(images: int) -> None:
+    known = appended([drawn(0, images)], [drawn(1, images)])
+    assert all(torch.isfinite(x).all() for x in known.discriminants())
+
+
+def test_a_class_without_an_image_is_as_likely_as_the_average() -> None:
+    known = appended([drawn(0, 6)], [drawn(1, 8)], [drawn(2, 0)])
+    direction, offset = known.discriminants()
+    middle = known.mean[:2].mean(0).double()
+    ours = direction @ middle + offset
+    assert int(ours.argmax()) == 2
+    assert all(torch.isfinite(ours))
+
+
+# ---------------------------------------------------------------- corrected logits
+
+
+def asked(logits: Tensor, steps: list[int], offset: list[float], weight: float = 1.0) -> Tensor:
+    """Corrected logits of one image whose features are as likely in all classes, which have these offsets."""
+    base = micro_backbone()
+    posterior = Posterior(base.backbone, weight, 32)
+    posterior.known.steps = steps
+    posterior.direction = torch.ones(len(offset), base.backbone.channels)
+    posterior.offset = torch.tensor(offset)
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return posterior(Output(logits, logits, (), (64, 64)), pixels).logits
+
+
+def some_logits(classes: int) -> Tensor:
+    return torch.randn(1, 1 + classes, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("steps", [[1], [3], [2, 1], [1, 1, 2]])
+def test_classes_that_are_equally_likely_change_nothing(steps: list[int]) -> None:
+    logits = some_logits(sum(steps))
+    torch.testing.assert_close(asked(logits, steps, [2.0] * sum(steps)), logits)
+
+
+def test_within_a_step_the_segmenter_decides() -> None:
+    logits = some_logits(3)
+    torch.testing.assert_close(asked(logits, [3], [0.0, 50.0, -50.0]), logits)
+    found = asked(logits, [1, 2], [0.0, 50.0, -50.0])
+    assert torch.equal(found[:, 2:].argmax(1), logits[:, 2:].argmax(1))
+
+
+def test_the_likely_step_is_chosen_with_the_mean_of_two_scores() -> None:
+    logits, offset = some_logits(2), [0.0, 50.0]
+    found = asked(logits, [1, 1], offset)
+    torch.testing.assert_close(found[:, 0], logits[:, 0])
+    assert (found[:, 2] > found[:, 1]).all()
+    torch.testing.assert_close(found[:, 2], (logits[:, 1:].amax(1) + logits[:, 2]) / 2)
+    torch.testing.assert_close(asked(logits, [1, 1], offset, weight=0.0), logits)
+
+
+def test_a_step_is_as_likely_as_its_classes_on_average() -> None:
+    logits = torch.zeros(1, 4, 4, 4)
+    found = asked(logits, [1, 2], [math.log(3.0), math.log(4.0), math.log(2.0)])
+    torch.testing.assert_close(found, logits)
+
+
+# ---------------------------------------------------------------- learners
+
+
+def taught(method: str, *settings: str) -> Any:
+    return ClassTrial(find(method), ("tune.posterior=1", *settings)).taught(micro_step(0), micro_step(1))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "joint-classes"])
+def test_every_method_can_have_it_and_keep_it(method: str) -> None:
+    learner = taught(method, "tune.first.epochs=1", "tune.later.epochs=1")
+    kept = learner.posterior.known
+    assert kept.mean.shape[0] == 3 and kept.images.tolist() == [2.0, 2.0, 4.0]
+    again = ClassTrial(find(method), ("tune.posterior=1",)).fresh()
+    again.load_state_dict(copy.deepcopy(learner.state_dict()))
+    query = micro_image(50, (1, 3)).query()
+    assert torch.equal(again.scores(query), learner.scores(query))
+
+
+def test_training_is_the_same_with_and_without_it() -> None:
+    with_it = taught("eir").model.state_dict()
+    without = ClassTrial(find("eir")).taught(micro_step(0), micro_step(1)).model.state_dict()
+    assert all(torch.equal(with_it[name], value) for name, value in without.items())
+
+
+def test_what_is_kept_does_not_depend_on_training() -> None:
+    """Neither on the network, nor on the method, nor on who trained the first step."""
+    ours = taught("eir", "tune.first.epochs=1", "tune.later.epochs=0").posterior.known.state_dict()
+    other = ClassTrial(find("dkd"), ("tune.posterior=1", "tune.first.lr=0.1"))
+    learner = other.fresh()
+    learner.take_first(micro_step(0), ClassTrial(find("eir")).taught(micro_step(0)))
+    learner.learn(micro_step(1), NoScratch())
+    theirs = learner.posterior.known.state_dict()
+    assert ours["steps"] == theirs["steps"] == [2, 1]
+    assert all(torch.equal(ours[name], theirs[name]) for name in ("images", "mean", "scatter"))
+
+
+def test_the_backbone_is_copied_and_rests() -> None:
+    base = micro_backbone()
+    before = copy.deepcopy(base.backbone.state_dict())
+    posterior = Posterior(base.backbone, 1.0, 32).train()
+    assert posterior.backbone is not base.backbone and not posterior.backbone.training
+    assert not any(p.requires_grad for p in posterior.parameters())
+    assert all(torch.equal(base.backbone.state_dict()[name], value) for name, value in before.items())
