@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
@@ -48,9 +47,8 @@ def appended(*groups: list[Tensor]) -> Gaussians:
 def test_steps_one_by_one_are_all_classes_at_once() -> None:
     a, b, c = drawn(0, 9), drawn(1, 5), drawn(2, 12)
     whole, parts = appended([a, b, c]), appended([a], [b, c])
-    assert whole.steps == [3] and parts.steps == [1, 2]
-    for name in ("images", "mean", "scatter"):
-        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value)
 
 
 def test_discriminants_are_those_of_normal_densities() -> None:
@@ -91,11 +89,10 @@ def test_a_class_without_an_image_is_as_likely_as_the_average() -> None:
 # ---------------------------------------------------------------- corrected logits
 
 
-def asked(logits: Tensor, steps: list[int], offset: list[float], weight: float = 1.0) -> Tensor:
+def asked(logits: Tensor, offset: list[float], weight: float = 1.0) -> Tensor:
     """Corrected logits of one image whose features are as likely in all classes, which have these offsets."""
     base = micro_backbone()
     posterior = Posterior(base.backbone, weight, 32)
-    posterior.known.steps = steps
     posterior.direction = torch.ones(len(offset), base.backbone.channels)
     posterior.offset = torch.tensor(offset)
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -106,32 +103,19 @@ def some_logits(classes: int) -> Tensor:
     return torch.randn(1, 1 + classes, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("steps", [[1], [3], [2, 1], [1, 1, 2]])
-def test_classes_that_are_equally_likely_change_nothing(steps: list[int]) -> None:
-    logits = some_logits(sum(steps))
-    torch.testing.assert_close(asked(logits, steps, [2.0] * sum(steps)), logits)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_classes_that_are_equally_likely_change_nothing(classes: int) -> None:
+    logits = some_logits(classes)
+    torch.testing.assert_close(asked(logits, [2.0] * classes), logits)
 
 
-def test_within_a_step_the_segmenter_decides() -> None:
-    logits = some_logits(3)
-    torch.testing.assert_close(asked(logits, [3], [0.0, 50.0, -50.0]), logits)
-    found = asked(logits, [1, 2], [0.0, 50.0, -50.0])
-    assert torch.equal(found[:, 2:].argmax(1), logits[:, 2:].argmax(1))
-
-
-def test_the_likely_step_is_chosen_with_the_mean_of_two_scores() -> None:
-    logits, offset = some_logits(2), [0.0, 50.0]
-    found = asked(logits, [1, 1], offset)
+def test_the_likely_class_is_chosen_with_the_mean_of_two_scores() -> None:
+    logits = some_logits(2)
+    found = asked(logits, [0.0, 50.0])
     torch.testing.assert_close(found[:, 0], logits[:, 0])
     assert (found[:, 2] > found[:, 1]).all()
     torch.testing.assert_close(found[:, 2], (logits[:, 1:].amax(1) + logits[:, 2]) / 2)
-    torch.testing.assert_close(asked(logits, [1, 1], offset, weight=0.0), logits)
-
-
-def test_a_step_is_as_likely_as_its_classes_on_average() -> None:
-    logits = torch.zeros(1, 4, 4, 4)
-    found = asked(logits, [1, 2], [math.log(3.0), math.log(4.0), math.log(2.0)])
-    torch.testing.assert_close(found, logits)
+    torch.testing.assert_close(asked(logits, [0.0, 50.0], weight=0.0), logits)
 
 
 # ---------------------------------------------------------------- learners
@@ -166,8 +150,7 @@ def test_what_is_kept_does_not_depend_on_training() -> None:
     learner.take_first(micro_step(0), ClassTrial(find("eir")).taught(micro_step(0)))
     learner.learn(micro_step(1), NoScratch())
     theirs = learner.posterior.known.state_dict()
-    assert ours["steps"] == theirs["steps"] == [2, 1]
-    assert all(torch.equal(ours[name], theirs[name]) for name in ("images", "mean", "scatter"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_the_backbone_is_copied_and_rests() -> None:

@@ -16,10 +16,12 @@ from everseg.types import SemanticSample, Stage
 CLASSES = [name for name in METHODS if getattr(find(name), "learns", "domains") == "classes"]
 
 
-def stage(index: int, count: int, side: int, object_side: int) -> Stage:
-    """Images of a side and half as much again, each with a square of the stage's class."""
+def stage(index: int, count: int, side: int, object_side: int, shown: int = 1) -> Stage:
+    """Images of a side and half as much again, each with a square of the stage's class, or of several
+    classes, in stripes."""
     labels = torch.zeros(side, side * 3 // 2, dtype=torch.uint8)
-    labels[:object_side, :object_side] = index + 1
+    for i in range(shown):
+        labels[i * object_side // shown : object_side, :object_side] = index + i + 1
     image = torch.zeros(3, side, side * 3 // 2, dtype=torch.uint8)
     return Stage(index, f"s{index}", [SemanticSample(image, labels, "a")] * count, (), (f"c{index}",))
 
@@ -31,7 +33,8 @@ def asked(
     gpu: bool = False,
     **more: Any,
 ) -> Any:
-    stages = [stage(i, n, side, object_side) for i, n in enumerate(counts)]
+    shown = more.pop("shown", 1)
+    stages = [stage(i, n, side, object_side, shown) for i, n in enumerate(counts)]
     method = more.pop("method", "eir")
     return propose(stages, configure(method), more.pop("given", ()), more.pop("scored", ()), gpu=gpu)
 
@@ -76,11 +79,19 @@ def test_an_epoch_schedule_stays_on_an_accelerator_where_it_is_long_enough() -> 
     assert few == FEWEST and many == 60 * (10_000 // 24)
 
 
+@pytest.mark.parametrize(("shown", "gpu"), [(1, False), (2, False), (3, False), (1, True)])
+def test_a_posterior_is_for_images_of_objects_and_short_schedules(shown: int, gpu: bool) -> None:
+    chosen = asked(shown=shown, gpu=gpu, method="dkd").settings
+    assert chosen["tune.posterior"] == (0.5 if shown <= 2 and not gpu else 0.0)
+    assert "replay_new" not in chosen
+
+
 @pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])
-def test_steps_of_few_images_replay_new_classes_too_and_have_a_posterior(later: int, beside: bool) -> None:
-    chosen = asked(counts=(500, 30, later)).settings
-    assert chosen["replay_new"] is beside and chosen["tune.posterior"] == float(beside)
-    assert "replay_new" not in asked(method="dkd", counts=(500, 30, later)).settings
+def test_eir_replays_new_classes_too_where_images_are_few_and_no_posterior_is(
+    later: int, beside: bool
+) -> None:
+    assert asked(counts=(500, 30, later), gpu=True).settings["replay_new"] is beside
+    assert asked(counts=(500, 30, later)).settings["replay_new"] is False
 
 
 def test_small_objects_weigh_more() -> None:

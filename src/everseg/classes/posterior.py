@@ -1,22 +1,22 @@
-"""Which step an object's class is of, by the features of the backbone that the run started from.
+"""Which class an object is of, by the features of the backbone that the run started from.
 
 The classifiers of two steps are never trained against each other on images of both, so what the second step
 brings is often taken for what the first one brought. The backbone with the weights that the run starts from
 has no part in that: it is never trained, and what is collected of a class on its features in one step is as
 good in all later ones.
 
-    image --+--> segmenter ----------------------> logits z --+--> object or not, which class of a step
+    image --+--> segmenter ----------------------> logits z --+--> object or not
             |                                                 |
-            +--> backbone as it was --> log p of each step ---+--> which step
+            +--> backbone as it was --> log p of each class --+--> which class
 
-    t_k  = z_k + weight * log p_s(k)             k: classes, without the background; s(k): the step of k
-    z'_i = (max_k z_k + z_i) / 2                 i = argmax_k t_k; other classes as far below as t_k is
+    t_k  = z_k + weight * log p_k        k: classes, without the background
+    z'_i = (max_k z_k + z_i) / 2         i = argmax_k t_k; other classes as far below as t_k is
 
-p_s is the mean density of the step's classes. Each class is a Gaussian, and all have one covariance (linear
-discriminant analysis). The features of a place are averaged over a square around it. Each image counts once
-in each of its classes. The covariance is shrunk by OAS, with the number of images as that of samples, since
-places of one image are not independent. Means and scatter are sums over images, so those of all steps are
-what they would be had all classes been learned at once.
+p_k is the density of a Gaussian; all classes have one covariance (linear discriminant analysis). The features
+of a place are averaged over a square around it. Each image counts once in each of its classes. The covariance
+is shrunk by OAS, with the number of images as that of samples, since places of one image are not independent.
+Means and scatter are sums over images, so those of all steps are what they would be had all classes been
+learned at once.
 
 Source: ours. That a posterior of the image corrects the logits of separately trained steps is the idea of Yu
 et al., "IPSeg: Image Posterior Mitigates Semantic Drift in Class-Incremental Segmentation" (2025), which
@@ -30,8 +30,7 @@ pixels.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,23 +48,20 @@ from everseg.types import SemanticSample, State
 class Gaussians:
     """What is kept of the features of K classes, on the CPU in float32, which is what a file has of it.
 
-    steps: how many classes each step brought. images (K,): images that show a class. mean (K, D): of the
-        class's places; each image counts once. scatter (D, D): squares about the means, added up over classes
-        and images.
+    images (K,): images that show a class. mean (K, D): of the class's places; each image counts once.
+    scatter (D, D): squares about the means, added up over classes and images.
     """
 
     def __init__(self, width: int) -> None:
-        self.steps: list[int] = []
         self.images = torch.zeros(0)
         self.mean = torch.zeros(0, width)
         self.scatter = torch.zeros(width, width)
 
     def append(self, images_K: Tensor, sum_KD: Tensor, square_DD: Tensor) -> None:
-        """Take in the classes of a step: number of images, sums of the images' means, and the images' mean
+        """Take in further classes: number of images, sums of the images' means, and the images' mean
         squares x x^T added up over images and classes. All in float64."""
         mean = sum_KD / images_K.clamp(min=1)[:, None]
         scatter = square_DD - torch.einsum("k,kd,ke->de", images_K, mean, mean)
-        self.steps.append(len(images_K))
         self.images = torch.cat([self.images, images_K.float()])
         self.mean = torch.cat([self.mean, mean.float()])
         self.scatter = (self.scatter.double() + scatter).float()
@@ -89,12 +85,10 @@ class Gaussians:
         direction = torch.linalg.solve(self.covariance(), mean.T).T
         return direction, -(direction * mean).sum(1) / 2
 
-    def state_dict(self) -> State:
-        tensors = {name: getattr(self, name) for name in ("images", "mean", "scatter")}
-        return {"steps": list(self.steps), **tensors}
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ("images", "mean", "scatter")}
 
-    def load_state_dict(self, state: State) -> None:
-        self.steps = list(state["steps"])
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name in ("images", "mean", "scatter"):
             setattr(self, name, state[name].float().cpu())
 
@@ -130,7 +124,7 @@ class Posterior(nn.Module):
     def forward(self, out: Output, pixels_B3HW: Tensor) -> Output:
         """The segmenter's output for the pixels with corrected logits of the classes."""
         z = out.logits[:, 1:].float()
-        log_p = self.log_p(pixels_B3HW)
+        log_p = F.conv2d(self.features(pixels_B3HW), self.direction[:, :, None, None], self.offset)
         log_p = F.interpolate(log_p, size=z.shape[-2:], mode="bilinear", align_corners=False)
         t = z + self.weight * log_p
         best, which = t.max(1, keepdim=True)
@@ -138,20 +132,11 @@ class Posterior(nn.Module):
         corrected = (t - best + score).to(out.logits.dtype)
         return out._replace(logits=torch.cat([out.logits[:, :1], corrected], 1))
 
-    def log_p(self, pixels_B3HW: Tensor) -> Tensor:
-        """Of the step of each class, but for what all steps share: (B, K, h, w)."""
-        density = F.conv2d(self.features(pixels_B3HW), self.direction[:, :, None, None], self.offset)
-        steps = [
-            (part.logsumexp(1, keepdim=True) - math.log(part.shape[1])).expand_as(part)
-            for part in density.split(self.known.steps, 1)
-        ]
-        return torch.cat(steps, 1)
-
     @torch.no_grad()
     def collect(
         self, samples: Sequence[SemanticSample], channels: range, pixels: Any, *, name: str, workers: int = 0
     ) -> None:
-        """Take in the classes of a step from its whole images, which are shared out among the processes.
+        """Take in further classes from whole images of their step, which are shared out among the processes.
 
         channels: the classes' numbers in the label maps. pixels: makes (B, 3, H, W) pixels of images.
         """
@@ -189,8 +174,8 @@ class Posterior(nn.Module):
         self.offset = offset.to(self.offset)
 
     def state(self) -> State:
-        return self.known.state_dict()
+        return dict(self.known.state_dict())
 
-    def load(self, state: State) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         self.known.load_state_dict(state)
         self._solve()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -35,7 +35,10 @@ BATCH, BATCH_CPU = 24, 8
 FEWEST, MOST_CPU = 300, 900
 """Gradient steps of a stage: at least, and at most on a CPU."""
 FEW = 100
-"""Images of a later step up to which EIR replays its instances, too; measured with 60."""
+"""Images of a later step up to which EIR without a posterior replays its instances, too; measured with 60."""
+POSTERIOR, OBJECTS = 0.5, 2.0
+"""Weight of the posterior of classes after short schedules, and how many classes an image shows at most where
+it is proposed: it is measured on images of objects, not on scenes of many classes."""
 PER_IMAGE = 38.0
 """Gradient steps on a CPU are so many times the root of the number of images."""
 LIGHTEST, HEAVIEST = 1.0, 6.0
@@ -49,25 +52,30 @@ class Facts:
     images: number of images of each stage.
     short: median of their short sides, in pixels.
     share: share of the pixels of a stage's images that one class covers; the median over classes.
+    shown: how many classes of its stage an image shows; the mean over images.
     """
 
     images: tuple[int, ...]
     short: int
     share: float
+    shown: float
 
 
 def facts_of(stages: Sequence[Stage]) -> Facts:
     """Look at some images of each stage."""
     sides: list[int] = []
     shares: list[float] = []
+    shown: list[int] = []
     for stage in stages:
         seen = [stage.train[i] for i in take_evenly(range(len(stage.train)), LOOKED_AT)]
         sides += [min(sample.labels.shape) for sample in seen]
         shares += _shares([sample.labels for sample in seen])
+        shown += [len(set(sample.labels.unique().tolist()) - {0, VOID}) for sample in seen]
     return Facts(
         tuple(len(stage.train) for stage in stages),
         int(median(sides)) if sides else LARGEST,
         median(shares) if shares else 0.5,
+        fmean(shown) if shown else 0.0,
     )
 
 
@@ -110,8 +118,11 @@ def propose(
     weight = _weight(facts.share)
     wanted |= {"gamma": max(2.0, weight), "gamma_later": weight}
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
-    few = later <= FEW
-    wanted |= {"replay_new": few, "tune.posterior": float(few)}
+    posterior = not gpu and facts.shown <= OBJECTS
+    wanted |= {
+        "tune.posterior": POSTERIOR if posterior else 0.0,
+        "replay_new": later <= FEW and not posterior,
+    }
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}

@@ -59,8 +59,8 @@ class ClassTuneConfig(Checked):
     """Epochs in which new classifiers are tuned as a mix of the old ones before a later step; 0: they start
     as the method has it. [NeST: 5 on PASCAL VOC, 15 on ADE20K]"""
     posterior: Amount = 0.0
-    """Weight of what the untrained backbone says about which step an object's class is of, in predictions; 0:
-    the segmenter decides alone. [ours; the idea: IPSeg]"""
+    """Weight of what the untrained backbone says about which class an object is of, in predictions; 0: the
+    segmenter decides alone. [ours; the idea: IPSeg]"""
     replay: Share = 0.0
     """Minimum share of an epoch's examples that come from a memory, repeated as often as needed; 0: each
     once. [SSUL: 0.5]"""
