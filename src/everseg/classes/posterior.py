@@ -156,7 +156,7 @@ class Posterior(nn.Module):
                 for channel in set(sample.labels.unique().tolist()) & set(channels):
                     place = channels.index(channel)
                     shown = (sample.labels == channel).to(features_Dhw.device, torch.float32)[None, None]
-                    share_hw = F.adaptive_avg_pool2d(shown, features_Dhw.shape[-2:])[0, 0]
+                    share_hw = F.adaptive_avg_pool2d(shown, tuple(features_Dhw.shape[1:]))[0, 0]
                     seen = share_hw > 0
                     rows_ND = features_Dhw[:, seen].T.double()
                     weight_N = share_hw[seen].double() / share_hw[seen].double().sum()
