@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everseg.classes.posterior import Gaussians, Posterior
+from everseg.classes.posterior import Gaussians, Posterior, moments
 from everseg.methods import METHODS as ALL
 from everseg.methods import find
 from everseg.models.semantic.segmenter import Output
@@ -69,6 +69,17 @@ def test_discriminants_are_those_of_normal_densities() -> None:
     density = [-gap @ np.linalg.inv(shrunk) @ gap / 2 for gap in gaps]
     ours = direction @ f + offset
     np.testing.assert_allclose(ours[0] - ours[1], density[0] - density[1], rtol=1e-4)
+
+
+def test_moments_of_a_mask_count_places_by_their_share() -> None:
+    features = torch.arange(8.0).reshape(2, 2, 2)
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:2, :2] = True  # All of the first place,
+    mask[2, 3] = True  # a quarter of the last.
+    mean, square = moments(features, mask)
+    a, b = torch.tensor([0.0, 4.0]).double(), torch.tensor([3.0, 7.0]).double()
+    torch.testing.assert_close(mean, 0.8 * a + 0.2 * b)
+    torch.testing.assert_close(square, 0.8 * torch.outer(a, a) + 0.2 * torch.outer(b, b))
 
 
 @pytest.mark.parametrize("images", [0, 1])
@@ -134,6 +145,11 @@ def test_every_method_can_have_it_and_keep_it(method: str) -> None:
     again.load_state_dict(copy.deepcopy(learner.state_dict()))
     query = micro_image(50, (1, 3)).query()
     assert torch.equal(again.scores(query), learner.scores(query))
+
+
+def test_before_anything_is_learned_all_is_background() -> None:
+    fresh = ClassTrial(find("eir"), ("tune.posterior=1",)).fresh()
+    assert not fresh.predict([micro_image(50, (1, 3)).query()])[0].any()
 
 
 def test_training_is_the_same_with_and_without_it() -> None:

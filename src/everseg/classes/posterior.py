@@ -123,6 +123,8 @@ class Posterior(nn.Module):
 
     def forward(self, out: Output, pixels_B3HW: Tensor) -> Output:
         """The segmenter's output for the pixels with corrected logits of the classes."""
+        if not len(self.offset):
+            return out
         z = out.logits[:, 1:].float()
         log_p = F.conv2d(self.features(pixels_B3HW), self.direction[:, :, None, None], self.offset)
         log_p = F.interpolate(log_p, size=z.shape[-2:], mode="bilinear", align_corners=False)
@@ -141,9 +143,9 @@ class Posterior(nn.Module):
         channels: the classes' numbers in the label maps. pixels: makes (B, 3, H, W) pixels of images.
         """
         width = len(self.known.scatter)
-        images = torch.zeros(len(channels), dtype=torch.float64)
-        total = torch.zeros(len(channels), width, dtype=torch.float64)
-        square = torch.zeros(width, width, dtype=torch.float64)
+        where: Any = {"dtype": torch.float64, "device": self.offset.device}
+        images = torch.zeros(len(channels), **where)
+        total, square = torch.zeros(len(channels), width, **where), torch.zeros(width, width, **where)
         mine = shard(range(len(samples)))
         loader: DataLoader[Any] = DataLoader(
             Subset(samples, mine),  # type: ignore[arg-type]  # any sequence serves
@@ -155,17 +157,13 @@ class Posterior(nn.Module):
                 features_Dhw = self.features(pixels(sample.image[None]))[0]
                 for channel in set(sample.labels.unique().tolist()) & set(channels):
                     place = channels.index(channel)
-                    shown = (sample.labels == channel).to(features_Dhw.device, torch.float32)[None, None]
-                    share_hw = F.adaptive_avg_pool2d(shown, tuple(features_Dhw.shape[1:]))[0, 0]
-                    seen = share_hw > 0
-                    rows_ND = features_Dhw[:, seen].T.double()
-                    weight_N = share_hw[seen].double() / share_hw[seen].double().sum()
+                    mean, second = moments(features_Dhw, sample.labels == channel)
                     images[place] += 1
-                    total[place] += (weight_N @ rows_ND).cpu()
-                    square += ((rows_ND * weight_N[:, None]).T @ rows_ND).cpu()
+                    total[place] += mean
+                    square += second
                 advance("")
         add_up([images, total, square])
-        self.known.append(images, total, square)
+        self.known.append(images.cpu(), total.cpu(), square.cpu())
         self._solve()
 
     def _solve(self) -> None:
@@ -179,3 +177,14 @@ class Posterior(nn.Module):
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.known.load_state_dict(state)
         self._solve()
+
+
+def moments(features_Dhw: Tensor, mask_HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of x (D,) and of x x^T (D, D) over the features under a mask, in float64. A place counts by the
+    share of it that the mask covers."""
+    mask = mask_HW.to(features_Dhw.device, torch.float32)[None, None]
+    share_hw = F.adaptive_avg_pool2d(mask, (features_Dhw.shape[1], features_Dhw.shape[2]))[0, 0].double()
+    seen = share_hw > 0
+    weight_N = share_hw[seen] / share_hw.sum()
+    rows_ND = features_Dhw[:, seen].T.double()
+    return weight_N @ rows_ND, (rows_ND * weight_N[:, None]).T @ rows_ND
