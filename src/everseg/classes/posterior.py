@@ -5,12 +5,14 @@ brings is often taken for what the first one brought. The backbone with the weig
 has no part in that: it is never trained, and what is collected of a class on its features in one step is as
 good in all later ones.
 
-    image --+--> segmenter ----------------------> logits z --+--> object or not
-            |                                                 |
-            +--> backbone as it was --> log p of each class --+--> which class
+    image --+--> segmenter ----------------------> logits z --+
+            |                                                 +--> corrected logits z'
+            +--> backbone as it was --> log p of each class --+
 
     t_k  = z_k + weight * log p_k        k: classes, without the background
     z'_i = (max_k z_k + z_i) / 2         i = argmax_k t_k; other classes as far below as t_k is
+
+So both decide which class an object is of, and where they disagree fewer pixels count as objects.
 
 p_k is the density of a Gaussian; all classes have one covariance (linear discriminant analysis). The features
 of a place are averaged over a square around it. Each image counts once in each of its classes. The covariance
@@ -78,12 +80,15 @@ class Gaussians:
 
     def discriminants(self) -> tuple[Tensor, Tensor]:
         """Directions (K, D) and offsets (K,): log p_k of features f is direction_k f + offset_k, but for what
-        all classes share. A class without an image has the mean of all classes."""
-        shown = self.images > 0
+        all classes share. A class without an image has the mean of the others' log p, so that it is never
+        the likeliest."""
         mean = self.mean.double()
-        mean[~shown] = mean[shown].mean(0) if bool(shown.any()) else 0.0
         direction = torch.linalg.solve(self.covariance(), mean.T).T
-        return direction, -(direction * mean).sum(1) / 2
+        offset = -(direction * mean).sum(1) / 2
+        shown = self.images > 0
+        if bool(shown.any()):
+            direction[~shown], offset[~shown] = direction[shown].mean(0), offset[shown].mean()
+        return direction, offset
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("images", "mean", "scatter")}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from everseg.classes.nest import pretune
-from everseg.config import Amount, Checked, Count, Positive, SettingError, Share, Size, ascending
+from everseg.config import Amount, Checked, Count, Positive, Range, SettingError, Share, Size, ascending
 from everseg.data.resize import resized
 from everseg.distributed import shard
 from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
@@ -58,7 +58,7 @@ class ClassTuneConfig(Checked):
     nest: Count = 0
     """Epochs in which new classifiers are tuned as a mix of the old ones before a later step; 0: they start
     as the method has it. [NeST: 5 on PASCAL VOC, 15 on ADE20K]"""
-    posterior: Amount = 0.0
+    posterior: Annotated[float, Range(0, 100)] = 0.0
     """Weight of what the untrained backbone says about which class an object is of, in predictions; 0: the
     segmenter decides alone. [ours; the idea: IPSeg]"""
     replay: Share = 0.0
