@@ -86,8 +86,11 @@ class Gaussians:
         direction = torch.linalg.solve(self.covariance(), mean.T).T
         offset = -(direction * mean).sum(1) / 2
         shown = self.images > 0
-        if bool(shown.any()):
-            direction[~shown], offset[~shown] = direction[shown].mean(0), offset[shown].mean()
+        if bool(
+            shown.any()
+        ):  # Less their mean, so that float32 is not spent on what is alike in all classes.
+            direction, offset = direction - direction[shown].mean(0), offset - offset[shown].mean()
+            direction[~shown], offset[~shown] = 0.0, 0.0
         return direction, offset
 
     def state_dict(self) -> dict[str, Tensor]:
