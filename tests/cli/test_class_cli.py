@@ -111,7 +111,7 @@ def test_a_stage_was_appended_and_learned(everseg: Command, learned: Path, folde
     assert run.classes == ("background", "red", "green", "blue")
     assert run.results.columns == run.classes
     assert run.results.learned_at == {"background": 0, "red": 0, "green": 0, "blue": 1}
-    assert set(run.summary()["stored_bytes"]) == {"segmenter", "pool"}
+    assert set(run.summary()["stored_bytes"]) == {"segmenter", "pool", "posterior"}
     assert 0 < run.summary()["stored_bytes"]["pool"] < 50_000
 
 
