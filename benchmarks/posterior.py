@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rows import write_rows
@@ -46,8 +47,8 @@ def main() -> None:
     without = copy.copy(with_it)
     without.posterior = None
 
-    def predicts(learner: object) -> Callable[[], object]:
-        return lambda: [learner.predict([ImageQuery(image)]) for image in images]  # type: ignore[attr-defined]
+    def predicts(learner: Any) -> Callable[[], object]:
+        return lambda: [learner.predict([ImageQuery(image)]) for image in images]
 
     def backbone() -> None:
         with torch.inference_mode():

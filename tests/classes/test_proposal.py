@@ -92,6 +92,7 @@ def test_eir_replays_new_classes_too_where_images_are_few_and_no_posterior_is(
 ) -> None:
     assert asked(counts=(500, 30, later), gpu=True).settings["replay_new"] is beside
     assert asked(counts=(500, 30, later)).settings["replay_new"] is False
+    assert asked(counts=(500, 30, later), given=("tune.posterior",)).settings["replay_new"] is beside
 
 
 def test_small_objects_weigh_more() -> None:

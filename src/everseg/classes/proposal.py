@@ -118,11 +118,9 @@ def propose(
     weight = _weight(facts.share)
     wanted |= {"gamma": max(2.0, weight), "gamma_later": weight}
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
-    posterior = not gpu and facts.shown <= OBJECTS
-    wanted |= {
-        "tune.posterior": POSTERIOR if posterior else 0.0,
-        "replay_new": later <= FEW and not posterior,
-    }
+    posterior = POSTERIOR if not gpu and facts.shown <= OBJECTS else 0.0
+    wanted["tune.posterior"] = settings.tune.posterior if "tune.posterior" in given else posterior
+    wanted["replay_new"] = later <= FEW and not wanted["tune.posterior"]
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
