@@ -94,11 +94,18 @@ def test_what_it_exported_is_a_base_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "base", "posterior"),
-    [("eir", "resnet", 0), ("ssul", "resnet", 1), ("mib", "dinov3", 0), ("eir", "segformer", 1)],
+    ("method", "base", "posterior", "fine"),
+    [
+        ("eir", "resnet", 0, "true"),
+        ("ssul", "resnet", 1, "false"),
+        ("mib", "dinov3", 0, "false"),
+        ("eir", "segformer", 1, "false"),
+    ],
 )
-def test_plain_torch_runs_the_program(method: str, base: str, posterior: int, tmp_path: Path) -> None:
-    learner = learned(method, base, f"tune.posterior={posterior}")
+def test_plain_torch_runs_the_program(
+    method: str, base: str, posterior: int, fine: str, tmp_path: Path
+) -> None:
+    learner = learned(method, base, f"tune.posterior={posterior}", f"tune.fine={fine}")
     told = learner.write_model("torch", tmp_path, NAMES, 64)
     assert told["parity"] <= 1e-4
     program = torch.export.load(tmp_path / "model.pt2").module()
@@ -116,15 +123,20 @@ def test_plain_torch_runs_the_program(method: str, base: str, posterior: int, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "base", "posterior"),
-    [("eir", "resnet", 1), ("ssul", "resnet", 0), ("mib", "segformer", 1), ("dkd", "dinov3", 0)],
+    ("method", "base", "posterior", "fine"),
+    [
+        ("eir", "resnet", 1, "true"),
+        ("ssul", "resnet", 0, "false"),
+        ("mib", "segformer", 1, "false"),
+        ("dkd", "dinov3", 0, "false"),
+    ],
 )
 def test_onnxruntime_gives_the_scores_of_the_run(
-    method: str, base: str, posterior: int, tmp_path: Path
+    method: str, base: str, posterior: int, fine: str, tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    learner = learned(method, base, f"tune.posterior={posterior}")
+    learner = learned(method, base, f"tune.posterior={posterior}", f"tune.fine={fine}")
     told = learner.write_model("onnx", tmp_path, NAMES, 64)
     assert told["parity"] <= 1e-4 and told["opset"] == 18
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from everseg.classes.proposal import FEWEST, LARGEST_CPU, facts_of, propose
+from everseg.classes.proposal import FEWEST, LARGEST_CPU, facts_of, propose, width_of
 from everseg.config import assign, plain
 from everseg.methods import METHODS, configure, find
 from everseg.results import setting_names
@@ -36,13 +36,40 @@ def asked(
     shown = more.pop("shown", 1)
     stages = [stage(i, n, side, object_side, shown) for i, n in enumerate(counts)]
     method = more.pop("method", "eir")
-    return propose(stages, configure(method), more.pop("given", ()), more.pop("scored", ()), gpu=gpu)
+    fine = more.pop("fine", False)
+    return propose(
+        stages, configure(method), more.pop("given", ()), more.pop("scored", ()), gpu=gpu, fine=fine
+    )
 
 
 def test_facts_are_those_of_the_images() -> None:
     facts = facts_of([stage(0, 40, 100, 50), stage(1, 10, 100, 30)])
     assert facts.images == (40, 10) and facts.short == 100
-    assert facts.share == pytest.approx((50 * 50 + 30 * 30) / 2 / (100 * 150))
+    assert facts.share == pytest.approx(50 * 50 / (100 * 150))
+    assert facts.later_share == pytest.approx(30 * 30 / (100 * 150))
+    assert facts.width == pytest.approx(width_of(30 * 30, 2 * 30)), "two of four sides lie within the image"
+
+
+def test_a_strip_is_as_wide_as_its_outline_says() -> None:
+    """At the angles that `edges` counts right on average: a long strip of 4 pixels has 2 x 100 sides at an
+    edge, and pi/4 of them as outline."""
+    assert width_of(4 * 100, 2 * 100) == pytest.approx(4 * 4 / 3.14159265, rel=1e-6)
+    assert width_of(10, 0) == float("inf"), "a class that fills the image"
+
+
+@pytest.mark.parametrize(
+    ("side", "object_side", "fine"), [(250, 12, True), (250, 120, False), (60, 12, False)]
+)
+def test_thin_objects_get_the_fine_head(side: int, object_side: int, fine: bool) -> None:
+    assert asked(side, object_side=object_side, fine=True).settings["tune.fine"] is fine
+    assert asked(side, object_side=object_side).settings["tune.fine"] is False, "a base that has none"
+
+
+def test_classes_of_the_first_and_of_later_steps_are_weighed_by_their_own_size() -> None:
+    stages = [stage(0, 60, 250, 150), stage(1, 60, 250, 25)]
+    found = propose(stages, configure("eir"), (), (), gpu=False).settings
+    assert found["gamma"] == 2 and found["gamma_later"] > 3
+    assert propose(stages[::-1], configure("eir"), (), (), gpu=False).settings["gamma"] > 3
 
 
 @pytest.mark.parametrize(

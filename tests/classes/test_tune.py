@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from everseg.classes.losses import supervised
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, collate, random_crop, train
+from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, collate, groups_of, random_crop, train
 from everseg.errors import UserError
 from everseg.models.semantic.base import SemanticBase, load_semantic_base
 from everseg.seed import torch_generator
@@ -135,6 +135,30 @@ def test_statistics_of_a_short_training_are_its_own_and_momenta_come_back(
     torch.testing.assert_close(norm.running_mean, torch.full_like(norm.running_mean, 729.0), rtol=0, atol=5)
     assert [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == before
     assert not any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_the_backbone_can_learn_more_slowly_after_the_first_step(
+    scale: float, micro_backbone: SemanticBase
+) -> None:
+    model = micro_backbone.segmenter(detached=True)
+    config = replace(
+        CONFIG, later_backbone=scale, head_lr=7.0, later=replace(CONFIG.later, steps=2, batch=2, lr=0.1)
+    )
+    rates = []
+    for step in range(2):
+        begin(model, Stage(step, "s", [], (), (f"c{step}",)), config, "fresh", seed=0)
+        rates.append({group.name: group.scale for group in groups_of(model, config)})
+    assert [found["backbone"] for found in rates] == [1.0, scale]
+    assert all(found["head"] == found["new classifier"] == 7 for found in rates)
+    before = [p.detach().clone() for p in model.backbone.parameters()]
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return supervised(model(model.pixels(batch.images)).full(), batch.labels, "bce")
+
+    train(model, Crops([sample()] * 2, config, 0, "s"), loss, config, scratch=NoScratch())
+    moved = any(not torch.equal(a, b) for a, b in zip(before, model.backbone.parameters(), strict=True))
+    assert moved is (scale > 0)
 
 
 def test_segmenters_of_one_base_are_apart(micro_backbone: SemanticBase) -> None:

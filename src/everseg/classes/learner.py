@@ -49,8 +49,9 @@ class ClassLearner:
                 f"{type(self).__name__} needs a base of convolutions with batch normalisation, and "
                 f"{base.name!r} is not one; choose a ResNet or MobileNetV2 with --base, or another method"
             )
-        self.model = base.segmenter(detached=self.detached, rule=self.rule, seed=seed).eval()
         tune: ClassTuneConfig = self.config.tune
+        how: dict[str, Any] = {"detached": self.detached, "rule": self.rule, "fine": tune.fine}
+        self.model = base.segmenter(**how, seed=seed).eval()
         self.posterior: Posterior | None = None
         if tune.posterior:
             self.posterior = Posterior(base.backbone, tune.posterior, tune.crop).to(self.model.device)
@@ -83,6 +84,11 @@ class ClassLearner:
             raise UserError(
                 f"{_trains(self)}, but {_trains(other)}; reuse the first step of a method with the same "
                 "loss, or leave --first-stage out"
+            )
+        if self.config.tune.fine != other.config.tune.fine:
+            raise UserError(
+                "one of the two runs has tune.fine=true and the other one false, which are different heads; "
+                "set it alike, or leave --first-stage out"
             )
         self.model.load(other.model.state_dict())
         self._collect(stage, self.model.new().start)

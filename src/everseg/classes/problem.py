@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from everseg.data.tiling import Tiling
 from everseg.errors import UserError
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.base import load_semantic_base
+from everseg.models.tensors import SUFFIXES
 from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import (
     Results,
@@ -180,9 +182,15 @@ class Classes:
         return found | {"average_over_steps": average_over_steps(matrix)}
 
     def propose(
-        self, stages: Sequence[Stage], settings: Any, given: Collection[str], scored: Collection[str]
+        self,
+        base: str,
+        stages: Sequence[Stage],
+        settings: Any,
+        given: Collection[str],
+        scored: Collection[str],
     ) -> Proposal:
-        return propose(stages, settings, given, scored, gpu=torch.cuda.is_available())
+        fine = base == MOBILENET or Path(base).suffix in SUFFIXES
+        return propose(stages, settings, given, scored, gpu=torch.cuda.is_available(), fine=fine)
 
     def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
         names = setting_names(settings)

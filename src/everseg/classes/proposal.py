@@ -39,6 +39,9 @@ FEW = 100
 POSTERIOR, OBJECTS = 0.5, 2.0
 """Weight of the posterior of classes after short schedules, and how many classes an image shows at most where
 it is proposed: it is measured on images of objects, not on scenes of many classes."""
+THIN = 16.0
+"""Objects narrower than this, in pixels of a crop, get a head that also reads the first stage. They
+are narrower than a place of DeepLabV3's head."""
 PER_IMAGE = 38.0
 """Gradient steps on a CPU are so many times the root of the number of images."""
 LIGHTEST, HEAVIEST = 1.0, 6.0
@@ -51,39 +54,70 @@ class Facts:
 
     images: number of images of each stage.
     short: median of their short sides, in pixels.
-    share: share of the pixels of a stage's images that one class covers; the median over classes.
+    share, later_share: share of the pixels of a stage's images that one class covers; the median over the
+        classes of the first stage, and over those of the others.
+    width: of the objects of the class that has the thinnest ones, in pixels (`width_of`).
     shown: how many classes of its stage an image shows; the mean over images.
     """
 
     images: tuple[int, ...]
     short: int
     share: float
+    later_share: float
+    width: float
     shown: float
 
 
 def facts_of(stages: Sequence[Stage]) -> Facts:
     """Look at some images of each stage."""
     sides: list[int] = []
-    shares: list[float] = []
+    shares: list[list[float]] = []
+    widths: list[float] = []
     shown: list[int] = []
     for stage in stages:
-        seen = [stage.train[i] for i in take_evenly(range(len(stage.train)), LOOKED_AT)]
-        sides += [min(sample.labels.shape) for sample in seen]
-        shares += _shares([sample.labels for sample in seen])
-        shown += [len(set(sample.labels.unique().tolist()) - {0, VOID}) for sample in seen]
+        labels = [stage.train[i].labels for i in take_evenly(range(len(stage.train)), LOOKED_AT)]
+        pixels = sum((_counts(map_HW) for map_HW in labels), torch.zeros(256))
+        edges = sum((_edges(map_HW) for map_HW in labels), torch.zeros(256))
+        sides += [min(map_HW.shape) for map_HW in labels]
+        shares.append(_shares(pixels))
+        widths += [width_of(float(pixels[k]), float(edges[k])) for k in range(1, VOID) if pixels[k]]
+        shown += [int(_counts(map_HW)[1:VOID].count_nonzero()) for map_HW in labels]
+    first, *later = shares
+    others = [share for stage in later for share in stage] or first
     return Facts(
         tuple(len(stage.train) for stage in stages),
         int(median(sides)) if sides else LARGEST,
-        median(shares) if shares else 0.5,
+        median(first) if first else 0.5,
+        median(others) if others else 0.5,
+        min(widths, default=math.inf),
         fmean(shown) if shown else 0.0,
     )
 
 
-def _shares(labels: Sequence[Tensor]) -> list[float]:
+def width_of(pixels: float, edges: float) -> float:
+    """The width of strips that cover so many pixels and have so many sides of pixels at their edge: twice the
+    area by the length of the outline, which is pi/4 of the sides on average over directions."""
+    return 2 * pixels / (math.pi / 4 * edges) if edges else math.inf
+
+
+def _counts(labels_HW: Tensor) -> Tensor:
+    """Pixels of each number."""
+    return torch.bincount(labels_HW.flatten().long(), minlength=256)
+
+
+def _edges(labels_HW: Tensor) -> Tensor:
+    """Of each number, the sides of pixels beyond which there is another one; those at void do not count."""
+    found = torch.zeros(256)
+    for one, other in ((labels_HW[1:], labels_HW[:-1]), (labels_HW[:, 1:], labels_HW[:, :-1])):
+        differ = (one != other) & (one != VOID) & (other != VOID)
+        found += _counts(one[differ]) + _counts(other[differ])
+    return found
+
+
+def _shares(pixels: Tensor) -> list[float]:
     """Of each class that occurs, the share of the labelled pixels."""
-    counts = sum((torch.bincount(x.flatten().long(), minlength=256) for x in labels), torch.zeros(256))
-    total = float(counts.sum() - counts[VOID])
-    return [float(n) / total for n in counts[1:VOID].tolist() if n and total]
+    total = float(pixels.sum() - pixels[VOID])
+    return [float(n) / total for n in pixels[1:VOID].tolist() if n and total]
 
 
 def propose(
@@ -93,6 +127,7 @@ def propose(
     scored: Collection[str],
     *,
     gpu: bool,
+    fine: bool = False,
 ) -> Proposal:
     """Values for the settings that are not given.
 
@@ -100,6 +135,7 @@ def propose(
     settings: the preset's, with what was given.
     given, scored: dotted names of settings of the method and of scoring that were given.
     gpu: there is an accelerator.
+    fine: the base takes `tune.fine`.
     """
     facts, names = facts_of(stages), setting_names(plain(settings))
     wanted: dict[str, Any] = {}
@@ -115,8 +151,9 @@ def propose(
         wanted[f"tune.{step}.batch"] = size
         if f"tune.{step}.epochs" not in given:
             wanted[f"tune.{step}.steps"] = _steps(images, size, fit.epochs, gpu)
-    weight = _weight(facts.share)
-    wanted |= {"gamma": max(2.0, weight), "gamma_later": weight}
+    wanted |= {"gamma": max(2.0, _weight(facts.share)), "gamma_later": _weight(facts.later_share)}
+    area = settings.tune.area if "tune.area" in given else wanted["tune.area"]
+    wanted["tune.fine"] = fine and facts.width * _scale(crop, facts.short, area) < THIN
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
     posterior = POSTERIOR if not gpu and facts.shown <= OBJECTS else 0.0
     wanted["tune.posterior"] = settings.tune.posterior if "tune.posterior" in given else posterior
@@ -132,9 +169,11 @@ def propose(
 
 
 RATES: dict[float, dict[str, Any]] = {
-    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 3e-3},
+    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 3e-3, "tune.later_backbone": 0.1},
 }
-"""Learning rates of short schedules, by the published one of the first step."""
+"""Learning rates of short schedules, by the published one of the first step. A backbone that goes on at the
+first step's rate forgets what the background of the old images looks like, where the new ones look different.
+[DKD, EIR: everything learns at a tenth of the first step's rate]"""
 
 
 def _crop(short: int, gpu: bool) -> int:
@@ -146,6 +185,11 @@ def _area(crop: int, short: int) -> tuple[float, float]:
     """Shares of an image's area about the one at which a crop has the scale that images are scored at."""
     own = (crop / min(short, LARGEST)) ** 2
     return (max(0.001, round(min(0.5, own / 2), 3)), round(max(0.5, min(1.0, 2 * own)), 3))
+
+
+def _scale(crop: int, short: int, area: tuple[float, float]) -> float:
+    """By how much a crop magnifies an image, on average."""
+    return crop / (short * math.sqrt(math.sqrt(area[0] * area[1])))
 
 
 def _steps(images: int, batch: int, epochs: int, gpu: bool) -> int:
@@ -165,12 +209,19 @@ def _value(settings: Any, name: str) -> Any:
     return settings
 
 
+def _shown(value: Any) -> Any:
+    """As it is given to --set."""
+    return str(value).lower() if isinstance(value, bool) else plain(value)
+
+
 def _why(facts: Facts, told: dict[str, Any], score: dict[str, Any], gpu: bool) -> tuple[str, ...]:
-    shown = ", ".join(f"{name}={plain(value)}" for name, value in told.items())
+    shown = ", ".join(f"{name}={_shown(value)}" for name, value in told.items())
     where = "an accelerator" if gpu else "a CPU"
     images = " + ".join(map(str, facts.images))
+    later = f", in later stages {facts.later_share:.1%}" if len(facts.images) > 1 else ""
     what = (
         f"{images} images with short sides of {facts.short} pixels, of which a class covers {facts.share:.1%}"
+        f"{later} and the thinnest objects are {facts.width:.0f} pixels wide"
     )
     lines = [f"chosen for {what}, on {where}: {shown}"] if told else []
     lines += ["scored at the images' own size (size=original)"] if score else []

@@ -50,6 +50,9 @@ class ClassTuneConfig(Checked):
     """Probability that a crop is mirrored. [EIR's code]"""
     head_lr: Amount = 10.0
     """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
+    later_backbone: Amount = 1.0
+    """Learning rate of the backbone after the first step, as a multiple of that of the step; 0: it rests.
+    [ours]"""
     freeze_norm: bool = True
     """Freeze batch normalisation and dropout after the first step. [DKD, EIR: yes; MiB's code: no]"""
     decay_old: bool = False
@@ -58,6 +61,9 @@ class ClassTuneConfig(Checked):
     nest: Count = 0
     """Epochs in which new classifiers are tuned as a mix of the old ones before a later step; 0: they start
     as the method has it. [NeST: 5 on PASCAL VOC, 15 on ADE20K]"""
+    fine: bool = False
+    """Read the backbone's first stage as well, at a quarter of the image's resolution, for thin objects. The
+    base's head must be DeepLabV3's. [DeepLabV3+]"""
     posterior: Annotated[float, Range(0, 100)] = 0.0
     """Weight of what the untrained backbone says about which class an object is of, in predictions; 0: the
     segmenter decides alone. [ours; the idea: IPSeg]"""
@@ -348,7 +354,8 @@ def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
     first = len(model.counts) < 2
     decay = (config.first if first else config.later).weight_decay
     found = model.groups(decay, decay_old=config.decay_old or first)
-    return [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in found]
+    backbone = 1.0 if first else config.later_backbone
+    return [g._replace(scale=backbone if g.name == "backbone" else config.head_lr) for g in found]
 
 
 @contextmanager

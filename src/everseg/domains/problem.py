@@ -198,7 +198,12 @@ class Domains:
         return {}
 
     def propose(
-        self, stages: Sequence[Stage], settings: Any, given: Collection[str], scored: Collection[str]
+        self,
+        base: str,
+        stages: Sequence[Stage],
+        settings: Any,
+        given: Collection[str],
+        scored: Collection[str],
     ) -> Proposal:
         """Nothing: the published settings do not depend on the size of images."""
         return Proposal()

@@ -51,7 +51,7 @@ def with_defaults(
         proposed = dict(read_record(out).config.get("proposed", {}))
     else:
         stages = to_learn(stream, find(config.method))
-        found = problem.propose(stages, config.settings, given, scored)
+        found = problem.propose(config.base, stages, config.settings, given, scored)
         named = {**found.settings, **{SCORE + name: value for name, value in found.score.items()}}
         proposed = {name: plain(value) for name, value in named.items()}
         for line in found.why if world().main else ():

@@ -142,10 +142,16 @@ class Problem(Protocol):
         """
 
     def propose(
-        self, stages: Sequence[Stage], settings: Any, given: Collection[str], scored: Collection[str]
+        self,
+        base: str,
+        stages: Sequence[Stage],
+        settings: Any,
+        given: Collection[str],
+        scored: Collection[str],
     ) -> Proposal:
         """What the data suggest for settings that are not given.
 
+        base: its name.
         stages: those that are learned.
         settings: the method's, as far as they are known.
         given, scored: dotted names of the settings of the method and of scoring that somebody gave.

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from everseg.errors import UserError
-from everseg.models.semantic.backbones import ResNet
-from everseg.models.semantic.deeplab import DeepLabHead
+from everseg.models.semantic.backbones import Maps, ResNet
+from everseg.models.semantic.deeplab import DeepLabHead, DeepLabPlusHead
 from everseg.models.semantic.load import (
     ARCHITECTURES,
     PACKAGE,
@@ -97,6 +97,30 @@ def test_the_head_reaches_equally_far_at_any_stride(stride: int, dilations: list
     head = DeepLabHead(16, stride)
     assert [branch[0].dilation[0] for branch in head.branches] == dilations
     assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.1]
+
+
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2"])
+def test_the_fine_head_adds_the_first_stage_at_a_quarter_of_the_resolution(kind: str) -> None:
+    built = small_resnet() if kind == "resnet" else small_mobilenet(False)
+    model = Segmenter(as_backbone(built, kind, 16), fine=True, seed=3).eval()
+    model.grow(2)
+    out = model(torch.randn(1, 3, 64, 96))
+    assert out.features.shape == (1, 256, 16, 24) and bool((out.features >= 0).all())
+    assert out.logits.shape == (1, 3, 16, 24) and out.full().shape == (1, 3, 64, 96)
+    early, late = torch.randn_like(out.stages[0]), torch.rand_like(out.stages[-1])
+    found = [
+        model.head(Maps(last, (first, *out.stages[1:])))
+        for last, first in ((late, early), (late, -early), (late.flip(-1), early))
+    ]
+    assert not torch.equal(found[0], found[1]), "the first stage has no say"
+    assert not torch.equal(found[0], found[2]), "the last map has no say"
+
+
+def test_the_fine_head_has_the_parameters_that_it_says() -> None:
+    """By hand: 24 x 48, 304 x 256 and 9 x 256 weights, and two for each channel that is normalised."""
+    late, plus = DeepLabHead(320, 16), DeepLabPlusHead(24, 320, 16)
+    more = sum(p.numel() for p in plus.parameters()) - sum(p.numel() for p in late.parameters())
+    assert more == 24 * 48 + 304 * 256 + 9 * 256 + 2 * (48 + 256 + 256) == 82_400
 
 
 @pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2"])

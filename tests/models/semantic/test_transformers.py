@@ -73,6 +73,12 @@ def made(family: str) -> Segmenter:
     return MICRO[family]().segmenter(detached=True)
 
 
+@pytest.mark.parametrize("family", ["segformer", "dinov3"])
+def test_heads_that_read_fine_maps_anyway_refuse_the_fine_one(family: str) -> None:
+    with pytest.raises(UserError, match=r"tune\.fine=true .*; leave it out"):
+        MICRO[family]().segmenter(detached=True, fine=True)
+
+
 # ---------------------------------------------------------------- names and sizes
 
 

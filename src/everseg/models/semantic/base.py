@@ -40,11 +40,18 @@ class SemanticBase:
         """sha256 of the weights."""
         return sha256_tensors(dict(self.backbone.state_dict()) | self.backbone.decoder)
 
-    def segmenter(self, *, detached: bool, rule: Rule = "sigmoid", seed: int = 0) -> Segmenter:
+    def segmenter(
+        self, *, detached: bool, rule: Rule = "sigmoid", fine: bool = False, seed: int = 0
+    ) -> Segmenter:
         """A trainable segmenter without classes on a copy of the backbone."""
-        backbone = copy.deepcopy(self.backbone).requires_grad_(True)
         made = Segmenter(
-            backbone, detached=detached, rule=rule, precision=self.precision, width=self.width, seed=seed
+            copy.deepcopy(self.backbone).requires_grad_(True),
+            detached=detached,
+            rule=rule,
+            precision=self.precision,
+            width=self.width,
+            fine=fine,
+            seed=seed,
         )
         return made.to(self.device)
 

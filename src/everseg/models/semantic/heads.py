@@ -1,6 +1,7 @@
 """The head that goes with a backbone: from its maps to the features that classifiers read, none below zero.
 
-    ResNet, MobileNetV2, Swin, ConvNeXt    DeepLabV3's (`deeplab`), on the last map, at its stride
+    ResNet, MobileNetV2, Swin, ConvNeXt    DeepLabV3's (`deeplab`), on the last map, at its stride; "fine":
+                                           DeepLabV3+'s, which joins the first map, at stride 4
     SegFormer                              its own: an MLP for each of four stages, at stride 4
     ViT, DINOv2, DINOv3                    four blocks joined by a 1x1 convolution and a 3x3 at half the patch
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.errors import UserError
 from everseg.models.semantic.backbones import Backbone, Maps, Pyramid, Tokens
-from everseg.models.semantic.deeplab import DROPOUT, WIDTH, DeepLabHead, conv_block
+from everseg.models.semantic.deeplab import DROPOUT, WIDTH, DeepLabHead, DeepLabPlusHead, conv_block
 
 CLASSIFIER = "classifier."
 """What SegFormer's head calls its classifier, which is none of a head's weights here."""
@@ -69,13 +71,28 @@ class TokenHead(nn.Module):
         return self.last(F.interpolate(joined, scale_factor=2.0, mode="bilinear", align_corners=False))
 
 
-def head_of(backbone: Backbone, width: int | None = None) -> Any:
+def head_of(backbone: Backbone, width: int | None = None, *, fine: bool = False) -> Any:
     """A fresh head for a backbone: a module from `Maps` to features (B, D, h, w), with D as its `width`.
 
     width: None is the head's own, 256 or what SegFormer's configuration says.
+    fine: DeepLabV3+'s head in place of DeepLabV3's.
+
+    Raises:
+        UserError: fine, and the backbone's head is not DeepLabV3's.
     """
     if isinstance(backbone, Tokens):
+        _check_coarse(fine, "a plain vision transformer has no finer map than the one that it reads")
         return TokenHead(backbone.widths, width)
     if isinstance(backbone, Pyramid) and backbone.model.config.model_type == "segformer":
+        _check_coarse(fine, "SegFormer's head reads the first stage anyway")
         return SegformerHead(backbone.model.config, width)
+    if fine:
+        return DeepLabPlusHead(backbone.widths[0], backbone.channels, backbone.stride, width or WIDTH)
     return DeepLabHead(backbone.channels, backbone.stride, width or WIDTH)
+
+
+def _check_coarse(fine: bool, why: str) -> None:
+    if fine:
+        raise UserError(
+            f"tune.fine=true adds the backbone's first stage to DeepLabV3's head, and {why}; leave it out"
+        )

@@ -68,7 +68,7 @@ class Segmenter(nn.Module):
     backbone. Methods with a softmax, whose channel 0 is a real background, need False.
     rule: what its logits mean: a sigmoid for each class, or one softmax.
     precision: what it computes in; its weights, and logits at full size, are float32.
-    width: channels of the features; None: the head's own (see `heads`).
+    width, fine: of the head, see `heads.head_of`.
 
     58,630,997 parameters with ResNet-101 and 20 classes. Source: EIR's and DKD's segmenter (specified by
     their code); MiB and PLOP have in-place ABN and a head without the last 3x3.
@@ -82,6 +82,7 @@ class Segmenter(nn.Module):
         rule: Rule = "sigmoid",
         precision: Precision = "fp32",
         width: int | None = None,
+        fine: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class Segmenter(nn.Module):
         self.norm_frozen = self.frozen = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
-            self.head = head_of(backbone, width)
+            self.head = head_of(backbone, width, fine=fine)
             self.classifiers = nn.ModuleList([_classifier(self.head.width, 1)])
         if backbone.decoder and width is None:
             self.head.load_state_dict(backbone.decoder)
