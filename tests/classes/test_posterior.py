@@ -96,6 +96,26 @@ def test_a_class_without_an_image_is_never_the_likeliest() -> None:
         torch.testing.assert_close(ours[2], ours[:2].mean())
 
 
+@pytest.mark.parametrize("images", [3, 30])
+def test_classes_are_foreign_that_are_far_from_all_before(images: int) -> None:
+    """Along an axis in which all classes have the same spread."""
+    rows = drawn(0, images)
+    axis = torch.tensor([0.0, 0.0, 1.0, 0.0]).double()
+    spread = float(appended([rows]).covariance()[2, 2]) ** 0.5
+    near, far = rows + 3 * spread * axis, rows + 40 * spread * axis
+    assert not appended([rows], [near]).foreign(1)
+    assert appended([rows], [far]).foreign(1)
+    assert not appended([rows], [far, near]).foreign(2), "one of them is near"
+    assert not appended([rows], [near], [far + axis]).foreign(3), "nothing came before"
+    assert appended([rows, near], [far]).foreign(1)
+
+
+def test_a_class_without_images_is_not_foreign_and_hides_nothing() -> None:
+    rows, none = drawn(0, 30), drawn(1, 0)
+    assert not appended([rows], [none]).foreign(1) and not appended([none], [rows]).foreign(1)
+    assert appended([rows, none], [rows + 1e3]).foreign(1)
+
+
 # ---------------------------------------------------------------- corrected logits
 
 
@@ -166,6 +186,20 @@ def test_what_is_kept_does_not_depend_on_training() -> None:
     learner.learn(micro_step(1), NoScratch())
     theirs = learner.posterior.known.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_the_backbone_slows_down_in_a_foreign_step(
+    far: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Gaussians, "foreign", lambda self, new: far and len(self.images) > new)
+    learner = ClassTrial(find("eir"), ("tune.posterior=1", "tune.foreign_backbone=0.25")).fresh()
+    rates = []
+    for step in range(2):
+        learner.learn(micro_step(step), NoScratch())
+        rates.append(learner.model.backbone_lr)
+    assert rates == [1.0, 0.25 if far else 1.0]
+    assert ("step-1: its images look unlike those before" in capsys.readouterr().err) is far
 
 
 def test_the_backbone_is_copied_and_rests() -> None:

@@ -12,10 +12,12 @@ from torch import Tensor
 from everseg.classes.posterior import Posterior
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.classes.tune import ClassTuneConfig, Validate
+from everseg.distributed import world
 from everseg.errors import UserError
 from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Output, Rule, decide
+from everseg.progress import remark
 from everseg.types import ImageQuery, Scratch, Stage, State
 
 PREDICT_BATCH = 8
@@ -59,11 +61,24 @@ class ClassLearner:
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         self._collect(stage, self.model.channels)
+        self.model.backbone_lr = self._backbone_lr(stage)
         return self.learn_step(stage, scratch)
 
     def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         """Train the segmenter on a stage and remember what the method keeps of it; returns figures."""
         raise NotImplementedError
+
+    def _backbone_lr(self, stage: Stage) -> float:
+        """How fast the backbone learns in a step, of which the posterior knows the classes already."""
+        slow = float(self.config.tune.foreign_backbone)
+        if slow == 1 or self.posterior is None or not self.posterior.known.foreign(len(stage.classes)):
+            return 1.0
+        if world().main:
+            remark(
+                f"{stage.name}: its images look unlike those before, so the backbone learns at {slow:g} "
+                "times the rate (tune.foreign_backbone)"
+            )
+        return slow
 
     def _collect(self, stage: Stage, first: int) -> None:
         """What the posterior needs of a stage's classes, of which the channels begin at `first`."""

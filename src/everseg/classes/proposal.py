@@ -169,11 +169,11 @@ def propose(
 
 
 RATES: dict[float, dict[str, Any]] = {
-    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 3e-3, "tune.later_backbone": 0.1},
+    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 3e-3, "tune.foreign_backbone": 0.1},
 }
 """Learning rates of short schedules, by the published one of the first step. A backbone that goes on at the
-first step's rate forgets what the background of the old images looks like, where the new ones look different.
-[DKD, EIR: everything learns at a tenth of the first step's rate]"""
+first step's rate forgets what old objects lay on, where the new images look different. [DKD, EIR: everything
+learns at a tenth of the first step's rate]"""
 
 
 def _crop(short: int, gpu: bool) -> int:

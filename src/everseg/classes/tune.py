@@ -50,9 +50,9 @@ class ClassTuneConfig(Checked):
     """Probability that a crop is mirrored. [EIR's code]"""
     head_lr: Amount = 10.0
     """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
-    later_backbone: Amount = 1.0
-    """Learning rate of the backbone after the first step, as a multiple of that of the step; 0: it rests.
-    [ours]"""
+    foreign_backbone: Amount = 1.0
+    """Learning rate of the backbone in a step whose classes look like none before, as a multiple of the usual
+    one; 0: it rests. Such steps are recognised with a posterior alone. [ours]"""
     freeze_norm: bool = True
     """Freeze batch normalisation and dropout after the first step. [DKD, EIR: yes; MiB's code: no]"""
     decay_old: bool = False
@@ -354,8 +354,7 @@ def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
     first = len(model.counts) < 2
     decay = (config.first if first else config.later).weight_decay
     found = model.groups(decay, decay_old=config.decay_old or first)
-    backbone = 1.0 if first else config.later_backbone
-    return [g._replace(scale=backbone if g.name == "backbone" else config.head_lr) for g in found]
+    return [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in found]
 
 
 @contextmanager

@@ -89,6 +89,7 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.detached, self.rule, self.precision = detached, rule, precision
         self.norm_frozen = self.frozen = False
+        self.backbone_lr = 1.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
             self.head = head_of(backbone, width, fine=fine)
@@ -218,8 +219,8 @@ class Segmenter(nn.Module):
         return self
 
     def groups(self, weight_decay: float = 1e-4, *, decay_old: bool = True) -> list[Group]:
-        """What trains, for the optimiser: the backbone at the run's learning rate, head and classifiers at 10
-        times that. What does not require a gradient is left out.
+        """What trains, for the optimiser, with its learning rate as a multiple of the run's:
+        `backbone_lr` for the backbone, 10 for head and classifiers. What does not require a gradient is left out.
 
         decay_old: False leaves weight decay to the newest classifier alone, so that what was learned before
         is not worn down (DKD, EIR after the first step).
@@ -231,7 +232,7 @@ class Segmenter(nn.Module):
 
         *old, newest = self.classifiers
         found = [
-            group("backbone", [self.backbone], 1.0, decay_old),
+            group("backbone", [self.backbone], self.backbone_lr, decay_old),
             group("head", [self.head], 10.0, decay_old),
             group("old classifiers", old, 10.0, decay_old),
             group("new classifier", [newest], 10.0, True),
