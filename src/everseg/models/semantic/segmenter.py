@@ -219,8 +219,8 @@ class Segmenter(nn.Module):
         return self
 
     def groups(self, weight_decay: float = 1e-4, *, decay_old: bool = True) -> list[Group]:
-        """What trains, for the optimiser, with its learning rate as a multiple of the run's:
-        `backbone_lr` for the backbone, 10 for head and classifiers. What does not require a gradient is left out.
+        """What trains, for the optimiser, with its learning rate as a multiple of the run's: `backbone_lr`
+        for the backbone, 10 for head and classifiers. What does not require a gradient is left out.
 
         decay_old: False leaves weight decay to the newest classifier alone, so that what was learned before
         is not worn down (DKD, EIR after the first step).
