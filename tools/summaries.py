@@ -292,8 +292,9 @@ UNTAUGHT = "before the second step, on the images scored at the end"
 
 
 def pairs(rows: Sequence[Row]) -> Tables:
-    """Of benchmarks/pairs.py: a line for each pair and seed, and the settings tried in the second step."""
-    lines, tried = [], []
+    """Of benchmarks/pairs.py and foreign.py: a line for each pair and seed, and the settings tried in the
+    second step."""
+    lines, plain, tried = [], [], []
     for row in rows:
         (first, after), (second, end) = row["iou"].items()
         both = row.get("joint")
@@ -303,11 +304,13 @@ def pairs(rows: Sequence[Row]) -> Tables:
         told += [f"{value:.3f}" for value in (after[first], end[first], end[second])]
         early = f"{row['untaught']:.3f}" if "untaught" in row else None
         lines.append([*told, early, backgrounds, together])
+        plain.append([*told, backgrounds])
         tried.append([", ".join(f"`{s}`" for s in row["set"]) or "the default", *told, backgrounds])
     columns = ["stream", "seed", "first class after its step", "at the end", "second class"]
     columns.append("background after each step")
     return {
         "pairs": {"columns": [*columns[:-1], UNTAUGHT, columns[-1], "both learned at once"], "rows": lines},
+        "plain": {"columns": columns, "rows": plain},
         "tried": {"columns": ["settings of the second step", *columns], "rows": tried},
     }
 
@@ -334,4 +337,6 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "painted-variants.json": classes,
     "pairs.json": pairs,
     "pairs-tried.json": pairs,
+    "foreign.json": pairs,
+    "foreign-tried.json": pairs,
 }

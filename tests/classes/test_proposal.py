@@ -138,6 +138,11 @@ def test_what_is_given_wins(given: str, free: str) -> None:
     assert "size" not in asked(scored=("size",)).score
 
 
+def test_a_class_that_fills_its_images_has_no_width() -> None:
+    (said, *_) = propose([stage(0, 9, 64, 200)], configure("eir"), (), (), gpu=False, fine=True).why
+    assert "in width" not in said and "tune.fine" not in said
+
+
 def test_one_sentence_says_what_was_chosen_and_why() -> None:
     first, *_ = asked().why
     for said in ("60 + 60 images", "250 pixels", "on a CPU", "tune.crop=", "tune.later.steps="):

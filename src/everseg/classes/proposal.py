@@ -218,11 +218,13 @@ def _why(facts: Facts, told: dict[str, Any], score: dict[str, Any], gpu: bool) -
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in told.items())
     where = "an accelerator" if gpu else "a CPU"
     images = " + ".join(map(str, facts.images))
-    later = f", in later stages {facts.later_share:.1%}" if len(facts.images) > 1 else ""
     what = (
         f"{images} images with short sides of {facts.short} pixels, of which a class covers {facts.share:.1%}"
-        f"{later} and the thinnest objects are {facts.width:.0f} pixels wide"
     )
+    if len(facts.images) > 1:
+        what += f", in later stages {facts.later_share:.1%}"
+    if math.isfinite(facts.width):
+        what += f", with objects from {max(1, round(facts.width))} pixels in width"
     lines = [f"chosen for {what}, on {where}: {shown}"] if told else []
     lines += ["scored at the images' own size (size=original)"] if score else []
     return tuple(lines)
