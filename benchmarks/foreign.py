@@ -35,10 +35,10 @@ def link_images(source: Path, out: Path, images: int) -> None:
         for kind, files in (("images", pictures), ("masks", masks)):
             folder = out / split / kind
             folder.mkdir(parents=True, exist_ok=True)
+            for link in folder.iterdir():  # Of another number of images.
+                link.unlink()
             for name in part:
-                link = folder / files[name].name
-                if not link.exists():
-                    link.symlink_to(files[name].resolve())
+                (folder / files[name].name).symlink_to(files[name].resolve())
 
 
 def write_stream(data: Path, out: Path, pair: str, images: int) -> Path:

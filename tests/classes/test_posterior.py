@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everseg.classes.posterior import Gaussians, Posterior, moments
+from everseg.classes.posterior import BY_CHANCE, FAR, Gaussians, Posterior, moments
 from everseg.methods import METHODS as ALL
 from everseg.methods import find
 from everseg.models.semantic.segmenter import Output
@@ -98,16 +98,19 @@ def test_a_class_without_an_image_is_never_the_likeliest() -> None:
 
 @pytest.mark.parametrize("images", [3, 30])
 def test_classes_are_foreign_that_are_far_from_all_before(images: int) -> None:
-    """Along an axis in which all classes have the same spread."""
+    """On both sides of the limit, by classes that are shifted copies of one."""
     rows = drawn(0, images)
     axis = torch.tensor([0.0, 0.0, 1.0, 0.0]).double()
-    spread = float(appended([rows]).covariance()[2, 2]) ** 0.5
-    near, far = rows + 3 * spread * axis, rows + 40 * spread * axis
+    spread = float(torch.linalg.inv(appended([rows, rows]).covariance())[2, 2]) ** -0.5
+    limit = (FAR + BY_CHANCE * 4 * 2 / images) ** 0.5
+    near, far = rows + 0.97 * limit * spread * axis, rows + 1.03 * limit * spread * axis
     assert not appended([rows], [near]).foreign(1)
     assert appended([rows], [far]).foreign(1)
-    assert not appended([rows], [far, near]).foreign(2), "one of them is near"
-    assert not appended([rows], [near], [far + axis]).foreign(3), "nothing came before"
-    assert appended([rows, near], [far]).foreign(1)
+    beside, away = rows + spread * axis, rows + 3 * limit * spread * axis
+    assert appended([rows], [away, away + spread * axis]).foreign(2)
+    assert not appended([rows], [away, beside]).foreign(2), "one of them is near"
+    assert not appended([away, rows], [beside]).foreign(1), "an old one is near"
+    assert not appended([rows], [away]).foreign(2), "nothing came before"
 
 
 def test_a_class_without_images_is_not_foreign_and_hides_nothing() -> None:

@@ -12,12 +12,10 @@ from torch import Tensor
 from everseg.classes.posterior import Posterior
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.classes.tune import ClassTuneConfig, Validate
-from everseg.distributed import world
 from everseg.errors import UserError
 from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Output, Rule, decide
-from everseg.progress import remark
 from everseg.types import ImageQuery, Scratch, Stage, State
 
 PREDICT_BATCH = 8
@@ -70,15 +68,9 @@ class ClassLearner:
 
     def _backbone_lr(self, stage: Stage) -> float:
         """How fast the backbone learns in a step, of which the posterior knows the classes already."""
-        slow = float(self.config.tune.foreign_backbone)
-        if slow == 1 or self.posterior is None or not self.posterior.known.foreign(len(stage.classes)):
-            return 1.0
-        if world().main:
-            remark(
-                f"{stage.name}: its images look unlike those before, so the backbone learns at {slow:g} "
-                "times the rate (tune.foreign_backbone)"
-            )
-        return slow
+        if self.posterior is not None and self.posterior.known.foreign(len(stage.classes)):
+            return float(self.config.tune.foreign_backbone)
+        return 1.0
 
     def _collect(self, stage: Stage, first: int) -> None:
         """What the posterior needs of a stage's classes, of which the channels begin at `first`."""
@@ -101,9 +93,10 @@ class ClassLearner:
                 "loss, or leave --first-stage out"
             )
         if self.config.tune.fine != other.config.tune.fine:
+            theirs = str(other.config.tune.fine).lower()
             raise UserError(
-                "one of the two runs has tune.fine=true and the other one false, which are different heads; "
-                "set it alike, or leave --first-stage out"
+                f"the run whose first step is to be reused was learned with tune.fine={theirs}, and this one "
+                f"has another head; add --set tune.fine={theirs}, or leave --first-stage out"
             )
         self.model.load(other.model.state_dict())
         self._collect(stage, self.model.new().start)

@@ -40,8 +40,8 @@ POSTERIOR, OBJECTS = 0.5, 2.0
 """Weight of the posterior of classes after short schedules, and how many classes an image shows at most where
 it is proposed: it is measured on images of objects, not on scenes of many classes."""
 THIN = 16.0
-"""Objects narrower than this, in pixels of a crop, get a head that also reads the first stage. They
-are narrower than a place of DeepLabV3's head."""
+"""Objects narrower than this, in pixels of a crop, get a head that also reads the backbone's first stage.
+They are narrower than a place of DeepLabV3's head."""
 PER_IMAGE = 38.0
 """Gradient steps on a CPU are so many times the root of the number of images."""
 LIGHTEST, HEAVIEST = 1.0, 6.0
@@ -53,7 +53,7 @@ class Facts:
     """Facts about the images of a stream, from a sample of them.
 
     images: number of images of each stage.
-    short: median of their short sides, in pixels.
+    short, side: median of their short sides, and of the sides of squares of their area, in pixels.
     share, later_share: share of the pixels of a stage's images that one class covers; the median over the
         classes of the first stage, and over those of the others.
     width: of the objects of the class that has the thinnest ones, in pixels (`width_of`).
@@ -62,6 +62,7 @@ class Facts:
 
     images: tuple[int, ...]
     short: int
+    side: float
     share: float
     later_share: float
     width: float
@@ -70,7 +71,8 @@ class Facts:
 
 def facts_of(stages: Sequence[Stage]) -> Facts:
     """Look at some images of each stage."""
-    sides: list[int] = []
+    shorts: list[int] = []
+    sides: list[float] = []
     shares: list[list[float]] = []
     widths: list[float] = []
     shown: list[int] = []
@@ -78,7 +80,8 @@ def facts_of(stages: Sequence[Stage]) -> Facts:
         labels = [stage.train[i].labels for i in take_evenly(range(len(stage.train)), LOOKED_AT)]
         pixels = sum((_counts(map_HW) for map_HW in labels), torch.zeros(256))
         edges = sum((_edges(map_HW) for map_HW in labels), torch.zeros(256))
-        sides += [min(map_HW.shape) for map_HW in labels]
+        shorts += [min(map_HW.shape) for map_HW in labels]
+        sides += [math.sqrt(map_HW.numel()) for map_HW in labels]
         shares.append(_shares(pixels))
         widths += [width_of(float(pixels[k]), float(edges[k])) for k in range(1, VOID) if pixels[k]]
         shown += [int(_counts(map_HW)[1:VOID].count_nonzero()) for map_HW in labels]
@@ -86,7 +89,8 @@ def facts_of(stages: Sequence[Stage]) -> Facts:
     others = [share for stage in later for share in stage] or first
     return Facts(
         tuple(len(stage.train) for stage in stages),
-        int(median(sides)) if sides else LARGEST,
+        int(median(shorts)) if shorts else LARGEST,
+        median(sides) if sides else float(LARGEST),
         median(first) if first else 0.5,
         median(others) if others else 0.5,
         min(widths, default=math.inf),
@@ -106,10 +110,10 @@ def _counts(labels_HW: Tensor) -> Tensor:
 
 
 def _edges(labels_HW: Tensor) -> Tensor:
-    """Of each number, the sides of pixels beyond which there is another one; those at void do not count."""
+    """Of each number, the sides of pixels beyond which there is another one."""
     found = torch.zeros(256)
     for one, other in ((labels_HW[1:], labels_HW[:-1]), (labels_HW[:, 1:], labels_HW[:, :-1])):
-        differ = (one != other) & (one != VOID) & (other != VOID)
+        differ = one != other
         found += _counts(one[differ]) + _counts(other[differ])
     return found
 
@@ -153,13 +157,15 @@ def propose(
             wanted[f"tune.{step}.steps"] = _steps(images, size, fit.epochs, gpu)
     wanted |= {"gamma": max(2.0, _weight(facts.share)), "gamma_later": _weight(facts.later_share)}
     area = settings.tune.area if "tune.area" in given else wanted["tune.area"]
-    wanted["tune.fine"] = fine and facts.width * _scale(crop, facts.short, area) < THIN
+    wanted["tune.fine"] = fine and facts.width * _scale(crop, facts.side, area) < THIN
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
     posterior = POSTERIOR if not gpu and facts.shown <= OBJECTS else 0.0
     wanted["tune.posterior"] = settings.tune.posterior if "tune.posterior" in given else posterior
     wanted["replay_new"] = later <= FEW and not wanted["tune.posterior"]
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
+    if not wanted["tune.posterior"]:
+        wanted.pop("tune.foreign_backbone", None)
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
     told = {name: value for name, value in chosen.items() if _value(settings, name) != value}
     score: dict[str, Any] = {}
@@ -187,9 +193,9 @@ def _area(crop: int, short: int) -> tuple[float, float]:
     return (max(0.001, round(min(0.5, own / 2), 3)), round(max(0.5, min(1.0, 2 * own)), 3))
 
 
-def _scale(crop: int, short: int, area: tuple[float, float]) -> float:
-    """By how much a crop magnifies an image, on average."""
-    return crop / (short * math.sqrt(math.sqrt(area[0] * area[1])))
+def _scale(crop: int, side: float, area: tuple[float, float]) -> float:
+    """By how much a crop magnifies an image, where the share of the image that it shows is in the middle."""
+    return crop / (side * math.sqrt(math.sqrt(area[0] * area[1])))
 
 
 def _steps(images: int, batch: int, epochs: int, gpu: bool) -> int:

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 from everseg.classes.nest import pretune
 from everseg.config import Amount, Checked, Count, Positive, Range, SettingError, Share, Size, ascending
 from everseg.data.resize import resized
-from everseg.distributed import shard
+from everseg.distributed import shard, world
 from everseg.fit import FitConfig, Group, check_validation, fit, steps_of, validation_of
 from everseg.models.precision import resolved
 from everseg.models.semantic.segmenter import Init, Segmenter
+from everseg.progress import remark
 from everseg.seed import fold, torch_generator
 from everseg.types import Scratch, SemanticSample, Stage
 
@@ -52,7 +53,7 @@ class ClassTuneConfig(Checked):
     """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
     foreign_backbone: Amount = 1.0
     """Learning rate of the backbone in a step whose classes look like none before, as a multiple of the usual
-    one; 0: it rests. Such steps are recognised with a posterior alone. [ours]"""
+    one. Such steps are recognised only where `posterior` is above 0. [ours]"""
     freeze_norm: bool = True
     """Freeze batch normalisation and dropout after the first step. [DKD, EIR: yes; MiB's code: no]"""
     decay_old: bool = False
@@ -314,6 +315,12 @@ def train(
     """
     how = config.later if len(model.counts) > 1 else config.first
     groups = groups_of(model, config) if groups is None else groups
+    slow = next((g.scale for g in groups if g.name == "backbone" and g.scale != 1), None)
+    if slow is not None and world().main:
+        remark(
+            f"{crops.name}: its images look unlike those before, so the backbone learns at {slow:g} times "
+            "the usual rate (tune.foreign_backbone)"
+        )
 
     def weighed(batch: Batch, size: int) -> Tensor:
         with _drawn(batch.seeds[0], model.device):
