@@ -315,12 +315,9 @@ def train(
     """
     how = config.later if len(model.counts) > 1 else config.first
     groups = groups_of(model, config) if groups is None else groups
-    slow = next((g.scale for g in groups if g.name == "backbone" and g.scale != 1), None)
-    if slow is not None and world().main:
-        remark(
-            f"{crops.name}: its images look unlike those before, so the backbone learns at {slow:g} times "
-            "the usual rate (tune.foreign_backbone)"
-        )
+    if world().main and any(g.name == "backbone" and g.scale != 1 for g in groups):
+        unlike = "its images look unlike those before"
+        remark(f"{crops.name}: {unlike}, so the backbone learns more slowly (tune.foreign_backbone)")
 
     def weighed(batch: Batch, size: int) -> Tensor:
         with _drawn(batch.seeds[0], model.device):
