@@ -316,8 +316,7 @@ def train(
     how = config.later if len(model.counts) > 1 else config.first
     groups = groups_of(model, config) if groups is None else groups
     if world().main and any(g.name == "backbone" and g.scale != 1 for g in groups):
-        unlike = "its images look unlike those before"
-        remark(f"{crops.name}: {unlike}, so the backbone learns more slowly (tune.foreign_backbone)")
+        remark(f"{crops.name}: its images look unlike those before; the backbone learns more slowly")
 
     def weighed(batch: Batch, size: int) -> Tensor:
         with _drawn(batch.seeds[0], model.device):
