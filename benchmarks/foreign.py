@@ -11,18 +11,15 @@ changes the second step. Streams and runs lie in FOLDER; none is run twice.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from pairs import iou_of, learn
-from rows import write_rows
+from pairs import learn_pair, options, print_row, write_pairs
 
 SETS = {"polyp": "kvasir", "lesion": "isic", "nucleus": "nuclei", "crack": "cracks"}
-PAIRS = ["polyp-lesion", "polyp-crack", "crack-polyp", "nucleus-lesion"]
+PAIRS = ["polyp-crack", "polyp-lesion", "crack-polyp"]
 
 
 def link_images(source: Path, out: Path, images: int) -> None:
@@ -59,39 +56,16 @@ def write_stream(data: Path, out: Path, pair: str, images: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", nargs="+", default=PAIRS)
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    settings = [word for setting in given.set for word in ("--set", setting)]
-    name = "-".join(["run", *given.set])
-    rows: list[dict[str, Any]] = []
+    given = options(__doc__ or "", "data", PAIRS).parse_args()
+    rows = []
     print("| pair | seed | first class after its step | at the end | second class | background |")
     print("|---|---|---|---|---|---|")
     for pair, seed in product(given.pairs, given.seeds):
-        first, second = pair.split("-")
-        stream, words = write_stream(given.data, given.out, pair, given.images), ["--seed", str(seed)]
-        start = given.out / f"first-{pair}-{seed}"
-        learn(stream, start, *words, "--until", first)
-        run = learn(
-            stream, given.out / f"{name}-{pair}-{seed}", *words, *settings, "--first-stage", str(start)
-        )
-        iou = iou_of(run)
-        rows.append({"pair": pair, "seed": seed, "set": given.set, "images": given.images, "iou": iou})
-        ends = f"{iou[first][first]:.3f} | {iou[second][first]:.3f} | {iou[second][second]:.3f}"
-        ground = ", ".join(f"{iou[stage]['background']:.3f}" for stage in (first, second))
-        print(f"| {first}, then {second} | {seed} | {ends} | {ground} |", flush=True)
-    if given.json:
-        how = "settings tried in the second step" if given.set else "default settings"
-        about = f"Two classes of two data sets in two steps, {how}, MobileNetV2; held-out training images."
-        write_rows(given.json, about, given.seeds, rows)
+        stream = write_stream(given.data, given.out, pair, given.images)
+        _, _, row = learn_pair(stream, given, pair, seed)
+        rows.append(row)
+        print_row(row, ", ".join(f"{step['background']:.3f}" for step in row["iou"].values()))
+    write_pairs(given, "two data sets", rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -109,53 +110,70 @@ def joint_words(run: Any) -> list[str]:
     return [*words, "--score", "size=original", *(w for s in settings for w in ("--set", f"tune.{s}"))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("voc", type=Path)
+def options(about: str, data: str, pairs: Sequence[str]) -> argparse.ArgumentParser:
+    """The options of a benchmark of pairs. data: the name of its folder."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(data, type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", nargs="+", default=PAIRS)
+    parser.add_argument("--pairs", nargs="+", default=pairs)
     parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--joint", action="store_true")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
+    return parser
+
+
+def run_name(given: argparse.Namespace, pair: str, seed: int) -> str:
+    return "-".join(["run", *given.set, pair, str(seed)])
+
+
+def learn_pair(
+    stream: Path, given: argparse.Namespace, pair: str, seed: int
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The run after its first step, the one that went on to the second, and the row of a table."""
+    words = ["--seed", str(seed)]
+    start = given.out / f"first-{pair}-{seed}"
+    began = learn(stream, start, *words, "--until", pair.partition("-")[0])
+    words += [word for setting in given.set for word in ("--set", setting)]
+    run = learn(stream, given.out / run_name(given, pair, seed), *words, "--first-stage", str(start))
+    row = {"pair": pair, "seed": seed, "set": given.set, "images": given.images, "iou": iou_of(run)}
+    return began, run, row
+
+
+def print_row(row: dict[str, Any], last: str) -> None:
+    """A line of the table. last: its last cell."""
+    (first, after), (second, end) = row["iou"].items()
+    ends = f"{after[first]:.3f} | {end[first]:.3f} | {end[second]:.3f}"
+    print(f"| {first}, then {second} | {row['seed']} | {ends} | {last} |", flush=True)
+
+
+def write_pairs(given: argparse.Namespace, of: str, rows: Sequence[dict[str, Any]]) -> None:
+    """The rows, if a file is wanted. of: what the two classes are of."""
+    if given.json:
+        how = "settings tried in the second step" if given.set else "default settings"
+        about = f"Two classes of {of} in two steps, {how}, MobileNetV2; held-out training images."
+        write_rows(given.json, about, given.seeds, rows)
+
+
+def main() -> None:
+    parser = options(__doc__ or "", "voc", PAIRS)
+    parser.add_argument("--joint", action="store_true")
     given = parser.parse_args()
     found = shown(given.voc)
-    settings = [word for setting in given.set for word in ("--set", setting)]
-    name = "-".join(["run", *given.set])
     rows = []
     print("| pair | seed | first class after its step | at the end | second class | both at once |")
     print("|---|---|---|---|---|---|")
     for pair, seed in product(given.pairs, given.seeds):
-        first, second = pair.split("-")
-        stream, words = write_stream(given.voc, given.out, pair, given.images, found), ["--seed", str(seed)]
-        start = given.out / f"first-{pair}-{seed}"
-        began = learn(stream, start, *words, "--until", first)
-        run = learn(
-            stream, given.out / f"{name}-{pair}-{seed}", *words, *settings, "--first-stage", str(start)
-        )
-        iou = iou_of(run)
-        row: dict[str, Any] = {
-            "pair": pair,
-            "seed": seed,
-            "set": given.set,
-            "images": given.images,
-            "iou": iou,
-        }
+        stream = write_stream(given.voc, given.out, pair, given.images, found)
+        began, run, row = learn_pair(stream, given, pair, seed)
         row["untaught"] = untaught(began, stream)
         if given.joint:
-            joint = learn(stream, given.out / f"joint-{name}-{pair}-{seed}", *joint_words(run), *words)
-            (row["joint"],) = iou_of(joint).values()
+            out = given.out / f"joint-{run_name(given, pair, seed)}"
+            (row["joint"],) = iou_of(learn(stream, out, *joint_words(run), "--seed", str(seed))).values()
         rows.append(row)
-        together = ", ".join(f"{row['joint'][c]:.3f}" for c in (first, second)) if given.joint else ""
-        ends = f"{iou[first][first]:.3f} | {iou[second][first]:.3f} | {iou[second][second]:.3f}"
-        print(f"| {first}, then {second} | {seed} | {ends} | {together} |", flush=True)
-    if given.json:
-        how = "settings tried in the second step" if given.set else "default settings"
-        about = f"Two classes of PASCAL VOC in two steps, {how}, MobileNetV2; held-out training images."
-        write_rows(given.json, about, given.seeds, rows)
+        both = [f"{row['joint'][name]:.3f}" for name in pair.split("-")] if given.joint else []
+        print_row(row, ", ".join(both))
+    write_pairs(given, "PASCAL VOC", rows)
 
 
 if __name__ == "__main__":
