@@ -11,12 +11,13 @@ changes the second step. Streams and runs lie in FOLDER; none is run twice.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 from itertools import product
 from pathlib import Path
 
-from pairs import learn_pair, options, print_row, write_pairs
+from pairs import learn_pair, print_row, write_pairs
 
 SETS = {"polyp": "kvasir", "lesion": "isic", "nucleus": "nuclei", "crack": "cracks"}
 PAIRS = ["polyp-crack", "polyp-lesion", "crack-polyp"]
@@ -56,7 +57,17 @@ def write_stream(data: Path, out: Path, pair: str, images: int) -> Path:
 
 
 def main() -> None:
-    given = options(__doc__ or "", "data", PAIRS).parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", nargs="+", default=PAIRS)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
     rows = []
     print("| pair | seed | first class after its step | at the end | second class | background |")
     print("|---|---|---|---|---|---|")

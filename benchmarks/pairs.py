@@ -110,19 +110,6 @@ def joint_words(run: Any) -> list[str]:
     return [*words, "--score", "size=original", *(w for s in settings for w in ("--set", f"tune.{s}"))]
 
 
-def options(about: str, data: str, pairs: Sequence[str]) -> argparse.ArgumentParser:
-    """The options of a benchmark of pairs. data: the name of its folder."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(data, type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", nargs="+", default=pairs)
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--json", type=Path)
-    return parser
-
-
 def run_name(given: argparse.Namespace, pair: str, seed: int) -> str:
     return "-".join(["run", *given.set, pair, str(seed)])
 
@@ -156,8 +143,17 @@ def write_pairs(given: argparse.Namespace, of: str, rows: Sequence[dict[str, Any
 
 
 def main() -> None:
-    parser = options(__doc__ or "", "voc", PAIRS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("voc", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", nargs="+", default=PAIRS)
+    parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--joint", action="store_true")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = shown(given.voc)
     rows = []

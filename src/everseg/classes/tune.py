@@ -51,7 +51,7 @@ class ClassTuneConfig(Checked):
     """Probability that a crop is mirrored. [EIR's code]"""
     head_lr: Amount = 10.0
     """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
-    foreign_backbone: Amount = 1.0
+    foreign_backbone: Share = 1.0
     """Learning rate of the backbone in a step whose classes look like none before, as a multiple of the usual
     one. Such steps are recognised only where `posterior` is above 0. [ours]"""
     freeze_norm: bool = True
