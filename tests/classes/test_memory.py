@@ -10,7 +10,7 @@ import torch
 
 from everseg.classes.instances import Budget, InstancePool, cut, find_instances
 from everseg.classes.memory import ImageMemory
-from everseg.classes.tune import ClassTuneConfig
+from everseg.classes.settings import ClassTuneConfig
 from everseg.methods import configure, find
 from everseg.testing import micro_step
 from everseg.testing.classes import ClassTrial, micro_image

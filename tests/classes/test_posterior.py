@@ -13,6 +13,7 @@ from torch import Tensor
 from everseg.classes.posterior import BY_CHANCE, FAR, Gaussians, Posterior, moments
 from everseg.methods import METHODS as ALL
 from everseg.methods import find
+from everseg.models.semantic.packaged import EFFICIENTNET_LITE1
 from everseg.models.semantic.segmenter import Output
 from everseg.testing import micro_backbone, micro_image, micro_step
 from everseg.testing.classes import ClassTrial
@@ -125,7 +126,7 @@ def test_a_class_without_images_is_not_foreign_and_hides_nothing() -> None:
 def asked(logits: Tensor, offset: list[float], weight: float = 1.0) -> Tensor:
     """Corrected logits of one image whose features are as likely in all classes, which have these offsets."""
     base = micro_backbone()
-    posterior = Posterior(base.backbone, weight, 32)
+    posterior = Posterior(base.backbone, base.backbone, weight, 32)
     posterior.direction = torch.ones(len(offset), base.backbone.channels)
     posterior.offset = torch.tensor(offset)
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -151,6 +152,22 @@ def test_the_likely_class_is_chosen_with_the_mean_of_two_scores() -> None:
     torch.testing.assert_close(asked(logits, [0.0, 50.0], weight=0.0), logits)
 
 
+def test_pixels_reach_another_backbone_normalised_for_it() -> None:
+    base = micro_backbone().backbone
+    other = copy.deepcopy(base)
+    other.mean, other.std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.4)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def normalised(backbone: Any) -> Tensor:
+        mean, std = (torch.tensor(x)[:, None, None] for x in (backbone.mean, backbone.std))
+        return (image - mean) / std
+
+    with torch.no_grad():
+        wanted = other(normalised(other)).last
+        found = Posterior(other, base, 1.0, 1).features(normalised(base))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
 # ---------------------------------------------------------------- learners
 
 
@@ -167,6 +184,24 @@ def test_every_method_can_have_it_and_keep_it(method: str) -> None:
     again.load_state_dict(copy.deepcopy(learner.state_dict()))
     query = micro_image(50, (1, 3)).query()
     assert torch.equal(again.scores(query), learner.scores(query))
+
+
+@pytest.mark.skipif(not EFFICIENTNET_LITE1.installed(), reason=EFFICIENTNET_LITE1.install)
+def test_efficientnet_can_have_the_say() -> None:
+    own, other = (
+        taught("eir", f"tune.posterior_backbone={name}", "tune.first.epochs=1", "tune.later.epochs=1")
+        for name in ("base", "efficientnet-lite1")
+    )
+    widths = [len(learner.posterior.known.scatter) for learner in (own, other)]
+    assert widths == [own.model.backbone.channels, 320]
+    again = ClassTrial(
+        find("eir"), ("tune.posterior=1", "tune.posterior_backbone=efficientnet-lite1")
+    ).fresh()
+    again.load_state_dict(copy.deepcopy(other.state_dict()))
+    query = micro_image(50, (1, 3)).query()
+    assert torch.equal(again.scores(query), other.scores(query))
+    assert not torch.equal(other.scores(query), own.scores(query)), "the two say different things"
+    assert all(torch.equal(own.model.state_dict()[k], v) for k, v in other.model.state_dict().items())
 
 
 def test_before_anything_is_learned_all_is_background() -> None:
@@ -208,7 +243,7 @@ def test_the_backbone_slows_down_in_a_foreign_step(
 def test_the_backbone_is_copied_and_rests() -> None:
     base = micro_backbone()
     before = copy.deepcopy(base.backbone.state_dict())
-    posterior = Posterior(base.backbone, 1.0, 32).train()
+    posterior = Posterior(base.backbone, base.backbone, 1.0, 32).train()
     assert posterior.backbone is not base.backbone and not posterior.backbone.training
     assert not any(p.requires_grad for p in posterior.parameters())
     assert all(torch.equal(base.backbone.state_dict()[name], value) for name, value in before.items())

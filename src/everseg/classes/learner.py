@@ -11,10 +11,12 @@ from torch import Tensor
 
 from everseg.classes.posterior import Posterior
 from everseg.classes.scoring import ClassScoreConfig, score_classes
-from everseg.classes.tune import ClassTuneConfig, Validate
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import Validate
 from everseg.errors import UserError
 from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
+from everseg.models.semantic.efficientnet import load_efficientnet_lite
 from everseg.models.semantic.segmenter import Output, Rule, decide
 from everseg.types import ImageQuery, Scratch, Stage, State
 
@@ -54,7 +56,10 @@ class ClassLearner:
         self.model = base.segmenter(**how, seed=seed).eval()
         self.posterior: Posterior | None = None
         if tune.posterior:
-            self.posterior = Posterior(base.backbone, tune.posterior, tune.crop).to(self.model.device)
+            own = tune.posterior_backbone == "base"
+            backbone = base.backbone if own else load_efficientnet_lite()
+            self.posterior = Posterior(backbone, base.backbone, tune.posterior, tune.crop)
+            self.posterior.to(self.model.device)
             self.parts = (*self.parts, "posterior")
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:

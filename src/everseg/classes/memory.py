@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from everseg.classes.crops import random_crop
 from everseg.classes.instances import Budget, balanced
-from everseg.classes.tune import ClassTuneConfig, random_crop
+from everseg.classes.settings import ClassTuneConfig
 from everseg.data.described import described
 from everseg.progress import remark
 from everseg.seed import numpy_generator, torch_generator

@@ -1,13 +1,13 @@
 """Which class an object is of, by the features of the backbone that the run started from.
 
 The classifiers of two steps are never trained against each other on images of both, so what the second step
-brings is often taken for what the first one brought. The backbone with the weights that the run starts from
-has no part in that: it is never trained, and what is collected of a class on its features in one step is as
-good in all later ones.
+brings is often taken for what the first one brought. A backbone that is never trained, with the weights that
+the run starts from or another with ImageNet weights, has no part in that: what is collected of a class on its
+features in one step is as good in all later ones.
 
     image --+--> segmenter ----------------------> logits z --+
             |                                                 +--> corrected logits z'
-            +--> backbone as it was --> log p of each class --+
+            +--> untrained backbone --> log p of each class --+
 
     t_k  = z_k + weight * log p_k        k: classes, without the background
     z'_i = (max_k z_k + z_i) / 2         i = argmax_k t_k; other classes as far below as t_k is
@@ -126,14 +126,16 @@ class Gaussians:
 class Posterior(nn.Module):
     """Corrects a segmenter's logits.
 
-    backbone: as the run starts with it; copied. weight: of log p. side: of the square that features are
-        averaged over, in pixels of the image.
+    backbone: whose features are read; copied. pixels_for: the backbone that pixels are normalised for.
+    weight: of log p. side: of the square that features are averaged over, in pixels of the image.
     """
 
     direction: Tensor
     offset: Tensor
+    scale: Tensor
+    shift: Tensor
 
-    def __init__(self, backbone: Backbone, weight: float, side: int) -> None:
+    def __init__(self, backbone: Backbone, pixels_for: Backbone, weight: float, side: int) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone).requires_grad_(False).eval()
         self.weight = weight
@@ -141,6 +143,9 @@ class Posterior(nn.Module):
         self.known = Gaussians(backbone.channels)
         self.register_buffer("direction", torch.zeros(0, backbone.channels))
         self.register_buffer("offset", torch.zeros(0))
+        theirs, ours = (torch.tensor([b.mean, b.std])[..., None, None] for b in (pixels_for, backbone))
+        self.register_buffer("scale", theirs[1] / ours[1])
+        self.register_buffer("shift", (theirs[0] - ours[0]) / ours[1])
 
     def train(self, mode: bool = True) -> Posterior:
         """The backbone never trains."""
@@ -148,7 +153,7 @@ class Posterior(nn.Module):
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
         """Of each place, averaged over the square around it, as far as it lies in the image: (B, D, h, w)."""
-        last = self.backbone(pixels_B3HW).last.float()
+        last = self.backbone(pixels_B3HW * self.scale + self.shift).last.float()
         return F.avg_pool2d(last, self.cells, 1, self.cells // 2, count_include_pad=False)
 
     def forward(self, out: Output, pixels_B3HW: Tensor) -> Output:

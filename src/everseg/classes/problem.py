@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from everseg.data.tiling import Tiling
 from everseg.errors import UserError
 from everseg.models.names import MOBILENET
 from everseg.models.semantic.base import load_semantic_base
+from everseg.models.semantic.packaged import EFFICIENTNET_LITE1
 from everseg.models.tensors import SUFFIXES
 from everseg.pictures.drawn import Drawn, Wanted
 from everseg.results import (
@@ -41,6 +42,12 @@ from everseg.types.proposal import Proposal
 
 if TYPE_CHECKING:
     from everseg.data import Stream
+
+BETTER = (
+    "classes that look alike are told apart better by another network's features, which is not installed: "
+    f"'{EFFICIENTNET_LITE1.install}', and begin again"
+)
+"""Said where the posterior of classes has to do with MobileNetV2."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -190,7 +197,19 @@ class Classes:
         scored: Collection[str],
     ) -> Proposal:
         fine = base == MOBILENET or Path(base).suffix in SUFFIXES
-        return propose(stages, settings, given, scored, gpu=torch.cuda.is_available(), fine=fine)
+        better = base == MOBILENET and EFFICIENTNET_LITE1.installed()
+        found = propose(
+            stages,
+            settings,
+            given,
+            scored,
+            gpu=torch.cuda.is_available(),
+            fine=fine,
+            posterior_backbone="efficientnet-lite1" if better else "base",
+        )
+        if base == MOBILENET and not better and found.settings.get("tune.posterior_backbone"):
+            found = replace(found, why=(*found.why, BETTER))
+        return found
 
     def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
         names = setting_names(settings)

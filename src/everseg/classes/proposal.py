@@ -132,6 +132,7 @@ def propose(
     *,
     gpu: bool,
     fine: bool = False,
+    posterior_backbone: str = "base",
 ) -> Proposal:
     """Values for the settings that are not given.
 
@@ -140,6 +141,7 @@ def propose(
     given, scored: dotted names of settings of the method and of scoring that were given.
     gpu: there is an accelerator.
     fine: the base takes `tune.fine`.
+    posterior_backbone: the one that tells classes apart best.
     """
     facts, names = facts_of(stages), setting_names(plain(settings))
     wanted: dict[str, Any] = {}
@@ -164,8 +166,10 @@ def propose(
     wanted["replay_new"] = later <= FEW and not wanted["tune.posterior"]
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
+    wanted["tune.posterior_backbone"] = posterior_backbone
     if not wanted["tune.posterior"]:
-        wanted.pop("tune.foreign_backbone", None)
+        for name in ("tune.posterior_backbone", "tune.foreign_backbone"):
+            wanted.pop(name, None)
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
     told = {name: value for name, value in chosen.items() if _value(settings, name) != value}
     score: dict[str, Any] = {}

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from everseg.classes.crops import random_crop
 from everseg.classes.instances import HarvestConfig, Instance, cut, find_instances, instance_crop
 from everseg.classes.instances.alone import MEAN_COLOUR
-from everseg.classes.tune import ClassTuneConfig, random_crop
+from everseg.classes.settings import ClassTuneConfig
 from everseg.seed import torch_generator
 from everseg.types import VOID
 

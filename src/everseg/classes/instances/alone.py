@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everseg.classes.crops import TRIALS, crop_window
 from everseg.classes.instances.pool import Instance
-from everseg.classes.tune import TRIALS, ClassTuneConfig, crop_window
+from everseg.classes.settings import ClassTuneConfig
 from everseg.data.resize import resized
 from everseg.types import VOID
 

@@ -7,11 +7,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from everseg.classes.crops import Batch, Row, collate
 from everseg.classes.instances.alone import instance_crop
 from everseg.classes.instances.paste import PasteConfig, paste, seen_classes
 from everseg.classes.instances.pool import Instance, InstancePool
 from everseg.classes.losses import pseudo_labels
-from everseg.classes.tune import Batch, ClassTuneConfig, Row, collate
+from everseg.classes.settings import ClassTuneConfig
 from everseg.models.semantic.segmenter import Segmenter
 from everseg.seed import numpy_generator, torch_generator
 

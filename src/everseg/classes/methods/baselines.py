@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import Loss, supervised
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, train
 from everseg.config import Amount
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Rule

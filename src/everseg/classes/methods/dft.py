@@ -27,9 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, weighted_bce
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, groups_of, train
 from everseg.config import Checked, Size
 from everseg.fit import Group
 from everseg.models.semantic.base import SemanticBase

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.learner import ClassLearner, auxiliary_first_loss
 from everseg.classes.losses import (
     auxiliary_loss,
@@ -40,7 +41,8 @@ from everseg.classes.losses import (
     weighted_bce,
 )
 from everseg.classes.memory import ImageMemory
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, train
 from everseg.config import Amount, Checked, Count
 from everseg.models.semantic.base import SemanticBase
 from everseg.types import VOID, Scratch, Stage, State

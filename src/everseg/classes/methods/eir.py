@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from everseg.classes.completed import complete
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.instances import (
     Found,
     HarvestConfig,
@@ -58,7 +59,8 @@ from everseg.classes.losses import (
     sigmoid_kd,
     soft_bce,
 )
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, train
 from everseg.config import Amount, Checked, Count, SettingError, Share, before
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Segmenter

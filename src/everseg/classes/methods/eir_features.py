@@ -30,11 +30,13 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.instances import Found, HarvestConfig, find_all, remark_lacking
 from everseg.classes.instances.features import FeaturePool, KeptFeatures, kept_features
 from everseg.classes.learner import ClassLearner, auxiliary_first_loss
 from everseg.classes.losses import auxiliary_loss, masked_mean, pseudo_labels, sigmoid_kd, weighted_bce
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, train
 from everseg.config import Amount, Checked, Count, Size
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Segmenter

@@ -28,9 +28,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.learner import ClassLearner, softmax_first_loss
 from everseg.classes.losses import masked_mean, softmax_kd, unbiased_ce
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, train
 from everseg.config import Amount, Checked
 from everseg.models.semantic.base import SemanticBase
 from everseg.types import VOID, Scratch, Stage

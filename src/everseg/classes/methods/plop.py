@@ -29,6 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from everseg.classes.crops import Batch, Crops, batches
 from everseg.classes.learner import ClassLearner, softmax_first_loss
 from everseg.classes.losses import (
     BinnedMedians,
@@ -39,7 +40,8 @@ from everseg.classes.losses import (
     supervised,
     unbiased_ce,
 )
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, batches, begin, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, train
 from everseg.config import Amount, Checked
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.segmenter import Output, Segmenter

