@@ -24,17 +24,17 @@ def micro_tensors() -> None:
     """All here is small, and by this name `tests/conftest.py` gives it one thread."""
 
 
-def padded(x: Tensor, weight: Tensor, stride: int, groups: int = 1) -> Tensor:
+def padded(x: Tensor, weight: Tensor, stride: int, dilation: int = 1, groups: int = 1) -> Tensor:
     """A convolution with TensorFlow's padding: as many places as fit a stride, the odd pixel at the end."""
-    kernel = weight.shape[-1]
+    kernel = dilation * (weight.shape[-1] - 1) + 1
     more = [max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]]
     (top, left) = (side // 2 for side in more)
     x = F.pad(x, (left, more[1] - left, top, more[0] - top))
-    return F.conv2d(x, weight, stride=stride, groups=groups)
+    return F.conv2d(x, weight, stride=stride, dilation=dilation, groups=groups)
 
 
 def by_hand(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The network by its paper's table, from the file's tensors."""
+    """The network by its paper's table, from the file's tensors, with the last stride as a dilation."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         parts = (tensors[f"{name}.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
@@ -42,14 +42,15 @@ def by_hand(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
 
     x = F.relu6(norm(padded(x, tensors["_conv_stem.weight"], 2), "_bn0"))
     place = 0
-    for depth, kernel, first in zip(DEPTHS, KERNELS, STRIDES, strict=True):
+    for stage, (depth, kernel, first) in enumerate(zip(DEPTHS, KERNELS, STRIDES, strict=True)):
         for i in range(depth):
-            at, stride, y = f"_blocks.{place}", first if i == 0 else 1, x
+            at, stride, y = f"_blocks.{place}", first if i == 0 and stage != 5 else 1, x
+            dilation = 2 if (stage, i) > (5, 0) else 1
             if f"{at}._expand_conv.weight" in tensors:
                 y = F.relu6(norm(F.conv2d(y, tensors[f"{at}._expand_conv.weight"]), f"{at}._bn0"))
             weight = tensors[f"{at}._depthwise_conv.weight"]
             assert weight.shape[-1] == kernel
-            y = F.relu6(norm(padded(y, weight, stride, len(weight)), f"{at}._bn1"))
+            y = F.relu6(norm(padded(y, weight, stride, dilation, len(weight)), f"{at}._bn1"))
             y = norm(F.conv2d(y, tensors[f"{at}._project_conv.weight"]), f"{at}._bn2")
             x, place = (x + y if i else y), place + 1
     return x
@@ -72,7 +73,7 @@ def test_it_is_the_network_that_its_file_was_trained_as() -> None:
 def test_a_map_covers_an_image_of_any_size(size: tuple[int, int]) -> None:
     with torch.no_grad():
         last = load_efficientnet_lite().eval()(torch.zeros(1, 3, *size)).last
-    assert tuple(last.shape[-2:]) == tuple(math.ceil(side / 32) for side in size)
+    assert tuple(last.shape[-2:]) == tuple(math.ceil(side / 16) for side in size)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

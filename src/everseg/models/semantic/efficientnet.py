@@ -8,7 +8,7 @@ shape of Lite1 and its weights, which are Google's (Apache-2.0), are those of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,8 @@ UNUSED = ("_conv_head.", "_bn1.", "_fc.")
 
 
 class EfficientNetLite(Backbone):
-    """EfficientNet-Lite1 up to its last 1x1 convolution, which serves classification: 320 channels at stride
-    32, the only map that it gives. 3,723,520 parameters.
+    """EfficientNet-Lite1 up to its last 1x1 convolution, which serves classification, with its last stages
+    dilated: 320 channels at stride 16, the only map that it gives. 3,723,520 parameters.
 
     An image is stretched to sides that are multiples of the stride, so that the map covers all of it.
     It serves the posterior of classes alone. As a base MobileNetV2 learns better in a few hundred steps.
@@ -58,17 +58,29 @@ class EfficientNetLite(Backbone):
         model.pooler = nn.Identity()
         for name in ("top_conv", "top_bn", "top_activation"):
             setattr(model.encoder, name, nn.Identity())
+        _dilate(model.encoder.blocks)
         self.mean, self.std = (MEAN,) * 3, (STD,) * 3
-        self.channels, self.stride, self.widths = WIDTHS[-1], 32, (WIDTHS[-1],)
+        self.channels, self.stride, self.widths = WIDTHS[-1], 16, (WIDTHS[-1],)
 
     def forward(self, pixels_B3HW: Tensor) -> Maps:
-        # Of any size without a condition, so that an exported graph takes images of any size.
-        size = [-(-side // self.stride) * self.stride for side in pixels_B3HW.shape[-2:]]
+        # Without a condition, so that an exported graph takes images of any size, and without a negative
+        # number, which ONNX divides towards zero.
+        size = [(side + self.stride - 1) // self.stride * self.stride for side in pixels_B3HW.shape[-2:]]
         x = F.interpolate(pixels_B3HW, size=size, mode="bilinear", align_corners=False)
         x = self.model.embeddings(x)
         for block in self.model.encoder.blocks:
             x = block(x)
         return Maps(x, (x,))
+
+
+def _dilate(blocks: Any) -> None:
+    """Take the last stride out, and let the convolutions behind it look twice as far."""
+    last = max(i for i, block in enumerate(blocks) if block.depthwise_conv.stride == 2)
+    for i, block in enumerate(blocks[last:]):
+        layer, dilation = block.depthwise_conv, 2 if i else 1
+        conv, layer.stride = layer.depthwise_conv, 1
+        conv.stride, conv.dilation = (1, 1), (dilation, dilation)
+        conv.padding = (dilation * (conv.kernel_size[0] // 2),) * 2
 
 
 def load_efficientnet_lite() -> EfficientNetLite:
