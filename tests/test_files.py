@@ -473,6 +473,22 @@ def test_the_lock_is_let_go_however_the_block_ends(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("there", "written", "left"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_a_folder_made_for_the_lock_is_gone_after_an_error(
+    there: bool, written: bool, left: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    with pytest.raises(UserError, match="refused"), locked(folder):
+        if written:
+            write_text(folder / "run.json", "{}")
+        raise UserError("refused")
+    assert folder.exists() is left
+
+
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
 def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
     write_text(tmp_path / name, "whole")

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +323,8 @@ def state_bytes(state: Any) -> int:
 
 @contextmanager
 def locked(folder: Path, instead: str = "") -> Iterator[None]:
-    """Hold `folder` for one writing process; the lock ends with the process, however it ends.
+    """Hold `folder` for one writing process; the lock ends with the process, however it ends. A folder that was
+    made for it is gone again after an error before anything was written.
 
     instead: what the caller can do besides waiting, for the error; nothing where only this folder will do.
 
@@ -337,6 +338,7 @@ def locked(folder: Path, instead: str = "") -> Iterator[None]:
         )
     # A run may be stepped through by several threads, one after the other: the lock is the process's.
     lock = FileLock(folder / LOCK, thread_local=False)
+    fresh = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -349,5 +351,11 @@ def locked(folder: Path, instead: str = "") -> Iterator[None]:
         ) from error
     try:
         yield
+    except BaseException:
+        if fresh and [path.name for path in folder.iterdir()] == [LOCK]:
+            with suppress(OSError):  # Windows does not delete a file that is open.
+                (folder / LOCK).unlink()
+                folder.rmdir()
+        raise
     finally:
         lock.release()
