@@ -36,6 +36,7 @@ class Outer:
     name: str = "x"
     on: bool = False
     either: Literal["original"] | int = "original"
+    pair: tuple[float, float] = (0.0, 1.0)
     inner: Inner = field(default_factory=Inner)
 
 
@@ -78,11 +79,18 @@ def test_assignments_apply_in_order() -> None:
     [
         ("epoch=5", "did you mean 'epochs'"),
         ("inner.rat=5", "did you mean 'rate'"),
-        ("zzz=5", "choose one of either, epochs, inner, name, on"),
+        ("zzz=5", "choose one of either, epochs, inner, name, on, pair"),
         ("epochs", "write it as key=value"),
-        ("epochs=many", "integer"),
-        ("epochs=1.5", "integer"),
-        ("inner.kind=c", "'a', 'b' or 'off'"),
+        ("epochs=many", "give a whole number"),
+        ("epochs=1.5", "give a whole number"),
+        ("inner.rate=fast", "give a number"),
+        ("on=2", "give true or false"),
+        ("either=some", "choose 'original' or give a whole number"),
+        ("inner.sizes=4", "give values in brackets, as in [A,B]"),
+        ("pair=4", "give 2 values in brackets, as in [A,B]"),
+        ("pair=[4]", "give 2 values in brackets, as in [A,B]"),
+        ("pair=[a, b]", "'pair=[a, b]': give a number"),
+        ("inner.kind=c", "choose 'a', 'b' or 'off'"),
         ("inner=5", "set one of inner.rate, inner.kind, inner.sizes"),
         ("epochs.more=5", "is a single value without settings of its own"),
         ("name=[", "not valid YAML"),

@@ -194,6 +194,10 @@ def _assign(config: C, path: list[str], value: Any, text: str, where: str, group
         raise SettingError(key, error.reason) from error
 
 
+SAID = {"bool": "give true or false", "int": "give a whole number", "float": "give a number"}
+"""What to do, by the beginning of pydantic's name for what is wrong."""
+
+
 def _checked(kind: Any, value: Any, text: str, where: str) -> Any:
     """The value as the field's type has it: as YAML reads it, or else as the text it is.
 
@@ -206,7 +210,24 @@ def _checked(kind: Any, value: Any, text: str, where: str) -> Any:
         try:
             return adapter.validate_python(text.strip())
         except ValidationError:
-            raise UserError(f"{where}: {uncapitalised(error.errors()[0]['msg'])}") from error
+            raise UserError(f"{where}: {_wanted(kind, error)}") from error
+
+
+def _wanted(kind: Any, error: ValidationError) -> str:
+    """What a setting of a type takes, instead of what was given."""
+    found = error.errors()
+    if get_origin(kind) is tuple and any(e["type"] in ("tuple_type", "missing", "too_long") for e in found):
+        places = get_args(kind)
+        number = "" if Ellipsis in places else f"{len(places)} "
+        return f"give {number}values in brackets, as in [{','.join('ABCDEF'[: max(2, len(places))])}]"
+    # One of each kind: of a union each member says what is wrong, of a tuple each place.
+    return " or ".join(dict.fromkeys(map(_said, found)))
+
+
+def _said(one: Any) -> str:
+    if one["type"] == "literal_error":
+        return f"choose {one['ctx']['expected']}"
+    return SAID.get(one["type"].partition("_")[0]) or uncapitalised(one["msg"])
 
 
 def everywhere(config: C, name: str, value: Any) -> C:

@@ -323,8 +323,9 @@ def state_bytes(state: Any) -> int:
 
 @contextmanager
 def locked(folder: Path, instead: str = "") -> Iterator[None]:
-    """Hold `folder` for one writing process; the lock ends with the process, however it ends. A folder that was
-    made for it is gone again after an error before anything was written.
+    """Hold `folder` for one writing process; the lock ends with the process, however it ends.
+
+    A folder that was made for it is gone again after an error before anything was written.
 
     instead: what the caller can do besides waiting, for the error; nothing where only this folder will do.
 
