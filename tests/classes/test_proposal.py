@@ -132,6 +132,17 @@ def test_mobilenet_asks_efficientnet_where_that_is_installed(
     assert told == (mobile and bool(posterior) and not installed)
 
 
+@pytest.mark.parametrize("backbone", ["base", "efficientnet-lite1"])
+def test_surer_features_weigh_more(backbone: str) -> None:
+    chosen = assign(configure("eir"), {"tune.posterior_backbone": backbone})
+    given = propose([stage(0, 9, 250, 90)], chosen, ["tune.posterior_backbone"], (), gpu=False)
+    proposed = propose(
+        [stage(0, 9, 250, 90)], configure("eir"), (), (), gpu=False, posterior_backbone=backbone
+    )
+    assert given.settings["tune.posterior"] == proposed.settings["tune.posterior"]
+    assert given.settings["tune.posterior"] == {"base": 0.5, "efficientnet-lite1": 1.0}[backbone]
+
+
 @pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])
 def test_eir_replays_new_classes_too_where_images_are_few_and_no_posterior_is(
     later: int, beside: bool
