@@ -315,6 +315,27 @@ def pairs(rows: Sequence[Row]) -> Tables:
     }
 
 
+FEATURES = {None: "none", "base": "MobileNetV2", "efficientnet-lite1": "EfficientNet-Lite1"}
+
+
+def weighed(rows: Sequence[Row]) -> Tables:
+    """Of one network per stream with different posteriors: means over the streams of the first class, the
+    others, and the background."""
+    kinds = list(dict.fromkeys(row["images"] for row in rows))
+    lines = []
+    for backbone, weight in dict.fromkeys((row["posterior_backbone"], row["weight"]) for row in rows):
+        line: list[Any] = [FEATURES[backbone], weight or None]
+        for kind in kinds:
+            own = where(rows, posterior_backbone=backbone, weight=weight, images=kind)
+            ends = [list(row["iou"].values()) for row in own]
+            for pick in (lambda e: e[1], lambda e: mean(e[2:]), lambda e: e[0]):
+                line.append(f"{mean(pick(end) for end in ends):.3f}")
+        lines.append(line)
+    parts = ("first class", "later ones", "background")
+    columns = ["features", "weight", *(f"{kind}: {part}" for kind in kinds for part in parts)]
+    return {"posterior": {"columns": columns, "rows": lines}}
+
+
 def spread(values: Sequence[float]) -> str:
     """The mean, and the standard deviation of several."""
     return f"{mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
@@ -337,6 +358,7 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "painted-variants.json": classes,
     "pairs.json": pairs,
     "pairs-tried.json": pairs,
+    "posterior-weights.json": weighed,
     "foreign.json": pairs,
     "foreign-tried.json": pairs,
 }

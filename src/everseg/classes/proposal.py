@@ -36,11 +36,9 @@ FEWEST, MOST_CPU = 300, 900
 """Gradient steps of a stage: at least, and at most on a CPU."""
 FEW = 100
 """Images of a later step up to which EIR without a posterior replays its instances, too; measured with 60."""
-POSTERIOR = {"base": 0.5, "efficientnet-lite1": 1.0}
-"""Weight of the posterior of classes after short schedules, by the backbone: the surer it is, the more."""
-OBJECTS = 2.0
-"""How many classes an image shows at most where a posterior is proposed: it is measured on images of objects,
-not on scenes of many classes."""
+POSTERIOR, OBJECTS = 1.0, 2.0
+"""Weight of the posterior of classes after short schedules, and how many classes an image shows at most where
+it is proposed: it is measured on images of objects, not on scenes of many classes."""
 THIN = 16.0
 """Objects narrower than this, in pixels of a crop, get a head that also reads the backbone's first stage.
 They are narrower than a place of DeepLabV3's head."""
@@ -163,9 +161,7 @@ def propose(
     area = settings.tune.area if "tune.area" in given else wanted["tune.area"]
     wanted["tune.fine"] = fine and facts.width * _scale(crop, facts.side, area) < THIN
     wanted |= {"tune.later.clip": 5.0, "tune.replay": 0.25, "sure": 0.5}
-    if "tune.posterior_backbone" in given:
-        posterior_backbone = settings.tune.posterior_backbone
-    posterior = POSTERIOR[posterior_backbone] if not gpu and facts.shown <= OBJECTS else 0.0
+    posterior = POSTERIOR if not gpu and facts.shown <= OBJECTS else 0.0
     wanted["tune.posterior"] = settings.tune.posterior if "tune.posterior" in given else posterior
     wanted["replay_new"] = later <= FEW and not wanted["tune.posterior"]
     if not gpu:
