@@ -479,14 +479,14 @@ def test_the_lock_is_let_go_however_the_block_ends(tmp_path: Path) -> None:
 def test_a_folder_made_for_the_lock_is_gone_after_an_error(
     there: bool, written: bool, left: bool, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
+    folder = tmp_path / "runs" / "mine"
     if there:
-        folder.mkdir()
+        folder.mkdir(parents=True)
     with pytest.raises(UserError, match="refused"), locked(folder):
         if written:
             write_text(folder / "run.json", "{}")
         raise UserError("refused")
-    assert folder.exists() is left
+    assert folder.exists() is left and folder.parent.exists() is left
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127])

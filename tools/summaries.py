@@ -324,7 +324,7 @@ def weighed(rows: Sequence[Row]) -> Tables:
     kinds = list(dict.fromkeys(row["images"] for row in rows))
     lines = []
     for backbone, weight in dict.fromkeys((row["posterior_backbone"], row["weight"]) for row in rows):
-        line: list[Any] = [FEATURES[backbone], weight or None]
+        line: list[Any] = [FEATURES[backbone], f"{weight:g}" if weight else None]
         for kind in kinds:
             own = where(rows, posterior_backbone=backbone, weight=weight, images=kind)
             ends = [list(row["iou"].values()) for row in own]

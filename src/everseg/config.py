@@ -221,7 +221,8 @@ def _wanted(kind: Any, error: ValidationError) -> str:
         number = "" if Ellipsis in places else f"{len(places)} "
         return f"give {number}values in brackets, as in [{','.join('ABCDEF'[: max(2, len(places))])}]"
     # One of each kind: of a union each member says what is wrong, of a tuple each place.
-    return " or ".join(dict.fromkeys(map(_said, found)))
+    said = " or ".join(dict.fromkeys(map(_said, found)))
+    return said.replace(" or give ", " or ") if said.startswith("give ") else said
 
 
 def _said(one: Any) -> str:

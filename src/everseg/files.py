@@ -325,7 +325,7 @@ def state_bytes(state: Any) -> int:
 def locked(folder: Path, instead: str = "") -> Iterator[None]:
     """Hold `folder` for one writing process; the lock ends with the process, however it ends.
 
-    A folder that was made for it is gone again after an error before anything was written.
+    Folders that were made for it are gone again if nothing was written to them.
 
     instead: what the caller can do besides waiting, for the error; nothing where only this folder will do.
 
@@ -339,24 +339,25 @@ def locked(folder: Path, instead: str = "") -> Iterator[None]:
         )
     # A run may be stepped through by several threads, one after the other: the lock is the process's.
     lock = FileLock(folder / LOCK, thread_local=False)
-    fresh = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        advice = f"wait for it or {instead}" if instead else "wait for it to end"
-        raise UserError(f"another command is writing to {folder}; {advice}") from error
-    except (OSError, NotImplementedError) as error:
-        raise UserError(
-            f"cannot write to {folder}: {_why(error, folder, instead or 'free space or allow writing there')}"
-        ) from error
-    try:
-        yield
-    except BaseException:
-        if fresh and [path.name for path in folder.iterdir()] == [LOCK]:
-            with suppress(OSError):  # Windows does not delete a file that is open.
-                (folder / LOCK).unlink()
-                folder.rmdir()
-        raise
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            advice = f"wait for it or {instead}" if instead else "wait for it to end"
+            raise UserError(f"another command is writing to {folder}; {advice}") from error
+        except (OSError, NotImplementedError) as error:
+            why = _why(error, folder, instead or "free space or allow writing there")
+            raise UserError(f"cannot write to {folder}: {why}") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+            lock.release()
     finally:
-        lock.release()
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()

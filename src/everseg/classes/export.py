@@ -192,6 +192,12 @@ def _write_program(graph: Graph, example: Tensor, free: bool, folder: Path) -> f
         },
         "classifiers": [1, *model.counts],
     }
+    if posterior := graph.twin[0].posterior:
+        config["posterior"] = {
+            "backbone": posterior.backbone.model.config.to_dict(),
+            "weight": posterior.weight,
+            "cells": posterior.cells,
+        }
     write_json(folder / "config.json", json.loads(json.dumps(config, default=str)))
     loaded = torch.export.load(folder / "model.pt2").module()
     return _compared(loaded, graph, example, free)

@@ -43,11 +43,11 @@ from everseg.types.proposal import Proposal
 if TYPE_CHECKING:
     from everseg.data import Stream
 
-BETTER = (
-    "classes that look alike are told apart better by another network's features, which is not installed: "
-    f"'{EFFICIENTNET_LITE1.install}', and begin again"
+NOT_INSTALLED = (
+    "classes that look alike are told apart better with EfficientNet-Lite1, which is not installed: run "
+    f"'{EFFICIENTNET_LITE1.install}' and begin again"
 )
-"""Said where the posterior of classes has to do with MobileNetV2."""
+"""Said where the posterior of classes must make do with MobileNetV2."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -208,7 +208,7 @@ class Classes:
             posterior_backbone="efficientnet-lite1" if better else "base",
         )
         if base == MOBILENET and not better and found.settings.get("tune.posterior_backbone"):
-            found = replace(found, why=(*found.why, BETTER))
+            found = replace(found, why=(*found.why, NOT_INSTALLED))
         return found
 
     def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:

@@ -141,7 +141,7 @@ def propose(
     given, scored: dotted names of settings of the method and of scoring that were given.
     gpu: there is an accelerator.
     fine: the base takes `tune.fine`.
-    posterior_backbone: the one that tells classes apart best.
+    posterior_backbone: what is proposed for `tune.posterior_backbone`.
     """
     facts, names = facts_of(stages), setting_names(plain(settings))
     wanted: dict[str, Any] = {}

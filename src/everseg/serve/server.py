@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from everseg.data.decoding import Decoding
 from everseg.data.synthetic.scenes import SCENES
 from everseg.data.tiling import Tiling
 from everseg.errors import UserError
-from everseg.files import LOCK, locked
+from everseg.files import locked
 from everseg.pictures.palette import BOX, LINES, MASK, OFF, ON, TRUTH, class_colour
 from everseg.runs.fetched import located
 from everseg.runs.folder import load, read_record
@@ -78,7 +77,7 @@ class Server:
         folder = config.folder.absolute()
         self._changing = threading.Lock()
         self._seen: tuple[int, ...] | None = None
-        self._held = _held(folder)
+        self._held = locked(folder, "choose another folder with --labels")
         self._held.__enter__()
         try:
             loaded = run or load(config.run, config.base or None)
@@ -218,29 +217,6 @@ class Server:
                 found = self.labels.masks(domain, label)
                 return {"domain": domain, "split": label.split, "masks": [counts_of(mask) for mask in found]}
         raise Refused(404, f"domain {domain[:60]!r} has no image {name[:60]!r}; reload the page")
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the folder of the labels for one server. If it was made for that and nothing was kept in it, it
-    is deleted again.
-
-    Raises:
-        UserError: another server holds it, or it cannot be written.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with locked(folder, "choose another folder with --labels"):
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    if made and [path.name for path in folder.iterdir()] == [LOCK]:
-                        (folder / LOCK).unlink()
-    finally:
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
 
 
 def _signature(folder: Path) -> tuple[int, ...]:

