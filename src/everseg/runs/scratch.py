@@ -10,6 +10,7 @@ from everseg import config as configuration
 from everseg.data.stream import Fingerprints
 from everseg.distributed import wait, world
 from everseg.files import load_state, read_json, save_state, write_json
+from everseg.progress import remark
 from everseg.runs.run import Run
 from everseg.types import Stage, State
 
@@ -58,6 +59,11 @@ def scratch_of(current: Run, stage: Stage, data: Fingerprints) -> StageScratch:
     if world().main:
         begun = folder / "made_of.json"
         if folder.exists() and not (begun.is_file() and read_json(begun) in known):
+            if any(folder.glob("*.safetensors")):
+                remark(
+                    f"{stage.name}: unfinished training with other settings, other data or another base is "
+                    "discarded; it begins again"
+                )
             shutil.rmtree(folder)
         write_json(begun, made_of)
     wait()

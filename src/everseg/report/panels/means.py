@@ -33,6 +33,7 @@ from everseg.results import (
     setting_names,
 )
 from everseg.results.labels import label
+from everseg.text import plural
 
 MEANS = ("old", "new", "all", "harmonic")
 
@@ -84,8 +85,8 @@ def key_numbers(matrix: ResultMatrix, summary: Summary) -> list[Card]:
     new = len(matrix.tasks()) - old
     cards = [
         score_card("All", "mIoU", means.all, f"Mean over the background and all {old + new - 1} classes."),
-        score_card("Old", "", means.old, f"The background and the {old - 1} classes of the first step."),
-        score_card("New", "", means.new, f"The {new} classes of all later steps."),
+        score_card("Old", "", means.old, f"The background and {plural(old - 1, 'class')} of the first step."),
+        score_card("New", "", means.new, f"{plural(new, 'class')} of all later steps."),
         score_card("Harmonic", "mean", means.harmonic, "Of old and new: high only if both are."),
     ]
     if steps > 1:
