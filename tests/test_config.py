@@ -301,7 +301,8 @@ def test_a_wrong_setting_names_the_command_that_lists_them() -> None:
 
 
 def test_the_presets_differ_where_the_paper_and_its_code_do() -> None:
-    told = differences(plain(configure("samcl", "paper")), plain(configure("samcl", "reference")))
+    found = differences(plain(configure("samcl", "paper")), plain(configure("samcl", "reference")))
+    told = list(map(str, found))
     assert "tune.fit.optimiser is 'adamw' now and was 'adam'" in told
     assert "tune.fit.schedule is 'total' now and was 'per_iter_T20'" in told
     assert any(d.startswith("aug.neck_transposed") for d in told)
@@ -311,7 +312,7 @@ def test_the_presets_differ_where_the_paper_and_its_code_do() -> None:
 def test_differences_are_sentences() -> None:
     ours = {"a": 1, "b": {"c": 2, "d": [1]}, "new": 0}
     theirs = {"a": 1, "b": {"c": 3, "d": [2]}}
-    assert differences(ours, theirs) == [
+    assert list(map(str, differences(ours, theirs))) == [
         "b.c is 2 now and was 3",
         "b.d is [1] now and was [2]",
         "new is 0 now and was None",

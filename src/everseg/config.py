@@ -304,15 +304,26 @@ def inherit(config: C, earlier: C, written: Mapping[str, Any]) -> C:
     return dataclasses.replace(config, **new)
 
 
-def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
-    """Human-readable differences of two plain configurations: "tune.epochs is 5 here and 20 there"."""
+class Difference(NamedTuple):
+    """A dotted name at which two plain configurations differ, and both values; None where one lacks it."""
+
+    name: str
+    ours: Any
+    theirs: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.ours!r} now and was {self.theirs!r}"
+
+
+def differences(ours: Any, theirs: Any, prefix: str = "") -> list[Difference]:
+    """Where two plain configurations differ, by name."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         out = []
         for key in sorted(set(ours) | set(theirs)):
             name = f"{prefix}.{key}" if prefix else str(key)
             out += differences(ours.get(key), theirs.get(key), name)
         return out
-    return [] if ours == theirs else [f"{prefix} is {ours!r} now and was {theirs!r}"]
+    return [] if ours == theirs else [Difference(prefix, ours, theirs)]
 
 
 class Setting(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from everseg.classes.problem import Classes
-from everseg.classes.proposal import FEWEST, LARGEST_CPU, facts_of, propose, width_of
+from everseg.classes.proposal import FEWEST, LARGEST_CPU, PROPOSED, facts_of, propose, width_of
 from everseg.config import assign, plain
 from everseg.methods import METHODS, configure, find
 from everseg.results import setting_names
@@ -83,6 +83,7 @@ def test_classes_of_the_first_and_of_later_steps_are_weighed_by_their_own_size()
 def test_every_method_can_take_what_is_proposed(method: str, side: int, gpu: bool) -> None:
     found = asked(side, method=method, gpu=gpu)
     settings = assign(configure(method), found.settings)
+    assert set(found.settings) <= set(PROPOSED)
     assert set(found.settings) <= setting_names(plain(settings))
     low, high = settings.tune.area
     assert 0 < low < high <= 1 and settings.tune.crop % 32 == 0

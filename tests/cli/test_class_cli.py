@@ -405,6 +405,10 @@ def test_a_stream_of_classes_is_learned_by_eir_with_defaults_from_its_images(
         "learn", folder / "two.yaml", "--out", tmp_path / "run", *given, "--set", "tune.crop=64"
     )
     assert refused.code == 2 and "tune.crop is 64 now and was 96" in refused.err
+    assert "repeat the command with --set tune.crop=96, or" in refused.err
+    refused = everseg("learn", folder / "two.yaml", "--out", tmp_path / "run", *given, "--defaults", "preset")
+    told = "(defaults is 'preset' now and was 'data'); repeat the command with --defaults data, or"
+    assert refused.code == 2 and told in refused.err
 
 
 @pytest.mark.slow

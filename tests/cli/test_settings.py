@@ -27,6 +27,17 @@ def test_a_preset_is_compared_with_the_paper(capsys: pytest.CaptureFixture[str])
     assert "(paper:" not in capsys.readouterr().out
 
 
+def test_settings_that_learn_chooses_by_the_images_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    settings("dkd", "paper")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "by the images" in line)
+    assert "tune.crop, " in line and "gamma, gamma_later" in line and "replay_new" not in line
+    for method, preset in (("dkd", "reference"), ("samcl", "paper")):
+        settings(method, preset)
+        assert "by the images" not in capsys.readouterr().out
+    settings("eir", "paper", as_json=True)
+    assert {"tune.crop", "replay_new"} <= set(json.loads(capsys.readouterr().out)["proposed"])
+
+
 def test_json_has_what_the_table_has(capsys: pytest.CaptureFixture[str]) -> None:
     settings("eir", "reference_ade", as_json=True)
     told = json.loads(capsys.readouterr().out)

@@ -374,7 +374,9 @@ def test_a_lone_short_batch_is_not_left_out() -> None:
 # ---------------------------------------------------------------- time, and what is told
 
 
-def test_seconds_add_up_over_interruptions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_add_up_over_interruptions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of each call those up to the epoch that was kept, and not those in between."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -396,8 +398,12 @@ def test_seconds_add_up_over_interruptions(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(KeyboardInterrupt):
         called(scratch)
     now[0] += 1000
+    assert "resumes" not in capsys.readouterr().err
+    scratch.left = 10**9
     assert called(scratch)["seconds"] == 12
+    assert "stage: resumes after step 6 of 12" in capsys.readouterr().err
     assert called(scratch)["seconds"] == 12, "nothing was left to do"
+    assert "resumes" not in capsys.readouterr().err
 
 
 def test_the_curve_is_the_same_after_an_interruption() -> None:

@@ -422,19 +422,29 @@ def test_a_full_disk_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "said", "option"),
     [
-        (config("samcl", "tune.fit.lr=0.1"), r"settings\.tune\.fit\.lr is 0\.1 now and was 0\.005"),
-        (config(seed=3), "seed is 3 now and was 0"),
-        (config(evaluate="all"), "evaluate is 'all' now and was 'next'"),
-        (replace(config(), preset="reference"), "preset is 'reference' now and was 'paper'"),
-        (config("independent"), r"\(method is 'independent' now and was 'samcl'\)"),
+        (
+            config("samcl", "tune.fit.lr=0.1"),
+            r"settings\.tune\.fit\.lr is 0\.1 now and was 0\.005",
+            r"--set tune\.fit\.lr=0\.005",
+        ),
+        (config(seed=3), "seed is 3 now and was 0", "--seed 0"),
+        (config(evaluate="all"), "evaluate is 'all' now and was 'next'", "--evaluate next"),
+        (config(baseline=False), "baseline is False now and was True", "--baseline"),
+        (replace(config(), preset="reference"), "preset is 'reference' now", "--preset paper"),
+        (config("independent"), r"\(method is 'independent' now and was 'samcl'\)", "--method samcl"),
+        (
+            replace(config(), score=replace(config().score, size=96)),
+            "score.size is 96 now and was 'original'",
+            "--score size=original",
+        ),
     ],
 )
-def test_a_run_of_other_settings_is_refused_and_told_apart(
-    whole: Path, micro: Any, changed: RunConfig, said: str
+def test_a_run_of_other_settings_is_refused_with_the_options_that_continue_it(
+    whole: Path, micro: Any, changed: RunConfig, said: str, option: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"other settings.*{said}.*repeat .*another --out"):
+    with pytest.raises(UserError, match=rf"other settings.*{said}.* with {option}, or .*another --out"):
         run(stream(), changed, whole, micro)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everseg.classes.drawing import draw, lines_of
 from everseg.classes.gate import measure
-from everseg.classes.proposal import propose
+from everseg.classes.proposal import PROPOSED, propose
 from everseg.classes.scoring import ClassScoreConfig, by_step, score_classes, score_images
 from everseg.classes.tiles import ScoresPixels, tiled
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
@@ -75,6 +75,7 @@ class Classes:
     Score = ClassScoreConfig
     lower_is_better: Mapping[str, bool] = {"iou": False}
     further = ("plasticity", "flips")
+    proposed = PROPOSED
     panels = ("means", "further", "maps", "training", "costs", "merges", "settings")
     outputs = r"_classes\.(png|tif)|_overlay\.png"
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"

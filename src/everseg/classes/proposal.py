@@ -47,6 +47,28 @@ PER_IMAGE = 38.0
 LIGHTEST, HEAVIEST = 1.0, 6.0
 """The weights of positive pixels that are proposed. [DKD: 2 on PASCAL VOC, 35 on ADE20K]"""
 
+PROPOSED = (
+    "tune.crop",
+    "tune.area",
+    "tune.first.batch",
+    "tune.first.steps",
+    "tune.first.lr",
+    "tune.later.batch",
+    "tune.later.steps",
+    "tune.later.lr",
+    "tune.later.clip",
+    "tune.fine",
+    "tune.posterior",
+    "tune.posterior_backbone",
+    "tune.foreign_backbone",
+    "tune.replay",
+    "gamma",
+    "gamma_later",
+    "sure",
+    "replay_new",
+)
+"""Names of the settings that `propose` may give values for; a method has some of them."""
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -27,15 +27,24 @@ def settings(
     """List the settings of a method, with their sources."""
     from everseg.runs.problem import problem_of
 
-    score = problem_of(method).Score
+    problem = problem_of(method)
+    score = problem.Score
     presets = find(method).Config.presets()
     given = describe(configure(method, preset)), describe(score.presets().get(preset, score()))
+    names = {setting.name for setting in given[0]}
+    proposed = [name for name in problem.proposed if name in names and preset == "paper"]
     if as_json:
         own, scored = ([s._asdict() for s in found if s.kind != "group"] for found in given)
         about = {"method": method, "preset": preset, "presets": list(presets)}
-        print(json.dumps({**about, "settings": own, "score": scored}))
+        print(json.dumps({**about, "settings": own, "score": scored, "proposed": proposed}))
         return
     print(f"{method}, preset {preset} (of {', '.join(presets)})")
+    if proposed:
+        print(
+            "Unless they are given, 'everseg learn' chooses these by the images of a stream where they "
+            f"suggest another value: {', '.join(proposed)}. 'everseg doctor --stream FILE' shows what it "
+            "would choose."
+        )
     paper = describe(configure(method)), describe(score.presets()["paper"])
     for option, found, usual in zip(("--set", "--score"), given, paper, strict=True):
         print(f"\n{option} KEY=VALUE")

@@ -59,6 +59,7 @@ class Domains:
     Score = ScoreConfig
     lower_is_better: Mapping[str, bool] = {name: m.lower_is_better for name, m in METRICS.items()}
     further = tuple(MEANINGS)
+    proposed = ()
     panels = ("matrix", "further", "routing", "later", "masks", "training", "costs", "merges", "settings")
     outputs = r"_(mask|mask_\d+|labels)\.(png|tif)|_overlay\.png"
     entangled = "one adapter holds what it learned of all of them"

@@ -16,7 +16,7 @@ from everseg.distributed import add_up, shard, world
 from everseg.errors import UserError
 from everseg.fit.schedule import Schedule, lr_at
 from everseg.fit.validation import Validation
-from everseg.progress import Curve, watch
+from everseg.progress import Curve, remark, watch
 from everseg.seed import torch_generator
 from everseg.types import Scratch
 
@@ -135,6 +135,8 @@ def fit(
     past = _resume(parameters, buffers, optimiser, scaler, scratch.load(name), name)
     patience = validation.patience if validation else 0
     done = min(steps, len(past.losses) * per_epoch)
+    if 0 < done < steps and world().main:
+        remark(f"{name}: resumes after step {done} of {steps}")
     with watch(name, done=done, steps=steps, epochs=epochs, seconds=past.seconds) as meter:
         while len(past.losses) < epochs and not past.stopped(patience):
             epoch = len(past.losses)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from everseg import config as configuration
+from everseg.config import Difference
 from everseg.errors import UserError
 from everseg.runs.folder import is_run, load, read_record
 from everseg.runs.run import Run, RunConfig
@@ -31,10 +34,31 @@ def continued(config: RunConfig, out: Path, base: Any) -> tuple[Run, RunConfig]:
     same = configuration.inherit(config, found.config, found.record.config)
     ours, theirs = (configuration.plain(c, machine=False) for c in (same, found.config))
     if changed := configuration.differences(ours, theirs):
-        if config.method != found.config.method:  # Each method has settings of its own.
-            changed = [sentence for sentence in changed if not sentence.startswith("settings.")]
+        changed = _told(changed)
+        what, options = "; ".join(map(str, changed)), " ".join(map(_option, changed))
         raise UserError(
-            f"{out} holds a run with other settings ({'; '.join(changed)}); repeat the command with those of "
-            "the run, or choose another --out"
+            f"{out} holds a run with other settings ({what}); repeat the command with {options}, or choose "
+            "another --out"
         )
     return found, same
+
+
+def _told(changed: list[Difference]) -> list[Difference]:
+    """Those that explain the others: each method and each preset has settings of its own, and the data
+    suggest many at once."""
+    kinds = {each.name.partition(".")[0] for each in changed}
+    if not kinds & {"method", "preset", "proposed"}:
+        return changed
+    others = [d for d in changed if d.name.partition(".")[0] not in ("settings", "score", "proposed")]
+    return others if kinds & {"method", "preset"} else [*others, Difference("defaults", "preset", "data")]
+
+
+def _option(difference: Difference) -> str:
+    """The option of `everseg learn` that gives the run's own value."""
+    kind, _, name = difference.name.partition(".")
+    value = difference.theirs
+    if isinstance(value, bool) and not name:
+        return f"--{kind}" if value else f"--no-{kind}"
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    option = {"settings": f"--set {name}=", "score": f"--score {name}="}.get(kind, f"--{kind} ")
+    return option + shlex.quote(text)

@@ -319,7 +319,8 @@ def _found(config: RunConfig, out: Path, base: Any) -> Run:
     asked, (found, config) = config, continued(config, out, base)
     new, old = (configuration.plain(c, machine=False) for c in (asked, config))
     if world().main and (kept := configuration.differences(old, new)):
-        remark(f"{out} was begun by an earlier version of everseg and keeps its settings: {'; '.join(kept)}")
+        told = "; ".join(map(str, kept))
+        remark(f"{out} was begun by an earlier version of everseg and keeps its settings: {told}")
     if config != found.config:  # In what is this machine's business only.
         learner = build(config.method, base, config.settings, config.seed)
         learner.load_state_dict(found.learner.state_dict())

@@ -43,6 +43,7 @@ class Problem(Protocol):
     Score: configuration of scoring.
     lower_is_better: for each metric.
     further: names of `results.further.MEANINGS` that its runs can have.
+    proposed: names of the settings that `propose` may give values for.
     panels: parts of a report, by name and in their order.
     outputs: regular expression of what a prediction's pictures are called after the image's name.
     entangled: why a method cannot forget a stage, for messages.
@@ -54,6 +55,7 @@ class Problem(Protocol):
     Score: type[Any]
     lower_is_better: Mapping[str, bool]
     further: tuple[str, ...]
+    proposed: tuple[str, ...]
     panels: tuple[str, ...]
     outputs: str
     entangled: str
