@@ -184,6 +184,18 @@ def test_the_gate_compares_classes_and_images_without_prompts(
     assert (tmp_path / "gate.junit").read_text().count("<testcase") == 5
 
 
+def test_the_gate_does_not_pass_a_run_that_lacks_a_class(
+    everseg: Command, learned: Path, folder: Path, micro_backbone_folder: Path, tmp_path: Path
+) -> None:
+    first = command(folder / "one.yaml", "mib", micro_backbone_folder, tmp_path / "before")
+    assert everseg(*first).code == 0
+    fewer = everseg("gate", tmp_path / "before", "--against", learned)
+    assert fewer.code in (1, 3) and "PASS" not in fewer.out
+    assert f"'blue' is not compared, since {tmp_path / 'before'} has not learned it as class 3" in fewer.out
+    more = everseg("gate", learned, "--against", tmp_path / "before")
+    assert "not compared" not in more.out
+
+
 def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: Path, tmp_path: Path) -> None:
     image = folder / "test" / "images" / "0.png"
     done = everseg("predict", learned, image, "--out", tmp_path, "--json")

@@ -49,6 +49,23 @@ def test_a_list_of_classes_that_are_not_in_the_maps(make_maps: Make, write_strea
     assert said.startswith("error: b/train: no pixel is dog, only background; see whether the class maps")
 
 
+def test_a_step_in_which_everything_is_its_class(make_maps: Make, write_stream: Write) -> None:
+    """It is legal, and most likely an inverted mask: only a warning can tell."""
+    for name, labels in (("full", 1), ("other", 2)):
+        for image in sorted((make_maps(name, [[1], [2]]) / "masks").iterdir()):
+            whole = np.full(np.asarray(Image.open(image)).shape, labels, np.uint8)
+            Image.fromarray(whole if name == "full" else np.tril(whole)).save(image)
+    path = write_stream(
+        "{setting: sequential, classes: {1: cat, 2: dog}, stages: ["
+        "{name: a, classes: [cat], train: full, test: full}, "
+        "{name: b, classes: [dog], train: other, test: other}]}"
+    )
+    [said] = [str(f) for f in check(path).findings if "everything is" in str(f)]
+    assert said.startswith(
+        "warning: a/train: every labelled pixel is cat, which teaches that everything is; "
+    )
+
+
 def test_labels_of_no_class() -> None:
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     image[:, :4] = 200

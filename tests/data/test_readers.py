@@ -22,7 +22,7 @@ from everseg.data import (
     draw_clicks,
     write_points,
 )
-from everseg.data.samples import take_evenly, take_part
+from everseg.data.samples import PartlyReadable, take_evenly, take_part
 from everseg.errors import UserError
 
 Make = Callable[..., Path]
@@ -152,6 +152,12 @@ def test_part_and_limit() -> None:
     for wrong in [(5, 5), (-1, 3), (0, 11)]:
         with pytest.raises(UserError, match="within the 10"):
             take_part(items, wrong)
+    with pytest.raises(PartlyReadable) as fits:
+        take_part(items, (4, 12), ["a.png is missing", "b.png is missing"])
+    assert fits.value.problems == ("a.png is missing", "b.png is missing")
+    with pytest.raises(PartlyReadable) as beyond:
+        take_part(items, (4, 12), ["a.png is missing"])
+    assert beyond.value.problems[1].startswith("part: [4, 12] is not within the 10 that can be read")
     with pytest.raises(UserError, match="limit is 0"):
         take_evenly(items, 0)
 

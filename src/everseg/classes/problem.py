@@ -30,6 +30,7 @@ from everseg.results import (
     average_over_steps,
     class_alarms,
     class_means,
+    common_classes,
     retested_classes,
     setting_names,
     with_class_row,
@@ -169,11 +170,7 @@ class Classes:
     ) -> Measurement:
         """Of the classes that both runs have in the same channels."""
         assert runs[1] is not None, "the untouched base is not a side"
-        common = []
-        for ours, theirs in zip(runs[0].classes, runs[1].classes, strict=False):
-            if ours != theirs:
-                break
-            common.append(ours)
+        common = common_classes(runs[0].classes, runs[1].classes)
         if len(common) < 2:
             raise UserError(
                 "the two runs have no class at the same position: one learned "

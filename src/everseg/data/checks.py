@@ -319,6 +319,14 @@ def _wrong_classes(split: _Split) -> Iterator[Finding]:
             f"no pixel is {' or '.join(split.classes)}, only {' and '.join(found) or 'other classes'}; see "
             "whether the class maps or their list are those of these images",
         )
+    if split.name == "train" and len(numbers) == 1 and numbers[0] in own:
+        name = split.classes[own.index(numbers[0])]
+        yield split.finding(
+            "warning",
+            "",
+            f"every labelled pixel is {name}, which teaches that everything is; see whether the maps are "
+            "inverted, or add images that show something else",
+        )
 
 
 def _unfit_for_fingerprint(split: _Split) -> Iterator[Finding]:

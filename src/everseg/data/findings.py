@@ -22,7 +22,8 @@ class Finding:
     todo: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.stage}/{self.split}: {self.what}; {self.todo}"
+        told = f"{self.what}; {self.todo}" if self.todo else self.what
+        return f"{self.severity}: {self.stage}/{self.split}: {told}"
 
 
 _FILE = re.compile(r"[^\s/\\'\"]+\.[A-Za-z]{2,5}\b|\d+")

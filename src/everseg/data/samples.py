@@ -273,14 +273,21 @@ def take_part(items: Sequence[T], part: tuple[int, int] | None, problems: Sequen
 
     Raises:
         UserError: start and stop are not 0 <= start < stop <= the number of items; where there are problems,
-            it is a `PartlyReadable` that says them first.
+            it is a `PartlyReadable` that says them first, and nothing else if the part fits as soon as they
+            are fixed.
     """
     if part is None:
         return items
     start, stop = part
     if not 0 <= start < stop <= len(items):
         wrong = f"part: [{start}, {stop}] is not within the {len(items)} there are; choose 0 <= start < stop"
-        raise PartlyReadable([*problems, wrong], []) if problems else UserError(wrong)
+        if not problems:
+            raise UserError(wrong)
+        if 0 <= start < stop <= len(items) + len(problems):
+            raise PartlyReadable(problems, [])
+        readable = f"part: [{start}, {stop}] is not within the {len(items)} that can be read; "
+        readable += "fix the others first"
+        raise PartlyReadable([*problems, readable], [])
     return items[start:stop]
 
 

@@ -25,6 +25,7 @@ from everseg.results.classes import (
     ClassMeans,
     average_over_steps,
     class_means,
+    common_classes,
     retested_classes,
     with_class_row,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "bytes_text",
     "class_alarms",
     "class_means",
+    "common_classes",
     "compare_table",
     "domains_table",
     "forgetting",

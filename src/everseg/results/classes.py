@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -34,6 +35,12 @@ class ClassMeans:
     new: float
     all: float
     harmonic: float
+
+
+def common_classes(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """The classes that two runs have in the same channels, up to the first channel that differs."""
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+    return [name for name, _ in alike]
 
 
 def class_means(matrix: ResultMatrix, row: int = -1, old: Collection[str] | None = None) -> ClassMeans:

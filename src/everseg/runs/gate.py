@@ -15,6 +15,7 @@ from everseg.data import Stream
 from everseg.data.described import described
 from everseg.errors import UserError
 from everseg.progress import remark
+from everseg.results.classes import common_classes
 from everseg.results.gate import Comparison, Flip, GateConfig, Judgement, Verdict, judge
 from everseg.results.health import Health
 from everseg.results.paired import Kind, Pairs, groups_of
@@ -361,9 +362,15 @@ def _same(new: Run, old: Run) -> bool:
 
 
 def _left_out(new: Run, old: Run | None, tested: Sequence[tuple[Stage, Kind]]) -> tuple[str, ...]:
-    """Domains that a run has learned and that there are no test images of any more."""
+    """Domains that a run has learned and that there are no test images of any more; classes of the old run
+    that the new one does not have in their place."""
     if any(kind == "class" for _, kind in tested):  # All of them are scored on the same images.
-        return ()
+        theirs = () if old is None else old.classes
+        common = len(common_classes(new.classes, theirs))
+        return tuple(
+            f"{name!r} is not compared, since {new.folder} has not learned it as class {place}"
+            for place, name in enumerate(theirs[common:], common)
+        )
     known = {stage.name for stage, _ in tested}
     learned = dict.fromkeys([*([] if old is None else old.results.learned_at), *new.results.learned_at])
     return tuple(
