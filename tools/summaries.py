@@ -315,6 +315,36 @@ def pairs(rows: Sequence[Row]) -> Tables:
     }
 
 
+PROPOSED = ["tune.later.lr=0.002"]
+"""What pairs-rates.json compares other settings with."""
+
+
+def rates(rows: Sequence[Row]) -> Tables:
+    """Settings of the second step: what they keep and teach over their streams, and what the proposed one
+    does over the same."""
+
+    def told(row: Row) -> tuple[float, float]:
+        (first, after), (second, end) = row["iou"].items()
+        return 100 * (after[first] - end[first]), end[second]
+
+    def cells(found: Sequence[tuple[float, float]]) -> list[str]:
+        falls, seconds = zip(*found, strict=True)
+        return [
+            f"{mean(falls):.1f} (at most {max(falls):.1f})",
+            f"{mean(seconds):.3f} (at least {min(seconds):.3f})",
+        ]
+
+    proposed = {(row["pair"], row["seed"]): told(row) for row in where(rows, set=PROPOSED)}
+    lines = []
+    for words in dict.fromkeys(tuple(row["set"]) for row in rows if row["set"] != PROPOSED):
+        own = where(rows, set=list(words))
+        same = [proposed[row["pair"], row["seed"]] for row in own]
+        what = ", ".join(f"`{word}`" for word in words)
+        lines.append([what, len(own), *cells([told(row) for row in own]), *cells(same)])
+    columns = ["second step", "runs", "first class falls by points", "second class"]
+    return {"rates": {"columns": [*columns, "falls with 0.002", "second class with 0.002"], "rows": lines}}
+
+
 FEATURES = {None: "none", "base": "MobileNetV2", "efficientnet-lite1": "EfficientNet-Lite1"}
 
 
@@ -358,6 +388,7 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "painted-variants.json": classes,
     "pairs.json": pairs,
     "pairs-tried.json": pairs,
+    "pairs-rates.json": rates,
     "posterior-weights.json": weighed,
     "foreign.json": pairs,
     "foreign-tried.json": pairs,

@@ -423,6 +423,33 @@ def test_a_stream_of_classes_is_learned_by_eir_with_defaults_from_its_images(
     assert refused.code == 2 and told in refused.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--until", "three"), "unknown stage 'three': "),
+        (("--first-stage", "nothing"), "nothing holds no run"),
+        (("--out", "taken"), "taken is not empty and holds no run; choose another --out"),
+        (("--out", "file/run"), "cannot write to file/run: file is a file; choose a folder"),
+    ],
+)
+def test_what_needs_no_image_is_refused_before_images_are_looked_at(
+    everseg: Command,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").mkdir()
+    Path("taken", "notes.txt").touch()
+    Path("file").touch()
+    out = () if "--out" in words else ("--out", "run")
+    refused = everseg("learn", folder / "two.yaml", *out, *words)
+    assert refused.code == 2 and refused.err.startswith(f"error: {said}") and refused.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
+
+
 @pytest.mark.slow
 def test_a_preset_is_what_it_is_where_that_is_asked_for(
     everseg: Command, folder: Path, tmp_path: Path

@@ -201,7 +201,7 @@ def propose(
 
 
 RATES: dict[float, dict[str, Any]] = {
-    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 3e-3, "tune.foreign_backbone": 0.1},
+    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 2e-3, "tune.foreign_backbone": 0.1},
 }
 """Learning rates of short schedules, by the published one of the first step. A backbone that goes on at the
 first step's rate forgets what old objects lay on, where the new images look different. [DKD, EIR: everything

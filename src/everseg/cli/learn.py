@@ -133,7 +133,7 @@ def learn(
     from everseg.methods import configure
     from everseg.models.names import from_anywhere
     from everseg.results import table
-    from everseg.runs.begun import kept_options
+    from everseg.runs.begun import check_call, kept_options
     from everseg.runs.defaults import default_method, names_of, with_defaults
     from everseg.runs.discover import opened_with_domains
     from everseg.runs.folder import base_of, is_run, load
@@ -162,6 +162,7 @@ def learn(
     first = renamed("--first-step", first_step, "--first-stage", first_stage)
     opened, loaded = opened_with_domains(stream, config, out, natural=natural)
     loaded = base_of(config, loaded)
+    check_call(opened, config, out, first=first, until=until)
     if defaults == "data":
         config = with_defaults(config, opened, out, *(names_of(method, s) for s in (settings, scoring)))
     how: dict[str, Any] = {"first": first, "until": until, "retest": retest, "natural": natural}

@@ -1,4 +1,4 @@
-"""Settings that a repeated `learn` takes from the run that it continues."""
+"""What `learn` checks first, and settings that it takes from the run that it continues."""
 
 from __future__ import annotations
 
@@ -9,9 +9,27 @@ from typing import Any
 
 from everseg import config as configuration
 from everseg.config import Difference
+from everseg.data import Stream
 from everseg.errors import UserError
-from everseg.runs.folder import is_run, load, read_record
+from everseg.methods import find
+from everseg.runs.data import to_learn, upto
+from everseg.runs.folder import check_free, is_run, load, read_record
 from everseg.runs.run import Run, RunConfig
+
+
+def check_call(
+    stream: Stream, config: RunConfig, out: Path, *, first: Path | str | None = None, until: str | None = None
+) -> None:
+    """Check what needs no image, before images are looked at for defaults.
+
+    Raises:
+        UserError: there is no stage `until`, `first` is not a run, or `out` holds something else.
+    """
+    upto(to_learn(stream, find(config.method)), until)
+    if first is not None:
+        read_record(first)
+    if not is_run(out):
+        check_free(out)
 
 
 def kept_options(out: Path | str, archive: bool | None, keep: int | None) -> tuple[bool, int | None]:

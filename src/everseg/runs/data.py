@@ -14,7 +14,7 @@ from everseg.data.names import twice
 from everseg.data.stream import Fingerprints
 from everseg.data.trial import Trial, Tried
 from everseg.distributed import gather, shard
-from everseg.errors import UserError
+from everseg.errors import UserError, unknown
 from everseg.progress import bar
 from everseg.runs.folder import learned_stages
 from everseg.runs.record import Learned, Record
@@ -172,3 +172,17 @@ def to_learn(stream: Stream, learner: Learner | type[Learner]) -> Sequence[Stage
     together: Any = ConcatDataset(parts)
     val: Any = ConcatDataset(checked) if checked else ()
     return [Stage(0, "all-domains", together, (), val=val)]
+
+
+def upto(stages: Sequence[Stage], until: str | None) -> Sequence[Stage]:
+    """The stages up to the one named `until`; all where it is None.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    names = [stage.name for stage in stages]
+    if until is None:
+        return stages
+    if until not in names:
+        raise unknown("stage", until, names)
+    return stages[: names.index(until) + 1]

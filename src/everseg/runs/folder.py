@@ -244,8 +244,10 @@ def check_free(out: Path) -> None:
     """Check that a new run can begin in a folder.
 
     Raises:
-        UserError: it holds a run, or files that are not a run's.
+        UserError: it holds a run, or files that are not a run's, or a file is in its place.
     """
+    if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
+        raise UserError(f"cannot write to {out}: {file} is a file; choose a folder")
     if (out / RECORD).exists():
         raise UserError(f"{out} holds a run already; choose another --out")
     if out.exists() and any(not any(map(p.match, OWN)) for p in out.iterdir()):

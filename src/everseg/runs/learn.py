@@ -18,12 +18,12 @@ from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
 from everseg.data.stream import Fingerprints
 from everseg.data.views import view_of
 from everseg.distributed import world
-from everseg.errors import UserError, unknown
+from everseg.errors import UserError
 from everseg.files import locked
 from everseg.methods import build, configure, long_name
 from everseg.models.names import from_anywhere
 from everseg.progress import listening, remark
-from everseg.runs.begun import continued, kept_options
+from everseg.runs.begun import check_call, continued, kept_options
 from everseg.runs.data import (
     check_learned,
     fingerprints,
@@ -32,6 +32,7 @@ from everseg.runs.data import (
     refuse_retest,
     to_learn,
     trained_tests,
+    upto,
 )
 from everseg.runs.defaults import default_method, with_defaults
 from everseg.runs.discover import opened_with_domains
@@ -131,6 +132,7 @@ def learn(
     if not isinstance(stream, Stream):
         stream, base = opened_with_domains(stream, config, Path(out), base, natural)
     base = base_of(config, base)
+    check_call(stream, config, Path(out), first=first, until=until)
     if defaults == "data":
         config = with_defaults(config, stream, Path(out), given, ())
     how: Any = {"first": first, "until": until, "retest": retest, "natural": natural, "track": track}
@@ -205,7 +207,7 @@ def run_stages(
         changed = check_learned(stream, stages, current.record)
         if not retest:
             refuse_retest(stream, changed)
-        todo = [s for s in _upto(stages, until) if s.name not in current.learned]
+        todo = [s for s in upto(stages, until) if s.name not in current.learned]
         if todo and (fault := trained_tests(stream)) and world().main:
             remark(fault)
         giver = None if first is None else _giver(Path(first), current)
@@ -261,15 +263,6 @@ def run_stages(
                 continue
             write(current, event)
             yield current
-
-
-def _upto(stages: Sequence[Stage], until: str | None) -> Sequence[Stage]:
-    names = [stage.name for stage in stages]
-    if until is None:
-        return stages
-    if until not in names:
-        raise unknown("stage", until, names)
-    return stages[: names.index(until) + 1]
 
 
 def _giver(first: Path, current: Run) -> Run:
