@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from everseg.classes.problem import Classes
-from everseg.classes.proposal import FEWEST, LARGEST_CPU, PROPOSED, facts_of, propose, width_of
+from everseg.classes.proposal import LARGEST_CPU, PROPOSED, facts_of, propose, width_of
+from everseg.classes.settings import FEWEST
 from everseg.config import assign, plain
 from everseg.methods import METHODS, configure, find
 from everseg.results import setting_names
@@ -89,6 +90,17 @@ def test_every_method_can_take_what_is_proposed(method: str, side: int, gpu: boo
     assert 0 < low < high <= 1 and settings.tune.crop % 32 == 0
     assert (found.score == {"size": "original"}) == (side <= 512)
     assert all(fit.steps >= FEWEST for fit in (settings.tune.first, settings.tune.later))
+
+
+@pytest.mark.parametrize("counts", [(60, 60), (2389, 951, 178), (100, 400, 300, 90), (50, 20, 500)])
+def test_each_later_step_takes_steps_by_its_own_number_of_images(counts: tuple[int, ...]) -> None:
+    found = asked(counts=counts).settings
+    tune = assign(configure("eir"), found).tune
+    for images in counts[1:]:
+        own = asked(counts=(60, images)).settings["tune.later.steps"]
+        assert tune.fit_of(images, first=False).steps == pytest.approx(own, abs=2)
+    given = asked(counts=counts, given=["tune.later.steps"]).settings
+    assert "tune.steps_for" not in given, "what is given is taken as it is"
 
 
 def test_a_tiny_crop_that_was_given_can_be_learned_with() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from everseg.classes import settings
 from everseg.classes.crops import Batch, Crops, collate, random_crop
 from everseg.classes.losses import supervised
 from everseg.classes.settings import ClassTuneConfig
@@ -114,6 +115,38 @@ def test_the_published_schedules() -> None:
     for how in (sigmoid.first, sigmoid.later, softmax.first, softmax.later):
         assert (how.optimiser, how.momentum, how.schedule) == ("sgd", 0.9, "poly")
         assert (how.weight_decay, how.batch, how.drop_last) == (1e-4, 24, True)
+
+
+@pytest.mark.parametrize(
+    ("images", "steps"), [(400, 800), (100, 400), (225, 600), (40, 300), (1, 300), (9000, 800)]
+)
+def test_a_later_step_of_fewer_images_takes_fewer_gradient_steps(images: int, steps: int) -> None:
+    """By the square root of the ratio; at least 300, and never more than the steps for that many images."""
+    config = replace(CONFIG, later=replace(CONFIG.later, steps=800), steps_for=400)
+    assert config.fit_of(images, first=False) == replace(config.later, steps=steps)
+    assert config.fit_of(images, first=True) is config.first
+    assert replace(config, steps_for=0).fit_of(images, first=False) is config.later
+    few = replace(config, later=replace(config.later, steps=50))
+    assert few.fit_of(images, first=False).steps == 50, "fewer than 300 were wanted"
+    epochs = replace(config, later=replace(config.later, steps=0))
+    assert epochs.fit_of(images, first=False) == epochs.later, "they follow the images by themselves"
+
+
+def test_training_takes_the_steps_that_suit_its_images(
+    micro_backbone: SemanticBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "FEWEST", 2)
+    later = replace(CONFIG.later, steps=4, batch=2, lr=0.0)
+    config = replace(CONFIG, first=later, later=later, steps_for=8)
+    model = micro_backbone.segmenter(detached=True)
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return supervised(model(model.pixels(batch.images)).full(), batch.labels, "bce")
+
+    for step, (images, steps) in enumerate([(2, 4), (8, 4), (2, 2)]):
+        begin(model, Stage(step, "s", [], (), (f"c{step}",)), config, "fresh", seed=0)
+        figures = train(model, Crops([sample()] * images, config, 0, "s"), loss, config, scratch=NoScratch())
+        assert figures["steps"] == steps
 
 
 def test_statistics_of_a_short_training_are_its_own_and_momenta_come_back(

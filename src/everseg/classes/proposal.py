@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everseg.classes.settings import FEWEST
 from everseg.config import plain
 from everseg.data.samples import take_evenly
 from everseg.results import setting_names
@@ -32,8 +33,8 @@ SMALLEST, LARGEST, LARGEST_CPU = 96, 512, 256
 """Sides of a crop. [DKD, EIR: 512]"""
 BATCH, BATCH_CPU = 24, 8
 """Examples per gradient step. [DKD, EIR: 24]"""
-FEWEST, MOST_CPU = 300, 900
-"""Gradient steps of a stage: at least, and at most on a CPU."""
+MOST_CPU = 900
+"""Gradient steps of a stage on a CPU, at most."""
 FEW = 100
 """Images of a later step up to which EIR without a posterior replays its instances, too; measured with 60."""
 POSTERIOR, OBJECTS = 1.0, 2.0
@@ -57,6 +58,7 @@ PROPOSED = (
     "tune.later.steps",
     "tune.later.lr",
     "tune.later.clip",
+    "tune.steps_for",
     "tune.fine",
     "tune.posterior",
     "tune.posterior_backbone",
@@ -179,6 +181,8 @@ def propose(
         wanted[f"tune.{step}.batch"] = size
         if f"tune.{step}.epochs" not in given:
             wanted[f"tune.{step}.steps"] = _steps(images, size, fit.epochs, gpu)
+    if not {"tune.later.steps", "tune.later.epochs"} & set(given):
+        wanted["tune.steps_for"] = later if gpu else min(later, round((MOST_CPU / PER_IMAGE) ** 2))
     wanted |= {"gamma": max(2.0, _weight(facts.share)), "gamma_later": _weight(facts.later_share)}
     area = settings.tune.area if "tune.area" in given else wanted["tune.area"]
     wanted["tune.fine"] = fine and facts.width * _scale(crop, facts.side, area) < THIN

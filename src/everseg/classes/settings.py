@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from everseg.config import Amount, Checked, Count, Positive, Range, SettingError, Share, Size, ascending
 from everseg.fit import FitConfig, check_validation
+
+FEWEST = 300
+"""Gradient steps that a step of few images takes at least, where it takes fewer for that reason."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,9 @@ class ClassTuneConfig(Checked):
     """Gradient steps of the first step."""
     later: FitConfig
     """Gradient steps of each later step."""
+    steps_for: Count = 0
+    """Images of a later step that `later.steps` is meant for. A step of fewer takes fewer gradient steps, by
+    the square root of the ratio, but at least 300; 0: all take `later.steps`. [ours]"""
     crop: Size = 512
     """Side of the training crops, in pixels. [DKD, EIR, MiB: 512; SSUL: 513]"""
     area: tuple[Positive, Positive] = (0.5, 2.0)
@@ -61,6 +68,14 @@ class ClassTuneConfig(Checked):
         ascending(self, "area")
         if self.replay == 1:
             raise SettingError("replay", "is 1, which leaves no new images to train on; give a share below 1")
+
+    def fit_of(self, images: int, *, first: bool) -> FitConfig:
+        """How a step of so many images is trained."""
+        if first or not self.steps_for or not self.later.steps:
+            return self.first if first else self.later
+        share = min(1.0, math.sqrt(images / self.steps_for))
+        steps = max(min(FEWEST, self.later.steps), round(share * self.later.steps))
+        return replace(self.later, steps=steps)
 
     @classmethod
     def sigmoid(cls) -> ClassTuneConfig:

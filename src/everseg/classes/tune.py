@@ -63,7 +63,7 @@ def train(
     groups: what trains and how fast; by default all of the model that requires a gradient.
     validate: what the best epoch is chosen by; see `ClassLearner.validate`.
     """
-    how = config.later if len(model.counts) > 1 else config.first
+    how = config.fit_of(len(crops.samples), first=len(model.counts) < 2)
     groups = groups_of(model, config) if groups is None else groups
     if world().main and any(g.name == "backbone" and g.scale != 1 for g in groups):
         remark(f"{crops.name}: its images look unlike those before; the backbone learns more slowly")

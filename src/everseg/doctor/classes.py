@@ -97,8 +97,8 @@ def examine_classes(config: RunConfig, stream: Stream) -> ClassFindings:
     each = (time.perf_counter() - began) / max(1, len(shown))
     made = []
     for number, stage in enumerate(stages):
-        fit = config.settings.tune.later if number else config.settings.tune.first
-        steps, images = steps_of(fit, len(stage.train)), len(stage.train)
+        images = len(stage.train)
+        steps = steps_of(config.settings.tune.fit_of(images, first=not number), images)
         made.append(
             ClassStageForecast(
                 stage.name, images, steps, steps * seconds[min(number, 1)], each * len(stage.test)
