@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from everseg.classes.problem import Classes
-from everseg.classes.proposal import LARGEST_CPU, PROPOSED, facts_of, propose, width_of
+from everseg.classes.proposal import LARGEST_CPU, facts_of, may_propose, propose, width_of
 from everseg.classes.settings import FEWEST
 from everseg.config import assign, plain
 from everseg.methods import METHODS, configure, find
@@ -84,12 +84,21 @@ def test_classes_of_the_first_and_of_later_steps_are_weighed_by_their_own_size()
 def test_every_method_can_take_what_is_proposed(method: str, side: int, gpu: bool) -> None:
     found = asked(side, method=method, gpu=gpu)
     settings = assign(configure(method), found.settings)
-    assert set(found.settings) <= set(PROPOSED)
+    assert set(found.settings) <= set(may_propose(configure(method)))
     assert set(found.settings) <= setting_names(plain(settings))
     low, high = settings.tune.area
     assert 0 < low < high <= 1 and settings.tune.crop % 32 == 0
     assert (found.score == {"size": "original"}) == (side <= 512)
     assert all(fit.steps >= FEWEST for fit in (settings.tune.first, settings.tune.later))
+
+
+def test_all_that_may_be_proposed_is_proposed_somewhere() -> None:
+    """So no name in the list is stale."""
+    found: set[str] = set()
+    for more in ({}, {"counts": (600, 600)}, {"shown": 3}, {"object_side": 12, "fine": True}):
+        proposal = asked(**more)
+        found |= {*proposal.settings, *(f"score.{name}" for name in proposal.score)}
+    assert found | {"tune.posterior_backbone"} == set(may_propose(configure("eir")))
 
 
 @pytest.mark.parametrize("counts", [(60, 60), (2389, 951, 178), (100, 400, 300, 90), (50, 20, 500)])
@@ -101,6 +110,7 @@ def test_each_later_step_takes_steps_by_its_own_number_of_images(counts: tuple[i
         assert tune.fit_of(images, first=False).steps == pytest.approx(own, abs=2)
     given = asked(counts=counts, given=["tune.later.steps"]).settings
     assert "tune.steps_for" not in given, "what is given is taken as it is"
+    assert ("tune.steps_for" in found) is (max(counts[1:]) > 62), "300 are the least anyway"
 
 
 def test_a_tiny_crop_that_was_given_can_be_learned_with() -> None:

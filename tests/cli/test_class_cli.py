@@ -189,11 +189,13 @@ def test_the_gate_does_not_pass_a_run_that_lacks_a_class(
 ) -> None:
     first = command(folder / "one.yaml", "mib", micro_backbone_folder, tmp_path / "before")
     assert everseg(*first).code == 0
-    fewer = everseg("gate", tmp_path / "before", "--against", learned)
-    assert fewer.code in (1, 3) and "PASS" not in fewer.out
-    assert f"'blue' is not compared, since {tmp_path / 'before'} has not learned it as class 3" in fewer.out
-    more = everseg("gate", learned, "--against", tmp_path / "before")
-    assert "not compared" not in more.out
+    fewer = everseg("gate", tmp_path / "before", "--against", learned, "--json", tmp_path / "fewer.json")
+    told = json.loads((tmp_path / "fewer.json").read_text())
+    assert fewer.code in (1, 3) and told["verdict"] != "pass"
+    assert told["left_out"] == [f"'blue' is not compared, since {tmp_path / 'before'} has not learned it"]
+    assert told["left_out"][0] in fewer.out
+    everseg("gate", learned, "--against", tmp_path / "before", "--json", tmp_path / "more.json")
+    assert json.loads((tmp_path / "more.json").read_text())["left_out"] == []
 
 
 def test_predicting_writes_a_class_map(everseg: Command, learned: Path, folder: Path, tmp_path: Path) -> None:
@@ -421,6 +423,11 @@ def test_a_stream_of_classes_is_learned_by_eir_with_defaults_from_its_images(
     refused = everseg("learn", folder / "two.yaml", "--out", tmp_path / "run", *given, "--defaults", "preset")
     told = "(defaults is 'preset' now and was 'data'); repeat the command with --defaults data, or"
     assert refused.code == 2 and told in refused.err
+    for words in (("--method", "mib"), ("--preset", "reference")):
+        refused = everseg("learn", folder / "two.yaml", "--out", tmp_path / "run", *words)
+        option = f"{words[0]} {'eir' if words[1] == 'mib' else 'paper'}"
+        told = f"repeat the command with {option} and its --set and --score, if there were any, or"
+        assert refused.code == 2 and told in refused.err
 
 
 @pytest.mark.parametrize(

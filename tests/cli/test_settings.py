@@ -31,6 +31,10 @@ def test_settings_that_learn_chooses_by_the_images_are_named(capsys: pytest.Capt
     settings("dkd", "paper")
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "by the images" in line)
     assert "tune.crop, " in line and "gamma, gamma_later" in line and "replay_new" not in line
+    assert "tune.later.lr, " in line and "score.size. 'everseg doctor --stream FILE --method dkd'" in line
+    settings("mib", "paper")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "by the images" in line)
+    assert "tune.crop" in line and ".lr" not in line, "its rates stay as published"
     for method, preset in (("dkd", "reference"), ("samcl", "paper")):
         settings(method, preset)
         assert "by the images" not in capsys.readouterr().out

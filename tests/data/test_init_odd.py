@@ -143,7 +143,7 @@ def test_faults_are_said_before_a_part_that_does_not_fit(tmp_path: Path) -> None
     file.write_text(json.dumps(tree))
     faults = str(check(tmp_path / "stream.yaml")).partition("error: ")[2].splitlines()
     assert "4 rows (annotations[2], annotations[3], annotations[4], ...) have no 'id'" in faults[0]
-    assert "part: [0, 5] is not within the 2 that can be read; fix the others first" in faults[1]
+    assert "part: [0, 5] is not within the 2 that can be read; correct the files first" in faults[1]
 
 
 def labels(path: Path, number: int) -> None:

@@ -158,6 +158,10 @@ def test_part_and_limit() -> None:
     with pytest.raises(PartlyReadable) as beyond:
         take_part(items, (4, 12), ["a.png is missing"])
     assert beyond.value.problems[1].startswith("part: [4, 12] is not within the 10 that can be read")
+    for wrong in [(5, 5), (-1, 3)]:
+        with pytest.raises(PartlyReadable) as itself:
+            take_part(items, wrong, ["a.png is missing"])
+        assert itself.value.problems[1].endswith("choose 0 <= start < stop")
     with pytest.raises(UserError, match="limit is 0"):
         take_evenly(items, 0)
 

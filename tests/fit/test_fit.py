@@ -488,14 +488,19 @@ def test_the_best_epoch_is_kept_and_patience_ends(
 
 @pytest.mark.parametrize("patience", [0, 2])
 @pytest.mark.parametrize("saves", [1, 2, 3])
-def test_validation_goes_on_after_an_interruption(saves: int, patience: int) -> None:
+def test_validation_goes_on_after_an_interruption(
+    saves: int, patience: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = [0.4, 0.1, 0.3, 0.2]
     straight, figures, _ = validated(scores, patience)
     scratch = Kept(saves)
     with pytest.raises(KeyboardInterrupt):
         validated(scores, patience, scratch)
     RESUMED[id(scratch)] = saves
+    capsys.readouterr()
     resumed, again, _ = validated(scores, patience, scratch)
+    ended = saves == 3 and patience == 2  # Patience was at its end already.
+    assert ("resumes after" in capsys.readouterr().err) is not ended
     del RESUMED[id(scratch)]
     assert same(straight, resumed)
     assert {k: v for k, v in again.items() if k != "seconds"} == {

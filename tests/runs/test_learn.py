@@ -444,7 +444,9 @@ def test_a_full_disk_loses_nothing(
 def test_a_run_of_other_settings_is_refused_with_the_options_that_continue_it(
     whole: Path, micro: Any, changed: RunConfig, said: str, option: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"other settings.*{said}.* with {option}, or .*another --out"):
+    with pytest.raises(
+        UserError, match=rf"other settings.*{said}.* with {option}( and its|, or) .*another --out"
+    ):
         run(stream(), changed, whole, micro)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everseg.classes.drawing import draw, lines_of
 from everseg.classes.gate import measure
-from everseg.classes.proposal import PROPOSED, propose
+from everseg.classes.proposal import may_propose, propose
 from everseg.classes.scoring import ClassScoreConfig, by_step, score_classes, score_images
 from everseg.classes.tiles import ScoresPixels, tiled
 from everseg.data.classes.legend import BACKGROUND_NAME as BACKGROUND
@@ -76,7 +76,6 @@ class Classes:
     Score = ClassScoreConfig
     lower_is_better: Mapping[str, bool] = {"iou": False}
     further = ("plasticity", "flips")
-    proposed = PROPOSED
     panels = ("means", "further", "maps", "training", "costs", "merges", "settings")
     outputs = r"_classes\.(png|tif)|_overlay\.png"
     entangled = "what a class taught cannot be taken out of a trained segmenter; only domains are forgotten"
@@ -208,6 +207,9 @@ class Classes:
         if base == MOBILENET and not better and found.settings.get("tune.posterior_backbone"):
             found = replace(found, why=(*found.why, NOT_INSTALLED))
         return found
+
+    def may_propose(self, settings: Any) -> list[str]:
+        return may_propose(settings)
 
     def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
         names = setting_names(settings)

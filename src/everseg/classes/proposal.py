@@ -68,8 +68,9 @@ PROPOSED = (
     "gamma_later",
     "sure",
     "replay_new",
+    "score.size",
 )
-"""Names of the settings that `propose` may give values for; a method has some of them."""
+"""Names of what `propose` may give values for; a method has some of them."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ def propose(
         wanted[f"tune.{step}.batch"] = size
         if f"tune.{step}.epochs" not in given:
             wanted[f"tune.{step}.steps"] = _steps(images, size, fit.epochs, gpu)
-    if not {"tune.later.steps", "tune.later.epochs"} & set(given):
-        wanted["tune.steps_for"] = later if gpu else min(later, round((MOST_CPU / PER_IMAGE) ** 2))
+    if others and "tune.later.steps" not in given and wanted.get("tune.later.steps", 0) > FEWEST:
+        whole = math.inf if gpu else (MOST_CPU / PER_IMAGE) ** 2
+        wanted["tune.steps_for"] = round(min(later, whole) * (1 - settings.tune.val))
     wanted |= {"gamma": max(2.0, _weight(facts.share)), "gamma_later": _weight(facts.later_share)}
     area = settings.tune.area if "tune.area" in given else wanted["tune.area"]
     wanted["tune.fine"] = fine and facts.width * _scale(crop, facts.side, area) < THIN
@@ -202,6 +204,13 @@ def propose(
     if "size" not in scored and facts.short <= LARGEST:
         score["size"] = "original"
     return Proposal(chosen, score, _why(facts, told, score, gpu))
+
+
+def may_propose(settings: Any) -> list[str]:
+    """Names of what `propose` may give values for with these settings."""
+    rates = {name for names in RATES.values() for name in names} - set(RATES.get(settings.tune.first.lr, ()))
+    own = {"score.size", *setting_names(plain(settings))} - rates
+    return [name for name in PROPOSED if name in own]
 
 
 RATES: dict[float, dict[str, Any]] = {

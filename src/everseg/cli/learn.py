@@ -133,7 +133,7 @@ def learn(
     from everseg.methods import configure
     from everseg.models.names import from_anywhere
     from everseg.results import table
-    from everseg.runs.begun import check_call, kept_options
+    from everseg.runs.begun import check_folders, check_until, kept_options
     from everseg.runs.defaults import default_method, names_of, with_defaults
     from everseg.runs.discover import opened_with_domains
     from everseg.runs.folder import base_of, is_run, load
@@ -160,9 +160,10 @@ def learn(
     gating = _gating(out, gate, undecided, {"margin": margin, "flip": flip, "group": group})
     current = None
     first = renamed("--first-step", first_step, "--first-stage", first_stage)
+    check_folders(out, first)
     opened, loaded = opened_with_domains(stream, config, out, natural=natural)
+    check_until(opened, config, until)
     loaded = base_of(config, loaded)
-    check_call(opened, config, out, first=first, until=until)
     if defaults == "data":
         config = with_defaults(config, opened, out, *(names_of(method, s) for s in (settings, scoring)))
     how: dict[str, Any] = {"first": first, "until": until, "retest": retest, "natural": natural}

@@ -31,8 +31,7 @@ def settings(
     score = problem.Score
     presets = find(method).Config.presets()
     given = describe(configure(method, preset)), describe(score.presets().get(preset, score()))
-    names = {setting.name for setting in given[0]}
-    proposed = [name for name in problem.proposed if name in names and preset == "paper"]
+    proposed = problem.may_propose(configure(method)) if preset == "paper" else []
     if as_json:
         own, scored = ([s._asdict() for s in found if s.kind != "group"] for found in given)
         about = {"method": method, "preset": preset, "presets": list(presets)}
@@ -42,8 +41,8 @@ def settings(
     if proposed:
         print(
             "Unless they are given, 'everseg learn' chooses these by the images of a stream where they "
-            f"suggest another value: {', '.join(proposed)}. 'everseg doctor --stream FILE' shows what it "
-            "would choose."
+            f"suggest another value: {', '.join(proposed)}. 'everseg doctor --stream FILE --method {method}' "
+            "shows what it would choose."
         )
     paper = describe(configure(method)), describe(score.presets()["paper"])
     for option, found, usual in zip(("--set", "--score"), given, paper, strict=True):

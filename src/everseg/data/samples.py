@@ -283,11 +283,12 @@ def take_part(items: Sequence[T], part: tuple[int, int] | None, problems: Sequen
         wrong = f"part: [{start}, {stop}] is not within the {len(items)} there are; choose 0 <= start < stop"
         if not problems:
             raise UserError(wrong)
-        if 0 <= start < stop <= len(items) + len(problems):
-            raise PartlyReadable(problems, [])
-        readable = f"part: [{start}, {stop}] is not within the {len(items)} that can be read; "
-        readable += "fix the others first"
-        raise PartlyReadable([*problems, readable], [])
+        if 0 <= start < stop:
+            if stop <= len(items) + len(problems):
+                raise PartlyReadable(problems, [])
+            wrong = f"part: [{start}, {stop}] is not within the {len(items)} that can be read; "
+            wrong += "correct the files first"
+        raise PartlyReadable([*problems, wrong], [])
     return items[start:stop]
 
 

@@ -59,7 +59,6 @@ class Domains:
     Score = ScoreConfig
     lower_is_better: Mapping[str, bool] = {name: m.lower_is_better for name, m in METRICS.items()}
     further = tuple(MEANINGS)
-    proposed = ()
     panels = ("matrix", "further", "routing", "later", "masks", "training", "costs", "merges", "settings")
     outputs = r"_(mask|mask_\d+|labels)\.(png|tif)|_overlay\.png"
     entangled = "one adapter holds what it learned of all of them"
@@ -208,6 +207,9 @@ class Domains:
     ) -> Proposal:
         """Nothing: the published settings do not depend on the size of images."""
         return Proposal()
+
+    def may_propose(self, settings: Any) -> list[str]:
+        return []
 
     def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
         """None: tables mark what ends below the untouched base."""

@@ -135,7 +135,7 @@ def fit(
     past = _resume(parameters, buffers, optimiser, scaler, scratch.load(name), name)
     patience = validation.patience if validation else 0
     done = min(steps, len(past.losses) * per_epoch)
-    if 0 < done < steps and world().main:
+    if 0 < done < steps and not past.stopped(patience) and world().main:
         remark(f"{name}: resumes after step {done} of {steps}")
     with watch(name, done=done, steps=steps, epochs=epochs, seconds=past.seconds) as meter:
         while len(past.losses) < epochs and not past.stopped(patience):

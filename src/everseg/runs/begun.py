@@ -14,22 +14,30 @@ from everseg.errors import UserError
 from everseg.methods import find
 from everseg.runs.data import to_learn, upto
 from everseg.runs.folder import check_free, is_run, load, read_record
+from everseg.runs.problem import check_fits
 from everseg.runs.run import Run, RunConfig
 
 
-def check_call(
-    stream: Stream, config: RunConfig, out: Path, *, first: Path | str | None = None, until: str | None = None
-) -> None:
-    """Check what needs no image, before images are looked at for defaults.
+def check_folders(out: Path, first: Path | str | None = None) -> None:
+    """Check what can be checked before a stream is opened.
 
     Raises:
-        UserError: there is no stage `until`, `first` is not a run, or `out` holds something else.
+        UserError: `first` is not a run, or `out` holds something else.
     """
-    upto(to_learn(stream, find(config.method)), until)
     if first is not None:
         read_record(first)
     if not is_run(out):
         check_free(out)
+
+
+def check_until(stream: Stream, config: RunConfig, until: str | None) -> None:
+    """Check what needs no image, before images are looked at for defaults.
+
+    Raises:
+        UserError: the method does not learn what the stream brings, or there is no stage `until`.
+    """
+    check_fits(stream, config.method)
+    upto(to_learn(stream, find(config.method)), until)
 
 
 def kept_options(out: Path | str, archive: bool | None, keep: int | None) -> tuple[bool, int | None]:
@@ -52,8 +60,10 @@ def continued(config: RunConfig, out: Path, base: Any) -> tuple[Run, RunConfig]:
     same = configuration.inherit(config, found.config, found.record.config)
     ours, theirs = (configuration.plain(c, machine=False) for c in (same, found.config))
     if changed := configuration.differences(ours, theirs):
-        changed = _told(changed)
-        what, options = "; ".join(map(str, changed)), " ".join(map(_option, changed))
+        told = _told(changed)
+        what, options = "; ".join(map(str, told)), " ".join(map(_option, told))
+        if len(told) < len(changed) and not any(each.name == "defaults" for each in told):
+            options += " and its --set and --score, if there were any"
         raise UserError(
             f"{out} holds a run with other settings ({what}); repeat the command with {options}, or choose "
             "another --out"
@@ -65,10 +75,14 @@ def _told(changed: list[Difference]) -> list[Difference]:
     """Those that explain the others: each method and each preset has settings of its own, and the data
     suggest many at once."""
     kinds = {each.name.partition(".")[0] for each in changed}
-    if not kinds & {"method", "preset", "proposed"}:
+    if kinds & {"method", "preset"}:
+        return [d for d in changed if d.name.partition(".")[0] not in ("settings", "score", "proposed")]
+    suggested = {d.name.removeprefix("proposed.") for d in changed if d.name.startswith("proposed.")}
+    if not suggested:
         return changed
-    others = [d for d in changed if d.name.partition(".")[0] not in ("settings", "score", "proposed")]
-    return others if kinds & {"method", "preset"} else [*others, Difference("defaults", "preset", "data")]
+    own = {f"settings.{name}" for name in suggested} | suggested  # Those of scoring begin with "score.".
+    others = [d for d in changed if d.name not in own and not d.name.startswith("proposed.")]
+    return [*others, Difference("defaults", "preset", "data")]
 
 
 def _option(difference: Difference) -> str:

@@ -48,7 +48,10 @@ def with_defaults(
         return config
     problem = check_fits(stream, config.method)
     if out is not None and is_run(out):
-        proposed = dict(read_record(out).config.get("proposed", {}))
+        begun = read_record(out).config
+        if (begun["method"], begun["preset"]) != (config.method, config.preset):
+            return config  # It is refused for that.
+        proposed = dict(begun.get("proposed", {}))
     else:
         stages = to_learn(stream, find(config.method))
         found = problem.propose(config.base, stages, config.settings, given, scored)

@@ -366,11 +366,9 @@ def _left_out(new: Run, old: Run | None, tested: Sequence[tuple[Stage, Kind]]) -
     that the new one does not have in their place."""
     if any(kind == "class" for _, kind in tested):  # All of them are scored on the same images.
         theirs = () if old is None else old.classes
-        common = len(common_classes(new.classes, theirs))
-        return tuple(
-            f"{name!r} is not compared, since {new.folder} has not learned it as class {place}"
-            for place, name in enumerate(theirs[common:], common)
-        )
+        left = theirs[len(common_classes(new.classes, theirs)) :]
+        why = {True: "has it in another place", False: "has not learned it"}
+        return tuple(f"{c!r} is not compared, since {new.folder} {why[c in new.classes]}" for c in left)
     known = {stage.name for stage, _ in tested}
     learned = dict.fromkeys([*([] if old is None else old.results.learned_at), *new.results.learned_at])
     return tuple(

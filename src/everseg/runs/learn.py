@@ -23,7 +23,7 @@ from everseg.files import locked
 from everseg.methods import build, configure, long_name
 from everseg.models.names import from_anywhere
 from everseg.progress import listening, remark
-from everseg.runs.begun import check_call, continued, kept_options
+from everseg.runs.begun import check_folders, check_until, continued, kept_options
 from everseg.runs.data import (
     check_learned,
     fingerprints,
@@ -129,10 +129,11 @@ def learn(
     if workers:
         config = everywhere(config, "workers", workers)
     gating = gate if isinstance(gate, Gating) else gating_of(Path(out), gate)
+    check_folders(Path(out), first)
     if not isinstance(stream, Stream):
         stream, base = opened_with_domains(stream, config, Path(out), base, natural)
+    check_until(stream, config, until)
     base = base_of(config, base)
-    check_call(stream, config, Path(out), first=first, until=until)
     if defaults == "data":
         config = with_defaults(config, stream, Path(out), given, ())
     how: Any = {"first": first, "until": until, "retest": retest, "natural": natural, "track": track}

@@ -43,7 +43,6 @@ class Problem(Protocol):
     Score: configuration of scoring.
     lower_is_better: for each metric.
     further: names of `results.further.MEANINGS` that its runs can have.
-    proposed: names of the settings that `propose` may give values for.
     panels: parts of a report, by name and in their order.
     outputs: regular expression of what a prediction's pictures are called after the image's name.
     entangled: why a method cannot forget a stage, for messages.
@@ -55,7 +54,6 @@ class Problem(Protocol):
     Score: type[Any]
     lower_is_better: Mapping[str, bool]
     further: tuple[str, ...]
-    proposed: tuple[str, ...]
     panels: tuple[str, ...]
     outputs: str
     entangled: str
@@ -158,6 +156,9 @@ class Problem(Protocol):
         settings: the method's, as far as they are known.
         given, scored: dotted names of the settings of the method and of scoring that somebody gave.
         """
+
+    def may_propose(self, settings: Any) -> list[str]:
+        """Dotted names of what `propose` may give values for; those of scoring begin with "score."."""
 
     def alarms(self, results: Results, settings: Mapping[str, Any]) -> list[str]:
         """What ended badly in the last row, and what to try, one sentence each.
