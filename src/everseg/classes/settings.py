@@ -70,7 +70,7 @@ class ClassTuneConfig(Checked):
             raise SettingError("replay", "is 1, which leaves no new images to train on; give a share below 1")
 
     def fit_of(self, images: int, *, first: bool) -> FitConfig:
-        """How a step of so many images is trained."""
+        """How a step with this number of images is trained."""
         if first or not self.steps_for or not self.later.steps:
             return self.first if first else self.later
         share = min(1.0, math.sqrt(images / self.steps_for))
