@@ -33,8 +33,8 @@ SMALLEST, LARGEST, LARGEST_CPU = 96, 512, 256
 """Sides of a crop. [DKD, EIR: 512]"""
 BATCH, BATCH_CPU = 24, 8
 """Examples per gradient step. [DKD, EIR: 24]"""
-MOST_CPU = 900
-"""Gradient steps of a stage on a CPU, at most."""
+FEWEST_FIRST, MOST_CPU = 300, 900
+"""Gradient steps of the first stage, at least (of later ones: `FEWEST`), and of each on a CPU, at most."""
 FEW = 100
 """Images of a later step up to which EIR without a posterior replays its instances, too; measured with 60."""
 POSTERIOR, OBJECTS = 1.0, 2.0
@@ -181,7 +181,8 @@ def propose(
         size = fit.batch if f"tune.{step}.batch" in given else batch
         wanted[f"tune.{step}.batch"] = size
         if f"tune.{step}.epochs" not in given:
-            wanted[f"tune.{step}.steps"] = _steps(images, size, fit.epochs, gpu)
+            fewest = FEWEST_FIRST if step == "first" else FEWEST
+            wanted[f"tune.{step}.steps"] = max(fewest, _steps(images, size, fit.epochs, gpu))
     if others and "tune.later.steps" not in given and wanted.get("tune.later.steps", 0) > FEWEST:
         whole = math.inf if gpu else (MOST_CPU / PER_IMAGE) ** 2
         wanted["tune.steps_for"] = round(min(later, whole) * (1 - settings.tune.val))
@@ -239,8 +240,8 @@ def _scale(crop: int, side: float, area: tuple[float, float]) -> float:
 
 def _steps(images: int, batch: int, epochs: int, gpu: bool) -> int:
     if gpu:
-        return max(FEWEST, epochs * max(1, images // batch))
-    return int(min(MOST_CPU, max(FEWEST, PER_IMAGE * math.sqrt(images))))
+        return epochs * max(1, images // batch)
+    return int(min(MOST_CPU, PER_IMAGE * math.sqrt(images)))
 
 
 def _weight(share: float) -> float:

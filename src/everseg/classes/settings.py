@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from everseg.config import Amount, Checked, Count, Positive, Range, SettingError, Share, Size, ascending
 from everseg.fit import FitConfig, check_validation
 
-FEWEST = 300
+FEWEST = 450
 """Gradient steps that a step of few images takes at least, where it takes fewer for that reason."""
 
 
@@ -23,7 +23,7 @@ class ClassTuneConfig(Checked):
     """Gradient steps of each later step."""
     steps_for: Count = 0
     """Images of a later step that `later.steps` is meant for. A step of fewer takes fewer gradient steps, by
-    the square root of the ratio, but at least 300; 0: all take `later.steps`. [ours]"""
+    the square root of the ratio, but at least 450; 0: all take `later.steps`. [ours]"""
     crop: Size = 512
     """Side of the training crops, in pixels. [DKD, EIR, MiB: 512; SSUL: 513]"""
     area: tuple[Positive, Positive] = (0.5, 2.0)
