@@ -505,7 +505,8 @@ def test_the_doctor_says_what_would_be_chosen_and_what_it_would_take(
     assert "gamma_later" not in said.out, "said once"
     assert "per gradient step of 2 crops of 64 pixels" in said.out
     assert "one  8 images, 300 gradient steps: training" in said.out
+    assert "two  8 images, 450 gradient steps: training" in said.out
     found = json.loads(everseg("doctor", "--stream", folder / "two.yaml", *few, "--json").out)
-    assert found["method"] == "eir" and found["proposed"]["tune.later.steps"] == 300
+    assert found["method"] == "eir" and found["proposed"]["tune.later.steps"] == 450
     steps = sum(s["training"] + s["scoring"] for s in found["stages"])
     assert found["seconds"] == pytest.approx(steps) and len(found["step_seconds"]) == 2
