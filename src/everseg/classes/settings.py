@@ -10,7 +10,7 @@ from everseg.config import Amount, Checked, Count, Positive, Range, SettingError
 from everseg.fit import FitConfig, check_validation
 
 FEWEST = 450
-"""Gradient steps that a step of few images takes at least, where it takes fewer for that reason."""
+"""Gradient steps of a later step, at least, where they follow its number of images."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ class ClassTuneConfig(Checked):
 
     def fit_of(self, images: int, *, first: bool) -> FitConfig:
         """How a step with this number of images is trained."""
-        if first or not self.steps_for or not self.later.steps:
-            return self.first if first else self.later
+        if first:
+            return self.first
+        if not self.steps_for or not self.later.steps:
+            return self.later
         share = min(1.0, math.sqrt(images / self.steps_for))
         steps = max(min(FEWEST, self.later.steps), round(share * self.later.steps))
         return replace(self.later, steps=steps)
