@@ -92,6 +92,15 @@ def test_nearly_grey_images_are_noticed(path: Path) -> None:
     assert "nearly one grey (0 to 14)" in said(check(path), "warning")
 
 
+def test_images_of_very_few_pixels_are_noticed(path: Path) -> None:
+    folder = path.parent / "a/train"
+    mask = next((folder / "masks").glob("im1.*"))
+    for file in (folder / "images/im1.png", mask):
+        Image.open(file).resize((7, 40)).save(file)
+    found = said(check(path), "warning")
+    assert "1 of 4 images are less than 8 pixels high or wide (im1.png)" in found
+
+
 def test_objects_of_one_image_are_no_duplicates(tmp_path: Path, write_stream: Write) -> None:
     for split in ("p", "q"):
         for part in ("images", "instances"):

@@ -29,6 +29,9 @@ OFF_MASK_ERROR = 0.05
 FLAT = 24
 """Images whose grey values span less than this are reported: most likely 12-bit data in a 16-bit file."""
 
+TINY = 8
+"""Images of which a side has fewer pixels than this are reported: no place of a backbone is smaller."""
+
 
 @dataclass(frozen=True)
 class SplitSummary:
@@ -104,6 +107,7 @@ class _Split:
     files: dict[str, str] = field(default_factory=dict)  # image file -> hash of its decoded pixels
     turned: list[str] = field(default_factory=list)
     around: list[str] = field(default_factory=list)  # image files whose object is all around the rest
+    tiny: list[str] = field(default_factory=list)  # image files
     names: list[str] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
     faulty: bool = False
@@ -139,7 +143,7 @@ def check(stream: Stream | str | Path) -> Report:
       5 % of a split's stored clicks off their masks; the same pixels in a train and a test split of any
       stages; a stage none of whose pixels is of its classes.
     - warning: masks that cover the whole image or vanish at SAM's resolution, fewer clicks off their masks,
-      the same pixels twice in a split, images of nearly one grey.
+      the same pixels twice in a split, images of nearly one grey or of very few pixels.
 
     Raises:
         UserError: the stream file itself cannot be understood.
@@ -174,6 +178,7 @@ def check(stream: Stream | str | Path) -> Report:
             doubted.update(new)  # Stages that share images or classes have the same doubts.
             findings += [split.finding("warning", "", doubt) for doubt in new]
         findings += _inverted(split)
+        findings += _tiny(split)
         findings += _duplicates(split)
         findings += _wrong_classes(split)
         if split.samples.names() is None and view.scored_by_name:  # Else they were compared before.
@@ -205,6 +210,8 @@ def _read(split: _Split, view: View) -> Iterator[Finding]:
         if file not in split.files:
             shape = str(tuple(sample.image.shape)).encode()
             split.files[file] = hashlib.sha256(shape + sample.image.numpy().tobytes()).hexdigest()
+            if min(sample.image.shape[1:]) < TINY:
+                split.tiny.append(file)
             if int(sample.image.max()) - int(sample.image.min()) < FLAT:
                 yield split.finding(
                     "warning",
@@ -265,6 +272,17 @@ def _inverted(split: _Split) -> Iterator[Finding]:
         f"the others ({some(Path(file).name for file in split.around)}); if it is the background, correct "
         "these masks or maps",
     )
+
+
+def _tiny(split: _Split) -> Iterator[Finding]:
+    """Images of so few pixels that hardly anything is seen in them."""
+    if split.tiny:
+        yield split.finding(
+            "warning",
+            split.tiny[0],
+            f"{len(split.tiny)} of {len(split.files)} images are less than {TINY} pixels high or wide "
+            f"({some(Path(file).name for file in split.tiny)}); remove them if they are thumbnails or scraps",
+        )
 
 
 def _clicks_off_mask(split: _Split) -> Iterator[Finding]:
