@@ -1,12 +1,12 @@
 """What a posterior of classes costs in predictions: EIR on MobileNetV2 without it and with it, by the
-features of MobileNetV2 and of EfficientNet-Lite1.
+features of MobileNetV2 and of EfficientNet-Lite1, and with that and two experts.
 
     python benchmarks/posterior.py [--images 24] [--side 192 256] [--rounds 5] [--json FILE]
 
 In each round all predict the same images, in turns first, one image at a time and in one thread. The bound
-is the time without it and that of the backbone alone. Prints the milliseconds per image of each (medians) and
-the medians of the ratios to the time without. The weights of head and classifiers mean nothing, since speed
-does not depend on them.
+is the time without it, once for each expert, and that of the backbone alone. Prints the milliseconds per
+image of each (medians) and the medians of the ratios to the time without. The weights of head and classifiers
+mean nothing, since speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from everseg.models.semantic.base import load_semantic_base
 from everseg.types import ImageQuery, SemanticSample
 
 BACKBONES = ("base", "efficientnet-lite1")
+TWO = "efficientnet-lite1, two experts"
 
 
 def main() -> None:
@@ -62,6 +63,7 @@ def main() -> None:
     works = {"without": predicts(without)}
     for name, learner in learners.items():
         works |= {name: predicts(learner), f"{name} alone": backbone(learner)}
+    works[TWO] = predicts(_two_experts(learners[BACKBONES[-1]]))
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for name in works:
         works[name]()  # Warm up.
@@ -72,13 +74,13 @@ def main() -> None:
             seconds[name].append((time.perf_counter() - start) / given.images)
     ms = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
     rows = []
-    for name in BACKBONES:
+    for name in (*BACKBONES, TWO):
+        read, experts = name.partition(",")[0], 2 if name == TWO else 1
+        own = zip(seconds[f"{read} alone"], seconds["without"], strict=True)
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["without"], strict=True))
-        bound = statistics.median(
-            (a + b) / b for a, b in zip(seconds[f"{name} alone"], seconds["without"], strict=True)
-        )
-        row = {"posterior_backbone": name, "without": ms["without"], "with": ms[name]}
-        rows.append(row | {"backbone": ms[f"{name} alone"], "ratio": ratio, "bound": bound})
+        bound = statistics.median((a + experts * b) / b for a, b in own)
+        row = {"posterior_backbone": read, "experts": experts, "without": ms["without"], "with": ms[name]}
+        rows.append(row | {"backbone": ms[f"{read} alone"], "ratio": ratio, "bound": bound})
         print(
             ", ".join(
                 f"{key}: {value if isinstance(value, str) else f'{value:.3g}'}"
@@ -97,6 +99,14 @@ def _learner(backbone: str, samples: Sequence[SemanticSample]) -> Any:
     learner.model.grow(2)
     learner.posterior.collect(samples, range(1, 3), learner.model.pixels, name="")
     return learner
+
+
+def _two_experts(learner: Any) -> Any:
+    """The same with a second segmenter, which has the second class."""
+    two = copy.deepcopy(learner)
+    two.experts.append(copy.deepcopy(two.experts[0]))
+    two.posterior.expert = [0, 1]
+    return two
 
 
 if __name__ == "__main__":

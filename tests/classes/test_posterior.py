@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,30 +106,34 @@ def test_classes_are_foreign_that_are_far_from_all_before(images: int) -> None:
     spread = float(torch.linalg.inv(appended([rows, rows]).covariance())[2, 2]) ** -0.5
     limit = (FAR + BY_CHANCE * 4 * 2 / images) ** 0.5
     near, far = rows + 0.97 * limit * spread * axis, rows + 1.03 * limit * spread * axis
-    assert not appended([rows], [near]).foreign(1)
-    assert appended([rows], [far]).foreign(1)
+    assert appended([rows], [near]).nearest(1) == 0
+    assert appended([rows], [far]).nearest(1) is None
     beside, away = rows + spread * axis, rows + 3 * limit * spread * axis
-    assert appended([rows], [away, away + spread * axis]).foreign(2)
-    assert not appended([rows], [away, beside]).foreign(2), "one of them is near"
-    assert not appended([away, rows], [beside]).foreign(1), "an old one is near"
-    assert not appended([rows], [away]).foreign(2), "nothing came before"
+    assert appended([rows], [away, away + spread * axis]).nearest(2) is None
+    assert appended([rows], [away, beside]).nearest(2) == 0, "one of them is near"
+    assert appended([away, rows], [beside]).nearest(1) == 1, "an old one is near"
+    assert appended([away, rows], [away + 2 * spread * axis]).nearest(1) == 0
 
 
 def test_a_class_without_images_is_not_foreign_and_hides_nothing() -> None:
     rows, none = drawn(0, 30), drawn(1, 0)
-    assert not appended([rows], [none]).foreign(1) and not appended([none], [rows]).foreign(1)
-    assert appended([rows, none], [rows + 1e3]).foreign(1)
+    assert appended([rows], [none]).nearest(1) == 0 and appended([none], [rows]).nearest(1) == 0
+    assert appended([rows, none], [none]).nearest(1) == 1
+    assert appended([rows, none], [rows + 1e3]).nearest(1) is None
+    assert appended([rows, none], [none, rows]).nearest(2) == 0
 
 
 # ---------------------------------------------------------------- corrected logits
 
 
-def asked(logits: Tensor, offset: list[float], weight: float = 1.0) -> Tensor:
-    """Corrected logits of one image whose features are as likely in all classes, which have these offsets."""
+def asked(logits: Tensor, offset: list[float], weight: float = 1.0, experts: Sequence[int] = ()) -> Tensor:
+    """Corrected logits of one image whose features are as likely in all classes, which have these offsets and
+    experts."""
     base = micro_backbone()
     posterior = Posterior(base.backbone, base.backbone, weight, 32)
     posterior.direction = torch.ones(len(offset), base.backbone.channels)
     posterior.offset = torch.tensor(offset)
+    posterior.expert = list(experts or [0] * len(offset))
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     return posterior(Output(logits, logits, (), (64, 64)), pixels).logits
 
@@ -150,6 +155,15 @@ def test_the_likely_class_is_chosen_with_the_mean_of_two_scores() -> None:
     assert (found[:, 2] > found[:, 1]).all()
     torch.testing.assert_close(found[:, 2], (logits[:, 1:].amax(1) + logits[:, 2]) / 2)
     torch.testing.assert_close(asked(logits, [0.0, 50.0], weight=0.0), logits)
+
+
+def test_the_score_is_of_the_classes_of_one_expert() -> None:
+    logits = some_logits(3)
+    found = asked(logits, [0.0, 0.0, 50.0], experts=[0, 1, 1])
+    assert (found[:, 3] > found[:, 1:3].amax(1)).all()
+    torch.testing.assert_close(found[:, 3], (logits[:, 2:].amax(1) + logits[:, 3]) / 2)
+    alone = asked(logits, [0.0, 0.0, 50.0], experts=[0, 0, 1])
+    torch.testing.assert_close(alone[:, 3], logits[:, 3])
 
 
 def test_pixels_reach_another_backbone_normalised_for_it() -> None:
@@ -224,20 +238,6 @@ def test_what_is_kept_does_not_depend_on_training() -> None:
     learner.learn(micro_step(1), NoScratch())
     theirs = learner.posterior.known.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-@pytest.mark.parametrize("far", [True, False])
-def test_the_backbone_slows_down_in_a_foreign_step(
-    far: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Gaussians, "foreign", lambda self, new: far and len(self.images) > new)
-    learner = ClassTrial(find("eir"), ("tune.posterior=1", "tune.foreign_backbone=0.25")).fresh()
-    rates = []
-    for step in range(2):
-        learner.learn(micro_step(step), NoScratch())
-        rates.append(learner.model.backbone_lr)
-    assert rates == [1.0, 0.25 if far else 1.0]
-    assert ("step-1: its images look unlike those before" in capsys.readouterr().err) is far
 
 
 def test_the_backbone_is_copied_and_rests() -> None:

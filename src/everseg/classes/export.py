@@ -52,7 +52,8 @@ class Graph(nn.Module):
             part = copy.deepcopy(getattr(learner, name)).cpu().requires_grad_(False).eval()
             setattr(twin, name, part)
             self.add_module(name, part)
-        twin.model.precision = "fp32"
+        for expert in twin.experts:
+            expert.precision = "fp32"
         self.twin = [twin]  # In a list, so that it is not a module's attribute but that of its parts.
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +89,7 @@ def write(learner: Any, form: str, folder: Path, classes: Sequence[str], side: i
         },
     }
     write_json(folder / "legend.json", legend)
-    if form == "torch" and isinstance(model.head, SegformerHead) and learner.parts == ("model",):
+    if form == "torch" and isinstance(model.head, SegformerHead) and learner.parts == ("experts",):
         _write_segformer(model, folder, classes)
         return {"module": "transformers.SegformerForSemanticSegmentation"}
     graph = Graph(learner).eval()
@@ -178,7 +179,7 @@ def _write_program(graph: Graph, example: Tensor, free: bool, folder: Path) -> f
         torch.export.save(program, packed)
         (folder / "model.pt2").write_bytes(packed.getbuffer())
     tensors = {
-        f"{name}.{key}" if name != "model" else key: value.contiguous()
+        f"{name}.{key}".removeprefix("experts.0."): value.contiguous()
         for name in graph.twin[0].parts
         for key, value in getattr(graph.twin[0], name).state_dict().items()
     }
@@ -192,6 +193,8 @@ def _write_program(graph: Graph, example: Tensor, free: bool, folder: Path) -> f
         },
         "classifiers": [1, *model.counts],
     }
+    if (experts := len(graph.twin[0].experts)) > 1:
+        config["experts"] = experts
     if posterior := graph.twin[0].posterior:
         config["posterior"] = {
             "backbone": posterior.backbone.model.config.to_dict(),

@@ -1,23 +1,36 @@
-"""Base class of methods that learn classes: a segmenter that grows, and its predictions."""
+"""Base class of methods that learn classes: a segmenter that grows, and its predictions.
+
+Where the classes of a step look like none before, a method can leave its segmenter alone and begin another:
+an expert for these classes and for those like them that follow. Nothing is forgotten then. The posterior says
+which expert a place of an image is for, by the features of a backbone that is never trained. It may be wrong
+where classes are alike, and those share an expert.
+
+Source: the idea of Aljundi et al., "Expert Gate: Lifelong Learning with a Network of Experts" (CVPR 2017), in
+which an autoencoder of each task's images chooses the expert.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everseg.classes.posterior import Posterior
 from everseg.classes.scoring import ClassScoreConfig, score_classes
 from everseg.classes.settings import ClassTuneConfig
 from everseg.classes.tune import Validate
+from everseg.distributed import world
 from everseg.errors import UserError
 from everseg.models.batching import images_at_once
 from everseg.models.semantic.base import SemanticBase
 from everseg.models.semantic.efficientnet import load_efficientnet_lite
-from everseg.models.semantic.segmenter import Output, Rule, decide
+from everseg.models.semantic.segmenter import Output, Rule, Segmenter, decide
+from everseg.progress import remark
 from everseg.types import ImageQuery, Scratch, Stage, State
 
 PREDICT_BATCH = 8
@@ -40,7 +53,7 @@ class ClassLearner:
     detached = True
     convolutional = False
     first_loss = ""
-    parts: tuple[str, ...] = ("model",)
+    parts: tuple[str, ...] = ("experts",)
     """Attributes that are the modules which take part in a prediction."""
 
     def __init__(self, base: SemanticBase, config: Any = None, *, seed: int = 0) -> None:
@@ -52,8 +65,7 @@ class ClassLearner:
                 f"{base.name!r} is not one; choose a ResNet or MobileNetV2 with --base, or another method"
             )
         tune: ClassTuneConfig = self.config.tune
-        how: dict[str, Any] = {"detached": self.detached, "rule": self.rule, "fine": tune.fine}
-        self.model = base.segmenter(**how, seed=seed).eval()
+        self.experts, self.newest = nn.ModuleList([self._untaught()]), 0
         self.posterior: Posterior | None = None
         if tune.posterior:
             own = tune.posterior_backbone == "base"
@@ -62,20 +74,56 @@ class ClassLearner:
             self.posterior.to(self.model.device)
             self.parts = (*self.parts, "posterior")
 
+    def _untaught(self) -> Segmenter:
+        """A segmenter without classes."""
+        how: dict[str, Any] = {"detached": self.detached, "rule": self.rule, "fine": self.config.tune.fine}
+        return self.base.segmenter(**how, seed=self.seed).eval()
+
+    def _segmenters(self) -> list[Segmenter]:
+        return [expert for expert in self.experts if isinstance(expert, Segmenter)]
+
+    @property
+    def model(self) -> Segmenter:
+        """The expert that learned last."""
+        return self._segmenters()[self.newest]
+
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
+        steps = self.model.counts
         self._collect(stage, self.model.channels)
-        self.model.backbone_lr = self._backbone_lr(stage)
+        if self.posterior is not None and getattr(self.config, "experts", False) and steps:
+            self._choose(stage, steps, self.posterior)
         return self.learn_step(stage, scratch)
 
     def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         """Train the segmenter on a stage and remember what the method keeps of it; returns figures."""
         raise NotImplementedError
 
-    def _backbone_lr(self, stage: Stage) -> float:
-        """How fast the backbone learns in a step, of which the posterior knows the classes already."""
-        if self.posterior is not None and self.posterior.known.foreign(len(stage.classes)):
-            return float(self.config.tune.foreign_backbone)
-        return 1.0
+    def _choose(self, stage: Stage, steps: Sequence[int], posterior: Posterior) -> None:
+        """Make the expert whose classes are most like a stage's the model, or a new one if all are far from
+        them; the posterior has collected the stage's already. It gets channels for the classes of the steps
+        that others learned.
+
+        steps: numbers of classes of all steps before.
+        """
+        new = len(stage.classes)
+        near = posterior.known.nearest(new)
+        if near is None:
+            self.experts.append(self._untaught())
+            if world().main:
+                remark(f"{stage.name}: its images look unlike all before; it gets a network of its own")
+        self.newest = len(self.experts) - 1 if near is None else posterior.expert[near]
+        posterior.expert[-new:] = [self.newest] * new
+        model = self.model
+        if near is None:
+            model.began = len(steps)
+        for classes in steps[len(model.counts) :]:
+            model.grow(classes, seed=self.seed)
+
+    def own(self) -> set[int]:
+        """The channels of the model's classes, without those of other experts."""
+        if self.posterior is None:
+            return set(range(1, self.model.channels))
+        return self.posterior.owned(self.newest)
 
     def _collect(self, stage: Stage, first: int) -> None:
         """What the posterior needs of a stage's classes, of which the channels begin at `first`."""
@@ -169,7 +217,7 @@ class ClassLearner:
 
     def _scored(self, queries: Sequence[ImageQuery]) -> Tensor:
         """Scores of images of one size, (B, K, H, W)."""
-        self.model.eval()
+        self.experts.eval()
         with torch.inference_mode():
             pixels = self.model.pixels(torch.stack([query.image for query in queries]))
             return self.score_maps(self.output(pixels))
@@ -177,8 +225,16 @@ class ClassLearner:
     def output(self, pixels: Tensor) -> Output:
         """The segmenter's output for normalised pixels (B, 3, H, W), corrected by the posterior if there is
         one."""
-        out = self.model(pixels)
-        return out if self.posterior is None else self.posterior(out, pixels)
+        if self.posterior is None:
+            return self.model(pixels)
+        one = len(self.experts) == 1
+        return self.posterior(self.model(pixels) if one else self._joined(pixels, self.posterior), pixels)
+
+    def _joined(self, pixels: Tensor, posterior: Posterior) -> Output:
+        """The logits of each class by its expert; all else is the first expert's."""
+        outs = [expert(pixels) for expert in self._segmenters()]
+        found = [outs[owner].logits[:, k, None] for k, owner in enumerate(posterior.expert, 1)]
+        return outs[0]._replace(logits=torch.cat([outs[0].logits[:, :1], *found], 1))
 
     def score_maps(self, out: Output) -> Tensor:
         """What a pixel's channel is chosen by, (B, K, H, W)."""
@@ -191,13 +247,24 @@ class ClassLearner:
         return decide(scores, self.rule)
 
     def state_dict(self) -> State:
-        kept = {} if self.posterior is None else {"posterior": self.posterior.state()}
-        return {"segmenter": dict(self.model.state_dict()), **kept}
+        first, *further = (dict(expert.state_dict()) for expert in self._segmenters())
+        kept: State = {} if self.posterior is None else {"posterior": self.posterior.state()}
+        if further:
+            kept["experts"] = {str(number): state for number, state in enumerate(further, 1)}
+        return {"segmenter": first, **kept}
 
     def load_state_dict(self, state: State) -> None:
-        self.model.load(state["segmenter"])
+        further = state.get("experts", {})
+        states = [state["segmenter"], *(further[str(number)] for number in range(1, len(further) + 1))]
+        self.experts = nn.ModuleList([self.experts[0], *(self._untaught() for _ in further)])
+        for expert, weights in zip(self._segmenters(), states, strict=True):
+            expert.load(weights)
+        self.newest = max(range(len(states)), key=lambda number: self._segmenters()[number].channels)
         if self.posterior is not None:
             self.posterior.load(state["posterior"])
+            over = list(accumulate(self.model.counts))
+            for number, expert in enumerate(self._segmenters()[1:], 1):
+                expert.began = bisect_right(over, min(self.posterior.owned(number)) - 1)
 
 
 def auxiliary_first_loss(gamma: float, auxiliary: float, more: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -72,6 +72,12 @@ class ImageMemory:
     def nbytes(self) -> int:
         """Bytes of all pictures and labels."""
         return sum(item.nbytes for item in self.items)
+
+    def only(self, labels: Collection[int]) -> ImageMemory:
+        """The images that were drawn for these classes."""
+        found = ImageMemory(self.count, self.config, self.max_bytes)
+        found.items = [item for item in self.items if item.label in labels]
+        return found
 
     def draw(self, index: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
         """One image, cropped and mirrored as a step's own."""

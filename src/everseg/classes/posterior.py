@@ -12,7 +12,9 @@ features in one step is as good in all later ones.
     t_k  = z_k + weight * log p_k        k: classes, without the background
     z'_i = (max_k z_k + z_i) / 2         i = argmax_k t_k; other classes as far below as t_k is
 
-So both decide which class an object is of, and where they disagree fewer pixels count as objects.
+So both decide which class an object is of, and where they disagree fewer pixels count as objects. Where
+several segmenters are experts for some of the classes each, the maximum is over the classes of i's expert:
+what another one sees in images of a kind that it never saw means nothing.
 
 p_k is the density of a Gaussian; all classes have one covariance (linear discriminant analysis). The features
 of a place are averaged over a square around it. Each image counts once in each of its classes. The covariance
@@ -101,20 +103,22 @@ class Gaussians:
             direction[~shown], offset[~shown] = 0.0, 0.0
         return direction, offset
 
-    def foreign(self, new: int) -> bool:
-        """Whether the last `new` classes are all far from all classes before: the squared distance of their
-        means is more than `FAR`, beyond what few images put between means that are the same."""
+    def nearest(self, new: int) -> int | None:
+        """The earlier class that one of the last `new` is nearest to, of those that can be compared; the last
+        one if none can. None if all are far from all: the squared distance of their means is more than `FAR`,
+        beyond what few images put between means that are the same."""
         old = len(self.images) - new
-        if not bool(self.images[:old].any()) or not bool(self.images[old:].any()):
-            return False
+        both_ON = (self.images[:old, None] > 0) & (self.images[None, old:] > 0)
+        if not bool(both_ON.any()):
+            return old - 1
         mean = self.mean.double()
         gap_OND = mean[:old, None] - mean[None, old:]
         solved = torch.linalg.solve(self.covariance(), gap_OND.flatten(0, 1).T).T
         far_ON = (gap_OND.flatten(0, 1) * solved).sum(1).unflatten(0, gap_OND.shape[:2])
         share = 1 / self.images.double()
         by_chance_ON = BY_CHANCE * mean.shape[1] * (share[:old, None] + share[None, old:])
-        both = (self.images[:old, None] > 0) & (self.images[None, old:] > 0)
-        return bool((far_ON > FAR + by_chance_ON)[both].all())
+        apart_ON = (far_ON / (FAR + by_chance_ON)).masked_fill(~both_ON, torch.inf)
+        return None if bool(apart_ON.min() > 1) else int(apart_ON.min(1).values.argmin())
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("images", "mean", "scatter")}
@@ -129,6 +133,7 @@ class Posterior(nn.Module):
 
     backbone: whose features are read; copied. pixels_for: the backbone that pixels are normalised for.
     weight: of log p. side: of the square that features are averaged over, in pixels of the image.
+    expert: number of the segmenter that learned each class.
     """
 
     direction: Tensor
@@ -144,6 +149,7 @@ class Posterior(nn.Module):
         self.known = Gaussians(backbone.channels)
         self.register_buffer("direction", torch.zeros(0, backbone.channels))
         self.register_buffer("offset", torch.zeros(0))
+        self.expert: list[int] = []
         theirs, ours = (torch.tensor([b.mean, b.std])[..., None, None] for b in (pixels_for, backbone))
         self.register_buffer("scale", theirs[1] / ours[1])
         self.register_buffer("shift", (theirs[0] - ours[0]) / ours[1])
@@ -166,7 +172,10 @@ class Posterior(nn.Module):
         log_p = F.interpolate(log_p, size=z.shape[-2:], mode="bilinear", align_corners=False)
         t = z + self.weight * log_p
         best, which = t.max(1, keepdim=True)
-        score = (z.amax(1, keepdim=True) + z.gather(1, which)) / 2
+        expert = torch.tensor(self.expert, device=z.device)
+        same = expert[which] == expert[:, None, None]
+        highest = z.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
+        score = (highest + z.gather(1, which)) / 2
         corrected = (t - best + score).to(out.logits.dtype)
         return out._replace(logits=torch.cat([out.logits[:, :1], corrected], 1))
 
@@ -200,7 +209,12 @@ class Posterior(nn.Module):
                 advance("")
         add_up([images, total, square])
         self.known.append(images.cpu(), total.cpu(), square.cpu())
+        self.expert += [0] * len(channels)
         self._solve()
+
+    def owned(self, expert: int) -> set[int]:
+        """The channels of an expert's classes."""
+        return {channel for channel, owner in enumerate(self.expert, 1) if owner == expert}
 
     def _solve(self) -> None:
         direction, offset = self.known.discriminants()
@@ -208,10 +222,11 @@ class Posterior(nn.Module):
         self.offset = offset.to(self.offset)
 
     def state(self) -> State:
-        return dict(self.known.state_dict())
+        return dict(self.known.state_dict()) | {"expert": list(self.expert)}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         self.known.load_state_dict(state)
+        self.expert = list(state.get("expert", [0] * len(self.known.images)))  # Older runs have one.
         self._solve()
 
 

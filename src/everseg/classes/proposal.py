@@ -62,7 +62,7 @@ PROPOSED = (
     "tune.fine",
     "tune.posterior",
     "tune.posterior_backbone",
-    "tune.foreign_backbone",
+    "experts",
     "tune.replay",
     "gamma",
     "gamma_later",
@@ -196,9 +196,9 @@ def propose(
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
     wanted["tune.posterior_backbone"] = posterior_backbone
+    wanted["experts"] = bool(wanted["tune.posterior"])
     if not wanted["tune.posterior"]:
-        for name in ("tune.posterior_backbone", "tune.foreign_backbone"):
-            wanted.pop(name, None)
+        wanted.pop("tune.posterior_backbone")
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
     told = {name: value for name, value in chosen.items() if _value(settings, name) != value}
     score: dict[str, Any] = {}
@@ -215,11 +215,10 @@ def may_propose(settings: Any) -> list[str]:
 
 
 RATES: dict[float, dict[str, Any]] = {
-    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 2e-3, "tune.foreign_backbone": 0.1},
+    1e-3: {"tune.first.lr": 3e-3, "tune.later.lr": 2e-3},
 }
-"""Learning rates of short schedules, by the published one of the first step. A backbone that goes on at the
-first step's rate forgets what old objects lay on, where the new images look different. [DKD, EIR: everything
-learns at a tenth of the first step's rate]"""
+"""Learning rates of short schedules, by the published one of the first step. [DKD, EIR: everything learns at
+a tenth of the first step's rate]"""
 
 
 def _crop(short: int, gpu: bool) -> int:

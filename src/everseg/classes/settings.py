@@ -33,9 +33,6 @@ class ClassTuneConfig(Checked):
     """Probability that a crop is mirrored. [EIR's code]"""
     head_lr: Amount = 10.0
     """Learning rate of head and classifiers, as a multiple of the backbone's. [DKD, EIR: 10; MiB: 1]"""
-    foreign_backbone: Share = 1.0
-    """Learning rate of the backbone in a step whose classes look like none before, as a multiple of the usual
-    one. Such steps are recognised only where `posterior` is above 0. [ours]"""
     freeze_norm: bool = True
     """Freeze batch normalisation and dropout after the first step. [DKD, EIR: yes; MiB's code: no]"""
     decay_old: bool = False
@@ -69,15 +66,18 @@ class ClassTuneConfig(Checked):
         if self.replay == 1:
             raise SettingError("replay", "is 1, which leaves no new images to train on; give a share below 1")
 
-    def fit_of(self, images: int, *, first: bool) -> FitConfig:
-        """How a step with this number of images is trained."""
-        if first:
+    def fit_of(self, images: int, *, first: bool, began: int = 0) -> FitConfig:
+        """How a step with this number of images is trained.
+
+        first: whether the segmenter learns its first step. began: steps of the run before that.
+        """
+        if first and not began:
             return self.first
-        if not self.steps_for or not self.later.steps:
-            return self.later
-        share = min(1.0, math.sqrt(images / self.steps_for))
-        steps = max(min(FEWEST, self.later.steps), round(share * self.later.steps))
-        return replace(self.later, steps=steps)
+        later = self.later
+        if self.steps_for and later.steps:
+            share = min(1.0, math.sqrt(images / self.steps_for))
+            later = replace(later, steps=max(min(FEWEST, later.steps), round(share * later.steps)))
+        return replace(self.first, steps=later.steps, epochs=later.epochs) if first else later
 
     @classmethod
     def sigmoid(cls) -> ClassTuneConfig:

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from everseg.classes.crops import Batch, Crops, batches, collate
 from everseg.classes.nest import pretune
 from everseg.classes.settings import ClassTuneConfig
-from everseg.distributed import world
 from everseg.fit import Group, fit, steps_of, validation_of
 from everseg.models.precision import resolved
 from everseg.models.semantic.segmenter import Init, Segmenter
-from everseg.progress import remark
 from everseg.types import Scratch, Stage
 
 FASTEST = 0.1
@@ -34,8 +32,8 @@ def begin(
     model: Segmenter, stage: Stage, config: ClassTuneConfig, init: Init, *, seed: int
 ) -> Segmenter | None:
     """Give the model a classifier for the stage's classes; returns a frozen copy of what it was before, None
-    before the first step, whose classifier starts fresh."""
-    old = model.frozen_copy() if model.counts else None
+    before the first step that it learns, whose classifier starts fresh."""
+    old = None if model.untaught else model.frozen_copy()
     tuned = old is not None and config.nest > 0 and len(stage.train) > 0
     model.grow(len(stage.classes), init if old is not None and not tuned else "fresh", seed=seed)
     if old is not None and config.freeze_norm:
@@ -63,10 +61,8 @@ def train(
     groups: what trains and how fast; by default all of the model that requires a gradient.
     validate: what the best epoch is chosen by; see `ClassLearner.validate`.
     """
-    how = config.fit_of(len(crops.samples), first=len(model.counts) < 2)
+    how = config.fit_of(len(crops.samples), first=model.first, began=model.began)
     groups = groups_of(model, config) if groups is None else groups
-    if world().main and any(g.name == "backbone" and g.scale != 1 for g in groups):
-        remark(f"{crops.name}: its images look unlike those before; the backbone learns more slowly")
 
     def weighed(batch: Batch, size: int) -> Tensor:
         with _drawn(batch.seeds[0], model.device):
@@ -104,7 +100,7 @@ def train(
 def groups_of(model: Segmenter, config: ClassTuneConfig) -> list[Group]:
     """What of a model trains in its newest step, with the learning rates and the weight decay that go with
     it."""
-    first = len(model.counts) < 2
+    first = model.first
     decay = (config.first if first else config.later).weight_decay
     found = model.groups(decay, decay_old=config.decay_old or first)
     return [g if g.name == "backbone" else g._replace(scale=config.head_lr) for g in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -149,6 +149,12 @@ class InstancePool:
         for name in sorted(self.items):
             groups.setdefault(self.items[name].label, []).append(self.items[name])
         return dict(sorted(groups.items()))
+
+    def only(self, labels: Collection[int]) -> InstancePool:
+        """The instances of these classes."""
+        found = InstancePool(self.count, self.max_bytes)
+        found.items = {name: item for name, item in self.items.items() if item.label in labels}
+        return found
 
     def refill(self, found: Sequence[T], cut: Callable[[T], Instance], *, seed: int, step: int) -> None:
         """Share the budget out again among the classes of the pool and those of what was found.

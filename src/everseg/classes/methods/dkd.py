@@ -68,6 +68,10 @@ class DKDConfig(Checked):
     """Images kept of old classes; 0: none. [DKD-M: 100 on PASCAL VOC, 300 on ADE20K]"""
     max_bytes: Count = 0
     """Maximum size of the kept images in bytes; 0: no limit."""
+    experts: bool = False
+    """Train a segmenter of its own in a step whose classes look like none before, and in later steps of
+    classes like those. Such steps are recognised only where `tune.posterior` is above 0. [ours; the idea:
+    Expert Gate]"""
     memory_teaches: bool = True
     """Train kept images on all classes seen, of which their labels tell; else on the new ones alone, of which
     they are negatives. [DKD-M's code: no]"""
@@ -97,7 +101,7 @@ class DKD(ClassLearner):
     def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
-        gamma = config.gamma if old is None else config.gamma_later
+        gamma = config.gamma if len(model.counts) == 1 else config.gamma_later
         new, seen = model.new(), range(1, model.channels)
 
         def loss(batch: Batch) -> Tensor:
@@ -125,7 +129,8 @@ class DKD(ClassLearner):
             )
             return value + masked_mean(told, asked) + kept
 
-        crops = Crops(stage.train, config.tune, self.seed, stage.name, self.memory)
+        memory = None if old is None else self.memory.only(self.own())
+        crops = Crops(stage.train, config.tune, self.seed, stage.name, memory)
         figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
         return {**figures, **self.remember(stage)}
 

@@ -75,6 +75,10 @@ class EIRConfig(Checked):
     """Maximum number of instances in the pool, over all classes. [EIR's code: 100 on PASCAL VOC]"""
     max_bytes: Count = 0
     """Maximum size of the pool in bytes; 0: no limit."""
+    experts: bool = False
+    """Train a segmenter of its own in a step whose classes look like none before, and in later steps of
+    classes like those. Such steps are recognised only where `tune.posterior` is above 0. [ours; the idea:
+    Expert Gate]"""
     replay: bool = True
     """Train on stored instances alone (route A). [EIR]"""
     pasting: bool = True
@@ -176,7 +180,9 @@ class EIR(ClassLearner):
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
         beside = config.replay_new and (config.replay or config.pasting) and len(self.pool) > 0
         found = self._found(stage) if beside else None
-        pool = self.pool if found is None else self._with_new(*found)
+        pool = self.pool.only(self.own())
+        if found is not None:
+            pool = self._with_new(pool, *found)
         paster = Paster(pool, config.paste) if config.pasting and len(pool) else None
 
         def loss(batch: Batch) -> Tensor:
@@ -203,7 +209,8 @@ class EIR(ClassLearner):
         config = self.config
         z = self.model(self.model.pixels(batch.images)).full()
         labels = batch.labels.to(z.device)
-        gamma = positives(z, slice(None), config.gamma)
+        weight = config.gamma if self.model.began == 0 else config.gamma_later
+        gamma = positives(z, slice(None), weight)
         told, labelled = soft_bce(z, labels, gamma_K=gamma, background=config.background)
         return masked_mean(told + config.auxiliary * auxiliary_loss(z), labelled)
 
@@ -257,9 +264,11 @@ class EIR(ClassLearner):
 
         return where, cut_out
 
-    def _with_new(self, where: Mapping[Found, int], cut_out: Callable[[Found], Instance]) -> InstancePool:
-        """The pool and, for the time of the step, instances of its classes."""
-        return self.pool.with_new(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
+    def _with_new(
+        self, pool: InstancePool, where: Mapping[Found, int], cut_out: Callable[[Found], Instance]
+    ) -> InstancePool:
+        """A pool and, for the time of the step, instances of its classes."""
+        return pool.with_new(list(where), cut_out, seed=self.seed, step=len(self.model.counts) - 1)
 
     def remember(self, stage: Stage) -> Mapping[str, float]:
         return self._kept(stage, *self._found(stage))

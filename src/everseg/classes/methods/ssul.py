@@ -90,7 +90,7 @@ class SSUL(ClassLearner):
 
     Config = SSULConfig
     detached = False
-    parts = ("model", "unknown")
+    parts = ("experts", "unknown")
 
     def __init__(self, base: SemanticBase, config: SSULConfig | None = None, *, seed: int = 0) -> None:
         super().__init__(base, config, seed=seed)

@@ -67,6 +67,7 @@ class Segmenter(nn.Module):
     detached: channel 0 reads the features without a gradient, so that no loss on it reaches the head or the
     backbone. Methods with a softmax, whose channel 0 is a real background, need False.
     rule: what its logits mean: a sigmoid for each class, or one softmax.
+    began: steps that were over when it began to learn. It has channels for their classes, which mean nothing.
     precision: what it computes in; its weights, and logits at full size, are float32.
     width, fine: of the head, see `heads.head_of`.
 
@@ -89,7 +90,7 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.detached, self.rule, self.precision = detached, rule, precision
         self.norm_frozen = self.frozen = False
-        self.backbone_lr = 1.0
+        self.began = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
             self.head = head_of(backbone, width, fine=fine)
@@ -138,6 +139,16 @@ class Segmenter(nn.Module):
     def counts(self) -> tuple[int, ...]:
         """How many classes each step brought."""
         return tuple(layer.out_channels for layer in self._layers()[1:])
+
+    @property
+    def untaught(self) -> bool:
+        """Whether it has learned nothing yet."""
+        return len(self.counts) <= self.began
+
+    @property
+    def first(self) -> bool:
+        """Whether its newest step is the first that it learns."""
+        return len(self.counts) <= self.began + 1
 
     @property
     def channels(self) -> int:
@@ -219,8 +230,8 @@ class Segmenter(nn.Module):
         return self
 
     def groups(self, weight_decay: float = 1e-4, *, decay_old: bool = True) -> list[Group]:
-        """What trains, for the optimiser, with its learning rate as a multiple of the run's: `backbone_lr`
-        for the backbone, 10 for head and classifiers. What does not require a gradient is left out.
+        """What trains, for the optimiser, with its learning rate as a multiple of the run's: 1 for the
+        backbone, 10 for head and classifiers. What does not require a gradient is left out.
 
         decay_old: False leaves weight decay to the newest classifier alone, so that what was learned before
         is not worn down (DKD, EIR after the first step).
@@ -232,7 +243,7 @@ class Segmenter(nn.Module):
 
         *old, newest = self.classifiers
         found = [
-            group("backbone", [self.backbone], self.backbone_lr, decay_old),
+            group("backbone", [self.backbone], 1.0, decay_old),
             group("head", [self.head], 10.0, decay_old),
             group("old classifiers", old, 10.0, decay_old),
             group("new classifier", [newest], 10.0, True),
