@@ -387,6 +387,7 @@ SUMMARIES: dict[str, Callable[[Sequence[Row]], Tables]] = {
     "painted-classes.json": classes,
     "painted-variants.json": classes,
     "pairs.json": pairs,
+    "pairs-few.json": pairs,
     "pairs-tried.json": pairs,
     "pairs-rates.json": rates,
     "posterior-weights.json": weighed,
