@@ -17,6 +17,7 @@ from torch import Tensor
 from everseg.classes.learner import ClassLearner
 from everseg.classes.posterior import Gaussians
 from everseg.config import plain
+from everseg.errors import UserError
 from everseg.methods import METHODS, find
 from everseg.results import setting_names
 from everseg.testing import micro_image, micro_step
@@ -113,6 +114,11 @@ def test_without_the_setting_all_is_one_segmenter(nearest: Nearest) -> None:
     for stage in STEPS:
         learner.learn(stage, NoScratch())
     assert len(learner.experts) == 1
+
+
+def test_experts_need_a_posterior() -> None:
+    with pytest.raises(UserError, match="experts=true needs a posterior"):
+        fresh("eir", "tune.posterior=0")
 
 
 def test_each_class_has_the_logits_of_its_expert(nearest: Nearest) -> None:

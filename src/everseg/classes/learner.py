@@ -65,6 +65,12 @@ class ClassLearner:
                 f"{base.name!r} is not one; choose a ResNet or MobileNetV2 with --base, or another method"
             )
         tune: ClassTuneConfig = self.config.tune
+        self.divides = bool(getattr(self.config, "experts", False))  # Not all methods have the setting.
+        if self.divides and not tune.posterior:
+            raise UserError(
+                "experts=true needs a posterior to tell the experts' classes apart; set tune.posterior=1 as "
+                "well, or experts=false"
+            )
         self.experts, self.newest = nn.ModuleList([self._untaught()]), 0
         self.posterior: Posterior | None = None
         if tune.posterior:
@@ -90,7 +96,7 @@ class ClassLearner:
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         steps = self.model.counts
         self._collect(stage, self.model.channels)
-        if self.posterior is not None and getattr(self.config, "experts", False) and steps:
+        if self.posterior is not None and self.divides and steps:
             self._choose(stage, steps, self.posterior)
         return self.learn_step(stage, scratch)
 

@@ -70,8 +70,7 @@ class DKDConfig(Checked):
     """Maximum size of the kept images in bytes; 0: no limit."""
     experts: bool = False
     """Train a segmenter of its own in a step whose classes look like none before, and in later steps of
-    classes like those. Such steps are recognised only where `tune.posterior` is above 0. [ours; the idea:
-    Expert Gate]"""
+    classes like those. It needs `tune.posterior`. [ours; the idea: Expert Gate]"""
     memory_teaches: bool = True
     """Train kept images on all classes seen, of which their labels tell; else on the new ones alone, of which
     they are negatives. [DKD-M's code: no]"""

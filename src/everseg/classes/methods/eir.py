@@ -77,8 +77,7 @@ class EIRConfig(Checked):
     """Maximum size of the pool in bytes; 0: no limit."""
     experts: bool = False
     """Train a segmenter of its own in a step whose classes look like none before, and in later steps of
-    classes like those. Such steps are recognised only where `tune.posterior` is above 0. [ours; the idea:
-    Expert Gate]"""
+    classes like those. It needs `tune.posterior`. [ours; the idea: Expert Gate]"""
     replay: bool = True
     """Train on stored instances alone (route A). [EIR]"""
     pasting: bool = True
