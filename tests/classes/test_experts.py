@@ -14,11 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from everseg.classes.completed import complete
+from everseg.classes.crops import Crops
 from everseg.classes.learner import ClassLearner
+from everseg.classes.methods.eir import EIR
 from everseg.classes.posterior import Gaussians
+from everseg.classes.settings import ClassTuneConfig
 from everseg.config import plain
 from everseg.errors import UserError
 from everseg.methods import METHODS, find
+from everseg.models.semantic.segmenter import ABSENT
 from everseg.results import setting_names
 from everseg.testing import micro_image, micro_step
 from everseg.testing.classes import ClassTrial
@@ -76,11 +81,11 @@ def test_a_foreign_step_leaves_the_first_segmenter_as_it_is(method: str, nearest
     (first,) = weights(learner)
     learner.learn(STEPS[1], NoScratch())
     old, new = weights(learner)
-    assert equal(old, first) and learner.model.counts == (2, 1) and learner.own() == {3}
+    assert equal(old, first) and learner.model.counts == (2, 1) and learner.own_channels() == {3}
     learner.learn(STEPS[2], NoScratch())
     grown, unchanged = weights(learner)
     assert equal(unchanged, new) and not equal(grown, old)
-    assert learner.model.counts == (2, 1, 1) and learner.own() == {1, 2, 4}
+    assert learner.model.counts == (2, 1, 1) and learner.own_channels() == {1, 2, 4}
 
 
 def test_a_new_expert_learns_as_a_first_step_does(nearest: Nearest) -> None:
@@ -90,7 +95,7 @@ def test_a_new_expert_learns_as_a_first_step_does(nearest: Nearest) -> None:
     for stage in STEPS[:2]:
         learner.learn(stage, NoScratch())
     alone = fresh("eir", "gamma=3", "gamma_later=1.5")
-    alone.model.grow(2)
+    alone.model.grow(2, "absent")
     alone.model.began = 1
     assert alone.model.untaught
     alone.learn_step(STEPS[1], NoScratch())
@@ -98,7 +103,7 @@ def test_a_new_expert_learns_as_a_first_step_does(nearest: Nearest) -> None:
     assert equal(weights(learner)[1], weights(alone)[0])
 
 
-def test_without_a_foreign_step_nothing_is_other(nearest: Nearest) -> None:
+def test_without_a_foreign_step_nothing_changes(nearest: Nearest) -> None:
     nearest([0])
     ours, usual = fresh(), fresh("eir", "experts=false")
     for stage in STEPS:
@@ -108,7 +113,7 @@ def test_without_a_foreign_step_nothing_is_other(nearest: Nearest) -> None:
     assert equal(one, other)
 
 
-def test_without_the_setting_all_is_one_segmenter(nearest: Nearest) -> None:
+def test_without_the_setting_there_is_one_segmenter(nearest: Nearest) -> None:
     nearest(FOREIGN)
     learner = fresh("eir", "experts=false")
     for stage in STEPS:
@@ -146,7 +151,7 @@ def test_a_run_is_taken_up_again_with_its_experts(steps: int, nearest: Nearest) 
     query = micro_image(50, (1, 3)).query()
     assert torch.equal(again.scores(query), learner.scores(query))
     assert [e.began for e in again.experts] == [e.began for e in learner.experts] == [0, 1]
-    assert again.newest == learner.newest and again.own() == learner.own()
+    assert again.newest == learner.newest and again.own_channels() == learner.own_channels()
     nearest([2])  # What comes next is like the foreign class.
     for one in (learner, again):
         one.learn(replace(third_step(), index=steps, name=f"step-{steps}"), NoScratch())
@@ -157,20 +162,75 @@ def test_a_run_is_taken_up_again_with_its_experts(steps: int, nearest: Nearest) 
     assert len(again.experts) == 1 and torch.equal(again.scores(query), one_before.scores(query))
 
 
-@pytest.mark.parametrize(("method", "kept"), [("eir", "pool"), ("dkd", "memory")])
-def test_an_expert_replays_its_own_classes(method: str, kept: str, nearest: Nearest) -> None:
+@pytest.mark.parametrize("method", ["eir", "dkd"])
+def test_an_expert_replays_its_own_classes(
+    method: str, nearest: Nearest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nearest(FOREIGN)
+    learner = fresh(method)
+    replayed: list[set[int]] = []
+
+    def rows(self: Any, stage: Any, old: Any, pool: Any, paster: Any) -> Any:
+        replayed.append(set(pool.by_class()))
+        return usual(self, stage, old, pool, paster)
+
+    def crops(samples: Any, tune: Any, seed: int, name: str, memory: Any = None) -> Any:
+        replayed.append({item.label for item in memory.items} if memory is not None else set())
+        return Crops(samples, tune, seed, name, memory)
+
+    usual = EIR._rows
+    monkeypatch.setattr(EIR, "_rows", rows)
+    monkeypatch.setattr("everseg.classes.methods.dkd.Crops", crops)
+    for stage in STEPS:
+        learner.learn(stage, NoScratch())
+    items = learner.pool.items.values() if method == "eir" else learner.memory.items
+    assert {1, 2, 3} <= {item.label for item in items}, "all are kept"
+    assert replayed == [set(), set(), {1, 2}]
+
+
+@pytest.mark.parametrize("method", ["eir", "dkd"])
+def test_an_expert_sees_nothing_of_classes_that_others_learned(method: str, nearest: Nearest) -> None:
+    """Neither when it completes labels nor when it is distilled."""
     nearest(FOREIGN)
     learner = fresh(method)
     for stage in STEPS[:2]:
         learner.learn(stage, NoScratch())
-    whole = getattr(learner, kept)
-    items = whole.items.values() if method == "eir" else whole.items
-    assert {item.label for item in items} == {1, 2, 3}
     learner._collect(STEPS[2], 4)
     learner._choose(STEPS[2], (2, 1), learner.posterior)
-    own = whole.only(learner.own())
-    found = own.items.values() if method == "eir" else own.items
-    assert {item.label for item in found} == {1, 2}
+    maps = complete(learner.model, STEPS[2].train, 0.3, name="step-2")
+    found = {int(n) for i in range(len(STEPS[2].train)) for n in maps(i).unique()}
+    assert found <= {0, 1, 2, 4}
+    pixels = learner.model.pixels(micro_image(50, (1, 3)).image[None])
+    with torch.inference_mode():
+        assert float(learner.model(pixels).logits[:, 3].max()) == ABSENT
+
+
+def test_a_new_expert_is_trained_with_the_weight_of_later_classes(nearest: Nearest) -> None:
+    nearest(FOREIGN)
+    for method in ("eir", "dkd"):
+        found = []
+        for gamma, later in ((3, 1.5), (9, 1.5), (3, 2.5)):
+            learner = fresh(method, f"gamma={gamma}", f"gamma_later={later}")
+            learner.learn(STEPS[0], NoScratch())
+            learner.learn(STEPS[1], NoScratch())
+            nearest(FOREIGN)
+            found.append(weights(learner)[1])
+        assert equal(found[0], found[1]) and not equal(found[0], found[2])
+
+
+def test_a_new_expert_is_trained_as_long_as_a_later_step(
+    nearest: Nearest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nearest(FOREIGN)
+    learner = fresh("eir", "tune.first.steps=1", "tune.later.steps=3")
+    for stage in STEPS[:2]:
+        learner.learn(stage, NoScratch())
+    assert "step-1: step 3/3" in capsys.readouterr().err
+    tune = replace(ClassTuneConfig.sigmoid(), steps_for=400)
+    tune = replace(tune, later=replace(tune.later, steps=900))
+    as_first = tune.fit_of(100, first=True, began=1)
+    assert as_first == replace(tune.first, steps=450, epochs=tune.later.epochs)
+    assert tune.fit_of(100, first=True) == tune.first
 
 
 def test_learning_says_that_a_network_is_added(nearest: Nearest, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,4 +271,6 @@ def test_experts_are_exported_together(form: str, nearest: Nearest, tmp_path: Pa
         tensors, (first, second) = load_file(tmp_path / "model.safetensors"), weights(learner)
         assert all(torch.equal(tensors[name], value) for name, value in first.items())
         assert all(torch.equal(tensors[f"experts.1.{name}"], value) for name, value in second.items())
-        assert json.loads((tmp_path / "config.json").read_text())["experts"] == 2
+        told = json.loads((tmp_path / "config.json").read_text())
+        assert told["classifiers"] == [1, 2] and told["posterior"]["expert"] == [0, 0, 1]
+        assert [expert["classifiers"] for expert in told["experts"]] == [[1, 2], [1, 2, 1]]

@@ -184,6 +184,7 @@ def _write_program(graph: Graph, example: Tensor, free: bool, folder: Path) -> f
         for key, value in getattr(graph.twin[0], name).state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    first, *further = graph.twin[0].experts
     config = {
         "backbone": model.backbone.model.config.to_dict(),
         "head": {
@@ -191,15 +192,16 @@ def _write_program(graph: Graph, example: Tensor, free: bool, folder: Path) -> f
             "width": model.head.width,
             "stride": model.backbone.stride,
         },
-        "classifiers": [1, *model.counts],
+        "classifiers": [1, *first.counts],
     }
-    if (experts := len(graph.twin[0].experts)) > 1:
-        config["experts"] = experts
+    if further:
+        config["experts"] = [{"classifiers": [1, *expert.counts]} for expert in (first, *further)]
     if posterior := graph.twin[0].posterior:
         config["posterior"] = {
             "backbone": posterior.backbone.model.config.to_dict(),
             "weight": posterior.weight,
             "cells": posterior.cells,
+            "expert": posterior.expert,
         }
     write_json(folder / "config.json", json.loads(json.dumps(config, default=str)))
     loaded = torch.export.load(folder / "model.pt2").module()

@@ -1,9 +1,9 @@
 """Base class of methods that learn classes: a segmenter that grows, and its predictions.
 
 Where the classes of a step look like none before, a method can leave its segmenter alone and begin another:
-an expert for these classes and for those like them that follow. Nothing is forgotten then. The posterior says
-which expert a place of an image is for, by the features of a backbone that is never trained. It may be wrong
-where classes are alike, and those share an expert.
+an expert for these classes and for those like them that follow. What the first one learned stays as it is.
+The posterior says which expert a place of an image is for, by the features of a backbone that is never
+trained. It may be wrong where classes are alike, and those share an expert.
 
 Source: the idea of Aljundi et al., "Expert Gate: Lifelong Learning with a Network of Experts" (CVPR 2017), in
 which an autoencoder of each task's images chooses the expert.
@@ -12,10 +12,10 @@ which an autoencoder of each task's images chooses the expert.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,11 +86,11 @@ class ClassLearner:
         return self.base.segmenter(**how, seed=self.seed).eval()
 
     def _segmenters(self) -> list[Segmenter]:
-        return [expert for expert in self.experts if isinstance(expert, Segmenter)]
+        return list(cast("Iterable[Segmenter]", self.experts))
 
     @property
     def model(self) -> Segmenter:
-        """The expert that learned last."""
+        """The expert that learns, or learned last."""
         return self._segmenters()[self.newest]
 
     def learn(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
@@ -123,9 +123,9 @@ class ClassLearner:
         if near is None:
             model.began = len(steps)
         for classes in steps[len(model.counts) :]:
-            model.grow(classes, seed=self.seed)
+            model.grow(classes, "absent", seed=self.seed)
 
-    def own(self) -> set[int]:
+    def own_channels(self) -> set[int]:
         """The channels of the model's classes, without those of other experts."""
         if self.posterior is None:
             return set(range(1, self.model.channels))

@@ -13,8 +13,8 @@ features in one step is as good in all later ones.
     z'_i = (max_k z_k + z_i) / 2         i = argmax_k t_k; other classes as far below as t_k is
 
 So both decide which class an object is of, and where they disagree fewer pixels count as objects. Where
-several segmenters are experts for some of the classes each, the maximum is over the classes of i's expert:
-what another one sees in images of a kind that it never saw means nothing.
+there are several experts, each with classes of its own, the maximum is over the classes of i's expert: what
+another one sees in images of a kind that it never saw means nothing.
 
 p_k is the density of a Gaussian; all classes have one covariance (linear discriminant analysis). The features
 of a place are averaged over a square around it. Each image counts once in each of its classes. The covariance
@@ -104,9 +104,10 @@ class Gaussians:
         return direction, offset
 
     def nearest(self, new: int) -> int | None:
-        """The earlier class that one of the last `new` is nearest to, of those that can be compared; the last
-        one if none can. None if all are far from all: the squared distance of their means is more than `FAR`,
-        beyond what few images put between means that are the same."""
+        """The earlier class (from 0) that one of the last `new` is nearest to, by shares of what is far, of
+        those that can be compared; the last one if none can. None if all are far from all: the squared
+        distance of their means is more than `FAR`, beyond what few images put between means that are the
+        same."""
         old = len(self.images) - new
         both_ON = (self.images[:old, None] > 0) & (self.images[None, old:] > 0)
         if not bool(both_ON.any()):

@@ -195,10 +195,9 @@ def propose(
     wanted["replay_new"] = later <= FEW and not wanted["tune.posterior"]
     if not gpu:
         wanted |= RATES.get(settings.tune.first.lr, {})
-    wanted["tune.posterior_backbone"] = posterior_backbone
     wanted["experts"] = bool(wanted["tune.posterior"])
-    if not wanted["tune.posterior"]:
-        wanted.pop("tune.posterior_backbone")
+    if wanted["tune.posterior"]:
+        wanted["tune.posterior_backbone"] = posterior_backbone
     chosen = {name: value for name, value in wanted.items() if name in names and name not in given}
     told = {name: value for name, value in chosen.items() if _value(settings, name) != value}
     score: dict[str, Any] = {}

@@ -69,7 +69,8 @@ class ClassTuneConfig(Checked):
     def fit_of(self, images: int, *, first: bool, began: int = 0) -> FitConfig:
         """How a step with this number of images is trained.
 
-        first: whether the segmenter learns its first step. began: steps of the run before that.
+        first: whether it is the segmenter's first step. began: steps of the run before that one; if there
+            are any, it is trained as a first step, but for as long as a later one.
         """
         if first and not began:
             return self.first

@@ -81,7 +81,9 @@ def examine_classes(config: RunConfig, stream: Stream) -> ClassFindings:
         UserError: the base cannot be loaded, an image cannot be read, or the method fails.
     """
     stages = to_learn(stream, find(config.method))
-    few = {f"tune.{step}.steps": TIMED for step in ("first", "later")}
+    few: dict[str, Any] = {f"tune.{step}.steps": TIMED for step in ("first", "later")}
+    if hasattr(config.settings, "experts"):
+        few["experts"] = False  # Later steps are forecast by one that distils.
     base = base_of(config)
     learner = build(config.method, base, assign(config.settings, few), config.seed)
     seconds = []

@@ -100,7 +100,7 @@ class DKD(ClassLearner):
     def learn_step(self, stage: Stage, scratch: Scratch) -> Mapping[str, float]:
         model, config = self.model, self.config
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
-        gamma = config.gamma if len(model.counts) == 1 else config.gamma_later
+        gamma = config.gamma if old is None and model.began == 0 else config.gamma_later
         new, seen = model.new(), range(1, model.channels)
 
         def loss(batch: Batch) -> Tensor:
@@ -128,7 +128,7 @@ class DKD(ClassLearner):
             )
             return value + masked_mean(told, asked) + kept
 
-        memory = None if old is None else self.memory.only(self.own())
+        memory = None if old is None else self.memory.only(self.own_channels())
         crops = Crops(stage.train, config.tune, self.seed, stage.name, memory)
         figures = train(model, crops, loss, config.tune, scratch=scratch, validate=self.validate(stage))
         return {**figures, **self.remember(stage)}

@@ -179,7 +179,7 @@ class EIR(ClassLearner):
         old = begin(model, stage, config.tune, "auxiliary", seed=self.seed)
         beside = config.replay_new and (config.replay or config.pasting) and len(self.pool) > 0
         found = self._found(stage) if beside else None
-        pool = self.pool.only(self.own())
+        pool = self.pool.only(self.own_channels())
         if found is not None:
             pool = self._with_new(pool, *found)
         paster = Paster(pool, config.paste) if config.pasting and len(pool) else None

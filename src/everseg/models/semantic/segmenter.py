@@ -39,8 +39,11 @@ __all__ = [
     "load_segmenter",
 ]
 
-Init = Literal["auxiliary", "fresh", "background"]
+Init = Literal["auxiliary", "fresh", "background", "absent"]
 Rule = Literal["sigmoid", "softmax"]
+
+ABSENT = -10.0
+"""Logit of a class that a segmenter has a channel for but never learned: a probability of 0.00005."""
 
 
 class Output(NamedTuple):
@@ -67,7 +70,7 @@ class Segmenter(nn.Module):
     detached: channel 0 reads the features without a gradient, so that no loss on it reaches the head or the
     backbone. Methods with a softmax, whose channel 0 is a real background, need False.
     rule: what its logits mean: a sigmoid for each class, or one softmax.
-    began: steps that were over when it began to learn. It has channels for their classes, which mean nothing.
+    began: steps that were over when it began to learn. It has channels for their classes, which see nothing.
     precision: what it computes in; its weights, and logits at full size, are float32.
     width, fine: of the head, see `heads.head_of`.
 
@@ -172,6 +175,7 @@ class Segmenter(nn.Module):
         "auxiliary": each new channel starts as channel 0 (DKD).
         "background": likewise, with the bias ln(classes + 1) lower, and that of channel 0 lowered as much, so
         that what the background had is shared out evenly among it and the new classes (MiB).
+        "absent": new channels are sure that nothing is of their classes, which another segmenter learned.
         """
         assert classes > 0, "a step brings at least one class"
         with torch.random.fork_rng(devices=[]):
@@ -182,7 +186,10 @@ class Segmenter(nn.Module):
         assert first.bias is not None and layer.bias is not None
         if init == "background":
             first.bias.sub_(math.log(classes + 1))
-        if init != "fresh":
+        if init == "absent":
+            layer.weight.zero_()
+            layer.bias.fill_(ABSENT)
+        elif init != "fresh":
             layer.weight.copy_(first.weight.expand_as(layer.weight))
             layer.bias.copy_(first.bias.expand_as(layer.bias))
         self.classifiers.append(layer)
