@@ -241,6 +241,7 @@ def test_learning_says_that_a_network_is_added(nearest: Nearest, capsys: pytest.
     told = capsys.readouterr().err
     assert told.count("it gets a network of its own") == 1
     assert "step-1: its images look unlike all before" in told
+    assert "step-2: its images look most like those of class 1; it trains the network that learned" in told
 
 
 def test_only_methods_that_replay_by_class_have_experts() -> None:

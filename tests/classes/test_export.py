@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from everseg.classes.export import DRAWS, Graph, _compared
 from everseg.errors import UserError
 from everseg.methods import find
 from everseg.models.semantic.packaged import EFFICIENTNET_LITE1
@@ -205,3 +206,24 @@ def test_a_run_is_exported_with_its_manifest_and_only_as_a_model_of_classes(tmp_
     with pytest.raises(UserError, match="learned classes; export it with --to onnx or --to torch"):
         export(run, "sam", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+def test_one_image_of_which_rounding_decides_refuses_no_graph(wrong: int) -> None:
+    """A graph that is wrong differs in all images; in one, two classes may be equally likely."""
+    graph = Graph(learned("eir", "resnet")).eval()
+    calls = 0
+
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        with torch.inference_mode():
+            scores, channels = graph(image)
+        return (scores + 5 * scores.abs().max() if calls <= wrong else scores), channels
+
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    if wrong < DRAWS:
+        assert _compared(run, graph, image, True) == 0
+    else:
+        with pytest.raises(UserError, match="differs from torch"):
+            _compared(run, graph, image, True)

@@ -194,6 +194,8 @@ def test_the_gate_does_not_pass_a_run_that_lacks_a_class(
     assert fewer.code in (1, 3) and told["verdict"] != "pass"
     assert told["left_out"] == [f"'blue' is not compared, since {tmp_path / 'before'} has not learned it"]
     assert told["left_out"][0] in fewer.out
+    assert "Compare a run that has learned it in its place" in fewer.out
+    assert "Restore its test images" not in fewer.out
     everseg("gate", learned, "--against", tmp_path / "before", "--json", tmp_path / "more.json")
     assert json.loads((tmp_path / "more.json").read_text())["left_out"] == []
 

@@ -115,8 +115,11 @@ class ClassLearner:
         near = posterior.known.nearest(new)
         if near is None:
             self.experts.append(self._untaught())
-            if world().main:
-                remark(f"{stage.name}: its images look unlike all before; it gets a network of its own")
+        if world().main and (near is None or len(self.experts) > 1):
+            like = "unlike all before; it gets a network of its own"
+            if near is not None:
+                like = f"most like those of class {near + 1}; it trains the network that learned that"
+            remark(f"{stage.name}: its images look {like}")
         self.newest = len(self.experts) - 1 if near is None else posterior.expert[near]
         posterior.expert[-new:] = [self.newest] * new
         model = self.model

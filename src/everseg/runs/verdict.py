@@ -129,7 +129,10 @@ def advice(gate: Gate) -> list[str]:
                 f"If a drop of up to {enough:g} IoU is acceptable, say so with --margin {enough:g}: then "
                 "these images are enough."
             )
-        found += [f"Restore its test images: {text}." for text in gate.left_out]
+        for text in gate.left_out:
+            gone = text.endswith("gone")
+            todo = "Restore its test images" if gone else "Compare a run that has learned it in its place"
+            found.append(f"{todo}: {text}.")
     elif gate.same:
         found.append("There is nothing to decide: keep either.")
     else:
